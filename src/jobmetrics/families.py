@@ -1,0 +1,231 @@
+"""Every built-in metric as data: the one place that knows names, types, units, labels and merge modes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jobmetrics.events import STATUSES, SYSTEMS, WITHDRAWN_REASONS
+from jobmetrics.settings import DEFAULT_BUCKETS
+
+COUNTER = "counter"
+GAUGE = "gauge"
+HISTOGRAM = "histogram"
+
+# How the cells of all slots become one value. Live modes count only slots that a living process holds.
+SUM = "sum"
+LIVE_SUM = "livesum"
+MAX = "max"
+MIN = "min"
+MOST_RECENT = "mostrecent"
+JOURNAL = "journal"  # counted from the journals of live slots, not from cells
+MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, JOURNAL)
+
+RECORDED = "workers and producers"
+COLLECTED = "the exporter, from brokers"
+OWN = "jobmetrics itself"
+
+OVERFLOW = "__other__"  # what an open label reads in a series that stands for all beyond the cap
+
+_FIXED_VALUES = {"system": SYSTEMS, "status": STATUSES}
+
+JOB_LABELS = ("system", "job_type", "queue_name")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its exposition name, type, labels and how processes' values merge.
+
+    buckets: upper bounds without +Inf, in the metric's unit; empty unless a histogram.
+    closed: labels with a fixed few values, each with its values: they stay apart when the family
+    overflows, so that ratios stay exact.
+    """
+
+    name: str
+    type: str
+    help: str
+    labels: tuple[str, ...] = ()
+    mode: str = SUM
+    buckets: tuple[float, ...] = ()
+    source: str = RECORDED
+    unit: str = ""
+    closed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Cells a series takes: histograms one a bucket (+Inf included) and the sum; max, min and
+        most recent gauges one for 'when or whether set' and one for the value."""
+        if self.type == HISTOGRAM:
+            return len(self.buckets) + 2
+        return 2 if self.mode in (MAX, MIN, MOST_RECENT) else 1
+
+    @property
+    def reserved(self) -> int:
+        """Overflow series the family may need: one a combination of its closed labels' values."""
+        return math.prod(len(values) for _, values in self.closed)
+
+    def overflow(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        """The label values of the series that counts for these beyond the cap."""
+        kept = dict(self.closed)
+        return tuple(
+            value if value in kept.get(label, ()) else OVERFLOW
+            for label, value in zip(self.labels, values, strict=True)
+        )
+
+
+def _family(name: str, type_: str, help_: str, *labels: str, **more: object) -> Family:
+    if type_ == HISTOGRAM:
+        more.setdefault("buckets", DEFAULT_BUCKETS)
+    more.setdefault("closed", tuple((label, _FIXED_VALUES[label]) for label in labels if label in _FIXED_VALUES))
+    more.setdefault("unit", next((unit for unit in ("seconds", "bytes") if f"_{unit}" in name), ""))
+    return Family(name, type_, help_, labels, **more)  # type: ignore[arg-type]  # the rest is keyword data
+
+
+JOBS = _family("jobs_total", COUNTER, "Executions that started and ended, by how they ended.", *JOB_LABELS, "status")
+JOBS_WITHDRAWN = _family(
+    "jobs_withdrawn_total", COUNTER, "Jobs that never started, by the reason.", *JOB_LABELS, "reason",
+    closed=(("system", SYSTEMS), ("reason", WITHDRAWN_REASONS)),
+)  # fmt: skip
+JOBS_DURATION = _family("jobs_duration_seconds", HISTOGRAM, "Run time of executions, however they ended.", *JOB_LABELS)
+JOBS_DURATION_UNKNOWN = _family(
+    "jobs_duration_unknown_total", COUNTER, "Executions whose run time nobody knows.", *JOB_LABELS
+)
+JOBS_ACTIVE = _family("jobs_active", GAUGE, "Executions running now.", *JOB_LABELS, mode=JOURNAL)
+JOBS_ACTIVE_OLDEST = _family(
+    "jobs_active_oldest_timestamp_seconds",
+    GAUGE,
+    "Start of the execution that has been running longest, since the epoch; absent when none runs.",
+    *JOB_LABELS,
+    mode=JOURNAL,
+)
+JOBS_FAILURES = _family(
+    "jobs_failures_total", COUNTER, "Executions that failed, by exception class.", *JOB_LABELS, "error_type"
+)
+JOBS_RETRIES = _family("jobs_retries_total", COUNTER, "Attempts asked for again.", *JOB_LABELS)
+JOBS_QUEUE_WAIT = _family(
+    "jobs_queue_wait_seconds",
+    HISTOGRAM,
+    "From the moment a job could have run to its start; not observed when unknown.",
+    *JOB_LABELS,
+)
+JOBS_PUBLISHED = _family("jobs_published_total", COUNTER, "Jobs sent by an instrumented producer.", *JOB_LABELS)
+JOBS_CPU = _family("jobs_cpu_seconds_total", COUNTER, "Processor time spent in jobs.", *JOB_LABELS)
+JOBS_WITHIN_TARGET = _family(
+    "jobs_within_target_total", COUNTER, "Successes within the job type's target duration.", *JOB_LABELS
+)
+JOBS_TARGET_DURATION = _family(
+    "jobs_target_duration_seconds",
+    GAUGE,
+    "The job type's declared target duration.",
+    *JOB_LABELS,
+    mode=MOST_RECENT,
+)
+JOBS_STAGE_DURATION = _family(
+    "jobs_stage_duration_seconds", HISTOGRAM, "Run time of a named part of a job.", *JOB_LABELS, "stage"
+)
+JOBS_ITEMS_PROCESSED = _family("jobs_items_processed_total", COUNTER, "Items that jobs report as done.", *JOB_LABELS)
+JOBS_LAST_SUCCESS = _family(
+    "jobs_last_success_timestamp_seconds",
+    GAUGE,
+    "When a job last succeeded, since the epoch.",
+    *JOB_LABELS,
+    mode=MAX,
+)
+JOBS_WORKERS = _family("jobs_workers", GAUGE, "Workers alive on this host.", "system", mode=LIVE_SUM)
+JOBS_WORKER_CAPACITY = _family(
+    "jobs_worker_capacity", GAUGE, "Jobs the workers alive can run at once.", "system", mode=LIVE_SUM
+)
+JOBS_RESERVED = _family(
+    "jobs_reserved",
+    GAUGE,
+    "Jobs taken from the broker and not started.",
+    "system",
+    "queue_name",
+    mode=LIVE_SUM,
+)
+JOBS_WORKER_PROCESSES_LOST = _family(
+    "jobs_worker_processes_lost_total", COUNTER, "Worker processes that died in a job.", "system"
+)
+
+QUEUE_LABELS = ("system", "broker", "queue_name")
+JOBS_QUEUE_DEPTH = _family("jobs_queue_depth", GAUGE, "Jobs waiting.", *QUEUE_LABELS, source=COLLECTED)
+JOBS_QUEUE_OLDEST = _family(
+    "jobs_queue_oldest_timestamp_seconds",
+    GAUGE,
+    "When the job next to run was queued, since the epoch; absent when the queue is empty or nobody can tell.",
+    *QUEUE_LABELS,
+    source=COLLECTED,
+)
+JOBS_QUEUE_JOBS = _family(
+    "jobs_queue_jobs", GAUGE, "Jobs by state, where the job system keeps registries.", *QUEUE_LABELS, "state",
+    source=COLLECTED,
+)  # fmt: skip
+JOBS_QUEUE_ORPHANED = _family(
+    "jobs_queue_orphaned", GAUGE, "Started jobs whose worker is gone.", *QUEUE_LABELS, source=COLLECTED
+)
+JOBS_QUEUE_OVERDUE = _family(
+    "jobs_queue_overdue", GAUGE, "Scheduled jobs past their time.", *QUEUE_LABELS, source=COLLECTED
+)
+JOBS_QUEUE_UNACKNOWLEDGED = _family(
+    "jobs_queue_unacknowledged",
+    GAUGE,
+    "Jobs delivered and not acknowledged.",
+    "system",
+    "broker",
+    source=COLLECTED,
+)
+JOBS_QUEUE_CONSUMERS = _family(
+    "jobs_queue_consumers", GAUGE, "Workers listening on the queue.", *QUEUE_LABELS, source=COLLECTED
+)
+COLLECTOR_UP = _family(
+    "jobmetrics_collector_up", GAUGE, "Whether the last reading of the broker succeeded.", "collector", "broker",
+    source=COLLECTED,
+)  # fmt: skip
+COLLECTOR_DURATION = _family(
+    "jobmetrics_collector_duration_seconds", GAUGE, "How long the last reading took.", "collector", "broker",
+    source=COLLECTED,
+)  # fmt: skip
+COLLECTOR_LAST_SUCCESS = _family(
+    "jobmetrics_collector_last_success_timestamp_seconds", GAUGE, "When a reading last succeeded, since the epoch.",
+    "collector", "broker", source=COLLECTED,
+)  # fmt: skip
+
+BUILD_INFO = _family("jobmetrics_build_info", GAUGE, "The exporter's version; always 1.", "version", source=OWN)
+SLOTS = _family("jobmetrics_slots", GAUGE, "Slots of the registry directory, by state.", "state", source=OWN)
+SERIES = _family("jobmetrics_series", GAUGE, "Series in the registry directory.", source=OWN)
+SERIES_LIMIT = _family("jobmetrics_series_limit", GAUGE, "Series the registry directory may hold.", source=OWN)
+SUPERSEDED_SERIES = _family(
+    "jobmetrics_superseded_series",
+    GAUGE,
+    "Series of families that were declared anew and are not shown.",
+    source=OWN,
+)
+SCRAPE_DURATION = _family(
+    "jobmetrics_scrape_duration_seconds", GAUGE, "How long the exporter took to read the registry directory.",
+    source=OWN,
+)  # fmt: skip
+DIRECTORY_UP = _family("jobmetrics_directory_up", GAUGE, "Whether the registry directory could be read.", source=OWN)
+DROPPED_SERIES = _family(
+    "jobmetrics_dropped_series_total", COUNTER, "Requests for series beyond the limit, counted under __other__ instead.",
+    source=OWN,
+)  # fmt: skip
+DROPPED_UPDATES = _family(
+    "jobmetrics_dropped_updates_total",
+    COUNTER,
+    "Updates that were not recorded, by the reason.",
+    "reason",
+    source=OWN,
+)
+INTERNAL_ERRORS = _family(
+    "jobmetrics_internal_errors_total", COUNTER, "Errors of jobmetrics that were kept from jobs, by place.", "where",
+    source=OWN,
+)  # fmt: skip
+WORKER_RESIDENT_MEMORY = _family(
+    "jobs_worker_resident_memory_bytes",
+    GAUGE,
+    "Resident memory of the live worker processes.",
+    "system",
+    source=OWN,
+)
+
+BUILT_IN: tuple[Family, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Family))

@@ -1,0 +1,81 @@
+"""Nothing of ours ever raises into a job: what would is counted, and logged once a minute.
+
+With `propagate_errors` on (our own tests) errors surface instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from jobmetrics import settings
+
+logger = logging.getLogger("jobmetrics")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LOG_INTERVAL = 60.0  # seconds between two lines about the same place
+
+_counts: dict[str, int] = {}
+_logged_at: dict[str, float] = {}
+_let_through: tuple[type[BaseException], ...] = ()
+
+
+def let_through(*classes: type[BaseException]) -> None:
+    """Exceptions that are the job's own business wherever they surface.
+
+    A job system raises its time limits from a signal handler, which may interrupt our code: swallowing
+    such an exception would take the limit away from the job.
+    """
+    global _let_through
+    _let_through = tuple(dict.fromkeys((*_let_through, *classes)))
+
+
+def note(where: str, error: BaseException) -> None:
+    """Count an error that was kept from a job, and log it at most once a minute a place.
+
+    Raises:
+        BaseException: the error itself when `propagate_errors` is on, or when it is the job's own.
+    """
+    if isinstance(error, _let_through) or _propagates():
+        raise error
+    _counts[where] = _counts.get(where, 0) + 1
+    now = time.monotonic()
+    if now - _logged_at.get(where, -LOG_INTERVAL) >= LOG_INTERVAL:
+        _logged_at[where] = now
+        logger.warning("jobmetrics: error in %s, the job is not affected: %s: %s", where, type(error).__name__, error)
+        logger.debug("jobmetrics: details of the error in %s", where, exc_info=error)
+
+
+def guarded(where: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
+    """Make a function that never raises an Exception: it returns None instead and the error is noted."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R | None]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - this is the one place that catches all
+                note(where, error)
+                return None
+
+        return call
+
+    return decorate
+
+
+def take_counts() -> dict[str, int]:
+    """Errors by place since the last call; whoever takes them records them."""
+    taken = {}
+    for where in list(_counts):
+        taken[where] = _counts.pop(where, 0)
+    return taken
+
+
+def _propagates() -> bool:
+    in_force = settings.peek()  # reading them here could itself raise
+    return in_force is not None and in_force.propagate_errors

@@ -1,0 +1,171 @@
+"""The directory itself: its path, who may use it, and how its files are opened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused
+
+INDEX_NAME = "index"
+SET_ASIDE_SUFFIX = ".set-aside"
+SLOT_PREFIX = "slot-"
+_SLOT_DIGITS = 5
+
+
+def slot_name(number: int) -> str:
+    """The name of a slot file."""
+    return f"{SLOT_PREFIX}{number:0{_SLOT_DIGITS}d}"
+
+
+def slot_number(name: str) -> int | None:
+    """The number in a slot file's name, None for any other name."""
+    digits = name[len(SLOT_PREFIX) :]
+    if not name.startswith(SLOT_PREFIX) or not (digits.isascii() and digits.isdigit()):
+        return None
+    return int(digits) if slot_name(int(digits)) == name else None
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A registry directory. group: the group that shares it, None when it is its owner's alone."""
+
+    path: str
+    group: int | None = None
+
+    @property
+    def file_mode(self) -> int:
+        return 0o600 if self.group is None else 0o660
+
+    def prepare(self) -> None:
+        """Make the directory if it is missing and check that recording into it is safe.
+
+        Raises:
+            DirectoryRefused: for a link, a foreign owner, or a directory that anyone may write to.
+            OSError: when it cannot be made.
+        """
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.path, 0o700)
+        info = self.check()
+        mine = info.st_uid == os.geteuid()
+        if self.group is None:
+            if not mine:
+                raise DirectoryRefused(
+                    f"{self.path} belongs to user {info.st_uid}, this process is user {os.geteuid()}; "
+                    "set dir_group to share it within a group"
+                )
+            return
+        if mine and (info.st_gid != self.group or stat.S_IMODE(info.st_mode) != 0o2770):
+            os.chown(self.path, -1, self.group)
+            os.chmod(self.path, 0o2770)
+        elif not mine and info.st_gid != self.group:
+            raise DirectoryRefused(f"{self.path} belongs to group {info.st_gid}, dir_group is {self.group}")
+
+    def check(self) -> os.stat_result:
+        """Check that the directory is one that may be read.
+
+        Raises:
+            DirectoryMissing: when there is none.
+            DirectoryRefused: for a link, something else than a directory, or one that anyone may write to.
+            OSError: when it cannot be looked at.
+        """
+        try:
+            info = os.lstat(self.path)
+        except FileNotFoundError:
+            raise DirectoryMissing(f"{self.path} does not exist yet; the first worker that records makes it") from None
+        if stat.S_ISLNK(info.st_mode):
+            raise DirectoryRefused(f"{self.path} is a symbolic link; name the directory itself")
+        if not stat.S_ISDIR(info.st_mode):
+            raise DirectoryRefused(f"{self.path} is not a directory")
+        if info.st_mode & stat.S_IWOTH:
+            raise DirectoryRefused(f"{self.path} may be written by anyone; take that right away (chmod o-w)")
+        return info
+
+    def file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def open(self, name: str, flags: int) -> int:
+        """Open a file of the directory, never through a link, never waiting for a FIFO.
+
+        Raises:
+            FileNotFoundError: when there is none.
+            Damaged: when the name stands for something else than a file.
+            OSError: when it cannot be opened.
+        """
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
+        try:
+            fd = os.open(self.file(name), flags, self.file_mode)
+        except OSError as error:
+            if isinstance(error, (FileNotFoundError, FileExistsError)) or stat_is_file(self.file(name)):
+                raise
+            raise Damaged(f"{name} is not a regular file") from None
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise Damaged(f"{name} is not a regular file")
+            if flags & os.O_CREAT and info.st_size == 0:
+                self._share(fd, info)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _share(self, fd: int, info: os.stat_result) -> None:
+        """Give a new file the directory's mode and group, whatever the umask."""
+        if info.st_uid != os.geteuid():
+            return
+        if stat.S_IMODE(info.st_mode) != self.file_mode:
+            os.fchmod(fd, self.file_mode)
+        if self.group is not None and info.st_gid != self.group:
+            os.fchown(fd, -1, self.group)
+
+    def slots(self) -> list[int]:
+        """The numbers of all slot files, ascending. Raises OSError."""
+        with os.scandir(self.path) as entries:
+            numbers = (slot_number(entry.name) for entry in entries)
+            return sorted(number for number in numbers if number is not None)
+
+    def set_aside(self, name: str) -> None:
+        """Move a damaged file out of the way; the one set aside before it is replaced. Raises OSError."""
+        aside = self.file(name + SET_ASIDE_SUFFIX)
+        try:
+            os.replace(self.file(name), aside)
+        except (IsADirectoryError, NotADirectoryError, OSError):
+            if not os.path.isdir(self.file(name)) and not os.path.isdir(aside):
+                raise
+            os.rename(self.file(name), f"{aside}-{os.getpid()}")
+
+
+def stat_is_file(path: str) -> bool:
+    """Whether the path itself, followed through no link, is a regular file."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def same_file(fd: int, path: str) -> bool:
+    """Whether an open descriptor is the file that the path names now."""
+    try:
+        named, opened = os.lstat(path), os.fstat(fd)
+    except OSError:
+        return False
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Close the descriptor at the end, whatever happens."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,278 @@
+"""The bytes of the registry directory: the one place that knows them. No file is opened here.
+
+Integers are little-endian. Every header and record carries a CRC-32, so a flipped bit is found.
+
+Index file
+    0    header, HEADER_SIZE bytes: magic, format version, identity, limit, time of creation, CRC
+    56   committed word, 8 bytes aligned: length of the index in bytes and a CRC of it; written last
+    64   records, each 8-byte aligned: mark, size, CRC, kind, family number or first cell, width, JSON body
+
+Slot file
+    0    header: magic, format version, journal entries, capacity in cells is the file's size; identity, CRC
+    64   owner record: lease number, process, system, role, capacity, CRC
+    256  journal, five words an entry, by column: state, execution hash, start, end, series
+    4096 or later, page aligned: the cells, float64
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jobmetrics.errors import Damaged, FormatRefused
+
+FORMAT_VERSION = 1
+PAGE = 4096
+CELL = 8  # bytes of a cell and of a journal word
+
+INDEX_MAGIC = b"JOBMIDX\n"
+SLOT_MAGIC = b"JOBMSLT\n"
+
+_INDEX_HEADER = struct.Struct("<8sII16sdQ")  # magic, version, zero, identity, created, limit
+_CRC = struct.Struct("<I")
+COMMITTED_OFFSET = 56
+_COMMITTED = struct.Struct("<II")
+INDEX_HEADER_SIZE = 64
+
+_RECORD = struct.Struct("<IIIHHII")  # mark, size, crc, kind, zero, number, width
+_RECORD_MARK = 0x4A4D5245
+FAMILY_RECORD = 1
+SERIES_RECORD = 2
+MAX_RECORD = 1 << 20
+MAX_WIDTH = 256  # cells of one series at the most
+
+_SLOT_HEADER = struct.Struct("<8sIII12x16s")  # magic, version, journal entries, cells offset, identity
+SLOT_HEADER_SIZE = 64
+OWNER_OFFSET = 64
+_OWNER = struct.Struct("<QQQQII16s16s")  # lease, pid, start, pid namespace, capacity, zero, system, role
+OWNER_SIZE = _OWNER.size + _CRC.size
+JOURNAL_OFFSET = 256
+JOURNAL_WORDS = 5
+MIN_JOURNAL = 64
+
+IDENTITY_SIZE = 16
+NO_IDENTITY = bytes(IDENTITY_SIZE)
+
+
+def _crc(data: bytes) -> bytes:
+    return _CRC.pack(zlib.crc32(data))
+
+
+# ------------------------------------------------------------------ index
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHeader:
+    """identity: random, one a generation; limit: series the directory may hold; created: epoch seconds."""
+
+    identity: bytes
+    limit: int
+    created: float
+
+    def pack(self) -> bytes:
+        head = _INDEX_HEADER.pack(INDEX_MAGIC, FORMAT_VERSION, 0, self.identity, self.created, self.limit)
+        return head + _crc(head) + bytes(COMMITTED_OFFSET - len(head) - _CRC.size)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> IndexHeader:
+        """Raises Damaged, or FormatRefused when the header is whole and of another version."""
+        head = data[: _INDEX_HEADER.size]
+        if len(data) < INDEX_HEADER_SIZE or data[len(head) : len(head) + _CRC.size] != _crc(head):
+            raise Damaged("the index has no valid header")
+        magic, version, _, identity, created, limit = _INDEX_HEADER.unpack(head)
+        if magic != INDEX_MAGIC:
+            raise Damaged("the index has no valid header")
+        if version != FORMAT_VERSION:
+            raise FormatRefused(f"the index has format version {version}; this jobmetrics reads {FORMAT_VERSION}")
+        return cls(identity, limit, created)
+
+
+def pack_committed(length: int) -> bytes:
+    """The committed word: one aligned 8-byte write that makes all bytes before `length` count."""
+    return _COMMITTED.pack(length, zlib.crc32(_CRC.pack(length)))
+
+
+def unpack_committed(header: bytes) -> int:
+    """The committed length in an index header's bytes. Raises Damaged."""
+    length, crc = _COMMITTED.unpack_from(header, COMMITTED_OFFSET)
+    if crc != zlib.crc32(_CRC.pack(length)) or length < INDEX_HEADER_SIZE:
+        raise Damaged("the index has no valid committed length")
+    return int(length)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One checked record. number: a family's number, or a series' first cell."""
+
+    kind: int
+    number: int
+    width: int
+    body: Any
+
+    def pack(self, identity: bytes, offset: int) -> bytes:
+        """The record's bytes at this offset; its CRC covers identity and offset, so a copy elsewhere is damage."""
+        payload = json.dumps(self.body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        size = (_RECORD.size + len(payload) + 7) & ~7
+        payload = payload.ljust(size - _RECORD.size)
+        tail = _RECORD.pack(_RECORD_MARK, size, 0, self.kind, 0, self.number, self.width)[12:] + payload
+        return _RECORD_HEAD.pack(_RECORD_MARK, size, _record_crc(identity, offset, size, tail)) + tail
+
+
+_RECORD_HEAD = struct.Struct("<III")
+
+
+def _record_crc(identity: bytes, offset: int, size: int, tail: bytes) -> int:
+    return zlib.crc32(tail, zlib.crc32(identity + _RECORD_HEAD.pack(offset & 0xFFFFFFFF, size, 0)))
+
+
+def _record_at(data: bytes, position: int, identity: bytes, base: int) -> tuple[Record, int] | None:
+    if position + _RECORD.size > len(data):
+        return None
+    mark, size, crc, kind, _, number, width = _RECORD.unpack_from(data, position)
+    if mark != _RECORD_MARK or size % 8 or not _RECORD.size <= size <= MAX_RECORD or position + size > len(data):
+        return None
+    if crc != _record_crc(identity, base + position, size, data[position + 12 : position + size]):
+        return None
+    try:
+        body = json.loads(data[position + _RECORD.size : position + size].decode("utf-8", "surrogatepass"))
+    except ValueError:  # cannot happen with a good CRC, unless a foreign writer made it
+        return None
+    return Record(kind, number, width, body), size
+
+
+def records(data: bytes, identity: bytes, base: int) -> Iterator[Record | int]:
+    """The records in bytes that start at offset `base` of the index.
+
+    Yields a Record, or for a stretch of damage its length in bytes; a bad record costs itself alone, since
+    the next good one is looked for at every aligned offset.
+    """
+    position = 0
+    damaged = 0
+    while position < len(data):
+        found = _record_at(data, position, identity, base)
+        if found is None:
+            damaged += 8
+            position += 8
+            continue
+        if damaged:
+            yield damaged
+            damaged = 0
+        yield found[0]
+        position += found[1]
+    if damaged:
+        yield damaged
+
+
+def cells_behind_damage(damaged: int) -> int:
+    """More cells than series in so many damaged bytes can have had: nobody may lay others over them."""
+    return (damaged // _RECORD.size + 1) * MAX_WIDTH
+
+
+# ------------------------------------------------------------------ slot
+
+
+@dataclass(frozen=True, slots=True)
+class SlotHeader:
+    """journal: entries; identity: of the index that laid the cells out, NO_IDENTITY while it is being formatted."""
+
+    journal: int
+    identity: bytes
+
+    @property
+    def cells_offset(self) -> int:
+        end = JOURNAL_OFFSET + self.journal * JOURNAL_WORDS * CELL
+        return (end + PAGE - 1) // PAGE * PAGE
+
+    def pack(self) -> bytes:
+        head = _SLOT_HEADER.pack(SLOT_MAGIC, FORMAT_VERSION, self.journal, self.cells_offset, self.identity)
+        return (head + _crc(head)).ljust(SLOT_HEADER_SIZE, b"\0")
+
+    @classmethod
+    def unpack(cls, data: bytes) -> SlotHeader:
+        """Raises Damaged, or FormatRefused when the header is whole and of another version."""
+        head = data[: _SLOT_HEADER.size]
+        if len(data) < SLOT_HEADER_SIZE or data[len(head) : len(head) + _CRC.size] != _crc(head):
+            raise Damaged("the slot has no valid header")
+        magic, version, journal, cells_offset, identity = _SLOT_HEADER.unpack(head)
+        if magic == SLOT_MAGIC and version != FORMAT_VERSION:
+            raise FormatRefused(f"the slot has format version {version}; this jobmetrics reads {FORMAT_VERSION}")
+        header = cls(journal, identity)
+        if magic != SLOT_MAGIC or not 1 <= journal <= 1 << 20 or cells_offset != header.cells_offset:
+            raise Damaged("the slot has no valid header")
+        return header
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a slot. lease: counts the slot's owners, from 1; start: of the process, in the kernel's own
+    unit (0 when unknown); namespace: of its pid (0 when unknown); capacity: jobs it can run at once."""
+
+    lease: int
+    pid: int
+    start: int
+    namespace: int
+    system: str
+    role: str
+    capacity: int
+
+    def pack(self) -> bytes:
+        system, role = self.system.encode()[:16], self.role.encode()[:16]
+        body = _OWNER.pack(self.lease, self.pid, self.start, self.namespace, self.capacity, 0, system, role)
+        return body + _crc(body)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Owner:
+        """Raises Damaged when the record is not complete (never leased, or its owner died while writing it)."""
+        body = data[: _OWNER.size]
+        if len(data) < OWNER_SIZE or data[len(body) : OWNER_SIZE] != _crc(body):
+            raise Damaged("the slot's owner record is not complete")
+        lease, pid, start, namespace, capacity, _, system, role = _OWNER.unpack(body)
+        return cls(
+            lease, pid, start, namespace,
+            system.rstrip(b"\0").decode("ascii", "replace"), role.rstrip(b"\0").decode("ascii", "replace"), capacity,
+        )  # fmt: skip
+
+
+def lease_of(slot: bytes) -> int | None:
+    """The lease number of a complete owner record in a slot's bytes; None when it is not complete."""
+    try:
+        return Owner.unpack(slot[OWNER_OFFSET : OWNER_OFFSET + OWNER_SIZE]).lease
+    except Damaged:
+        return None
+
+
+def last_lease(slot: bytes) -> int:
+    """The highest lease number that the slot's bytes show, from an incomplete owner record too."""
+    (raw,) = _WORD.unpack_from(slot, OWNER_OFFSET)
+    return int(raw) & 0xFFFFFFFFFFFF
+
+
+OWNER_CRC_OFFSET = OWNER_OFFSET + _OWNER.size
+_WORD = struct.Struct("<Q")
+
+# ------------------------------------------------------------------ journal
+
+EMPTY = 0
+RUNNING = 1
+ENDED = 2
+
+
+def pack_state(lease: int, code: int) -> int:
+    """A state word: the lease that wrote it, so that what a dead owner was running is never its successor's."""
+    return ((lease & 0xFFFFFFFFFFFF) << 8) | code
+
+
+def unpack_state(word: int) -> tuple[int, int]:
+    """(lease, code)."""
+    return word >> 8, word & 0xFF
+
+
+def execution_hash(system: str, execution_id: str) -> int:
+    """64 bits that stand for one job system's name of an execution."""
+    digest = hashlib.blake2b(f"{system}\0{execution_id}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,65 @@
+"""Kernel locks on whole files, owned by one open() of the file: OFD locks on Linux, flock elsewhere.
+
+Such a lock ends when the last descriptor of its open() is closed, so with its owner, however that dies.
+Nobody unlocks explicitly: a forked child shares the open() and would end its parent's lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+
+_FLOCK = struct.Struct("@hhqqi")  # struct flock with a 64-bit off_t: type, whence, start, len, pid
+_OFD_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+_OFD_GETLK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
+_WHOLE_FILE_EXCLUSIVE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+RETRY_INTERVAL = 0.002  # seconds between two tries for a lock that someone holds
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive lock of the file, on a descriptor opened for writing; False when someone holds it.
+
+    Raises:
+        OSError: when the file system has no such locks.
+    """
+    try:
+        if _OFD_SETLK is not None:
+            fcntl.fcntl(fd, _OFD_SETLK, _WHOLE_FILE_EXCLUSIVE)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the system
+        return False
+    return True
+
+
+def lock_within(fd: int, seconds: float) -> bool:
+    """Like `try_lock`, tried again for so long at the most."""
+    deadline = time.monotonic() + seconds
+    while not try_lock(fd):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(RETRY_INTERVAL, left))
+    return True
+
+
+def is_locked(fd: int) -> bool:
+    """Whether anyone else holds the lock, asked on a read-only descriptor.
+
+    With OFD locks the question disturbs nobody. With flock it takes the shared lock for a moment.
+
+    Raises:
+        OSError: when the file system has no such locks.
+    """
+    if _OFD_GETLK is not None:
+        answer = fcntl.fcntl(fd, _OFD_GETLK, _WHOLE_FILE_EXCLUSIVE)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False

@@ -1,0 +1,344 @@
+"""The read side: all slots of a directory, merged into one value a series.
+
+Readers only read. Rows are copied with pread, never mapped, and added one after another in slot order:
+another order could lose an ulp, which Prometheus takes for a counter reset. The last good row of a slot
+stands in for it while it cannot be read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobmetrics.errors import Damaged, DirectoryMissing, RegistryError
+from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
+from jobmetrics.registry import journal, layout
+from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
+from jobmetrics.registry.index import SeriesIndex, read_header
+from jobmetrics.registry.locks import is_locked
+
+logger = logging.getLogger("jobmetrics")
+
+LOG_INTERVAL = 60.0  # seconds between two lines about the same file
+
+Cells = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series. value: of a counter or gauge; buckets: a histogram's counts, not cumulated, +Inf last; sum:
+    of its observations."""
+
+    values: tuple[str, ...]
+    value: float = 0.0
+    buckets: tuple[float, ...] = ()
+    sum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """What runs of one jobs_active series: how many, and the earliest start (epoch seconds)."""
+
+    values: tuple[str, ...]
+    count: int
+    oldest: float | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One reading of a registry directory. series: as Prometheus counts them here, a histogram as one."""
+
+    taken_at: float
+    families: list[tuple[Family, list[Sample]]] = field(default_factory=list)
+    active: list[Active] = field(default_factory=list)
+    owners: list[layout.Owner] = field(default_factory=list)
+    live: int = 0
+    free: int = 0
+    damaged: int = 0
+    series: int = 0
+    limit: int = 0
+    superseded: int = 0
+
+
+@dataclass
+class _KnownSlot:
+    """A slot file as the reader keeps it: its descriptor and its last good row."""
+
+    fd: int
+    row: Cells | None = None
+    buffer: bytearray = field(default_factory=bytearray)
+
+
+class SnapshotReader:
+    """Reads one directory again and again. Not for several threads at once; `close` when done.
+
+    path: the registry directory. clock: epoch seconds.
+    """
+
+    def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
+        self._directory = Directory(path)
+        self._clock = clock
+        self._index: SeriesIndex | None = None
+        self._index_fd: int | None = None
+        self._slots: dict[int, _KnownSlot] = {}
+        self._retired: Cells = np.zeros(0)
+        self._logged_at: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Close all descriptors; a later `read` opens them again."""
+        for known in self._slots.values():
+            os.close(known.fd)
+        self._slots.clear()
+        if self._index_fd is not None:
+            os.close(self._index_fd)
+        self._index_fd = self._index = None
+
+    def read(self) -> Snapshot:
+        """The directory as it is now.
+
+        Raises:
+            RegistryError: when there is no directory, it is not safe to read, or its index is damaged.
+            OSError: when it cannot be read.
+        """
+        self._directory.check()
+        index = self._current_index()
+        taken_at = self._clock()
+        if index is None:
+            return Snapshot(taken_at)
+        return self._merge(index, taken_at)
+
+    # ---------------------------------------------------------------- index
+
+    def _current_index(self) -> SeriesIndex | None:
+        """The index, caught up; None while no worker has made one."""
+        path = self._directory.file(INDEX_NAME)
+        if self._index_fd is not None and not same_file(self._index_fd, path):
+            self.close()
+        if self._index_fd is None:
+            try:
+                self._index_fd = self._directory.open(INDEX_NAME, os.O_RDONLY)
+            except FileNotFoundError:
+                return None
+        if os.fstat(self._index_fd).st_size == 0:
+            return None  # being made
+        header, committed = read_header(self._index_fd)
+        if self._index is None or self._index.identity != header.identity:
+            self._forget_slots()
+            self._index = SeriesIndex(header)
+        index = self._index
+        if committed > index.fed_to:
+            index.feed(os.pread(self._index_fd, committed - index.fed_to, index.fed_to), committed)
+        if index.damaged:
+            self._log(INDEX_NAME, "jobmetrics: %d bytes of the index are damaged, the rest is served", index.damaged)
+        return index
+
+    def _forget_slots(self) -> None:
+        for known in self._slots.values():
+            os.close(known.fd)
+        self._slots.clear()
+        self._retired = np.zeros(0)
+
+    # ---------------------------------------------------------------- slots
+
+    def _merge(self, index: SeriesIndex, taken_at: float) -> Snapshot:
+        total: Cells = np.zeros(index.next_cell)
+        total[: len(self._retired)] += self._retired
+        live_total: Cells = np.zeros(index.next_cell)
+        extremes = _Extremes(index)
+        running: dict[int, list[float]] = {}
+        owners: list[layout.Owner] = []
+        counts = {"live": 0, "free": 0, "damaged": 0}
+        numbers = self._directory.slots()
+        for number in sorted({*numbers, *self._slots}):
+            row, owner, state = self._read_slot(number, index, running)
+            if state is not None:
+                counts[state] += 1
+            if owner is not None:
+                owners.append(owner)
+            if row is None:
+                continue
+            total[: len(row)] += row
+            if owner is not None:
+                live_total[: len(row)] += row
+            extremes.add(row)
+        return Snapshot(
+            taken_at,
+            _families(index, total, live_total, extremes),
+            _active(index, running),
+            owners,
+            **counts,
+            series=len(index.series),
+            limit=index.limit,
+            superseded=sum(index.newest[index.families[number].name] != number for number, _ in index.series),
+        )
+
+    def _read_slot(
+        self, number: int, index: SeriesIndex, running: dict[int, list[float]]
+    ) -> tuple[Cells | None, layout.Owner | None, str | None]:
+        """A slot's row, its living owner, and its state; a state of None is one of another generation."""
+        name = slot_name(number)
+        known = self._slots.get(number)
+        try:
+            known = self._open_slot(number, known)
+            live = is_locked(known.fd)
+            data, header = self._copy(known)
+            if header.identity != index.identity:
+                return self._last_row(known), None, None
+        except FileNotFoundError:
+            return self._last_row(known), None, None
+        except (OSError, RegistryError) as error:
+            self._log(name, "jobmetrics: %s cannot be read and is served as it was last: %s", name, error)
+            return self._last_row(known), None, "damaged"
+        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset)[: index.next_cell]
+        if not np.isfinite(row).all():
+            self._log(name, "jobmetrics: %s holds values that cannot be; they are served as 0", name)
+            row = np.where(np.isfinite(row), row, 0.0)
+        known.row = row.copy()
+        owner = _owner(data) if live else None
+        if owner is not None:
+            for entry in journal.entries(data, header, owner.lease):
+                if entry.running:
+                    running.setdefault(entry.series, []).append(entry.start)
+        return row, owner, "live" if live else "free"
+
+    def _open_slot(self, number: int, known: _KnownSlot | None) -> _KnownSlot:
+        path = self._directory.file(slot_name(number))
+        if known is not None:
+            if same_file(known.fd, path):
+                return known
+            replacement = self._directory.open(slot_name(number), os.O_RDONLY)
+            self._retire(known)
+            os.close(known.fd)
+        else:
+            replacement = self._directory.open(slot_name(number), os.O_RDONLY)
+        self._slots[number] = _KnownSlot(replacement)
+        return self._slots[number]
+
+    def _retire(self, known: _KnownSlot) -> None:
+        """A slot file that was replaced within a generation: what it had counted still counts."""
+        if known.row is None:
+            return
+        if len(known.row) > len(self._retired):
+            self._retired = np.concatenate([self._retired, np.zeros(len(known.row) - len(self._retired))])
+        self._retired[: len(known.row)] += known.row
+
+    @staticmethod
+    def _last_row(known: _KnownSlot | None) -> Cells | None:
+        return None if known is None else known.row
+
+    @staticmethod
+    def _copy(known: _KnownSlot) -> tuple[memoryview, layout.SlotHeader]:
+        size = os.fstat(known.fd).st_size
+        if size < layout.PAGE:
+            raise Damaged("too short")
+        if len(known.buffer) < size:
+            known.buffer = bytearray(size)
+        got = os.preadv(known.fd, [known.buffer], 0)
+        header = layout.SlotHeader.unpack(bytes(known.buffer[: layout.SLOT_HEADER_SIZE]))
+        if got < header.cells_offset:
+            raise Damaged("too short")
+        end = got - (got - header.cells_offset) % layout.CELL
+        return memoryview(known.buffer)[:end], header
+
+    def _log(self, name: str, message: str, *arguments: object) -> None:
+        now = self._clock()
+        if now - self._logged_at.get(name, -LOG_INTERVAL) >= LOG_INTERVAL:
+            self._logged_at[name] = now
+            logger.warning(message, *arguments)
+
+
+def _owner(data: memoryview) -> layout.Owner | None:
+    try:
+        return layout.Owner.unpack(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
+    except Damaged:
+        return None
+
+
+class _Extremes:
+    """Max, min and most recent gauges, merged over the rows."""
+
+    def __init__(self, index: SeriesIndex) -> None:
+        self._modes = {
+            place.first: index.families[number].mode
+            for (number, _), place in index.series.items()
+            if index.families[number].mode in (MAX, MIN, MOST_RECENT)
+        }
+        self._found: dict[int, tuple[float, float]] = {}
+
+    def add(self, row: Cells) -> None:
+        for first, mode in self._modes.items():
+            if first + 1 >= len(row) or row[first] == 0.0:
+                continue
+            when, value = float(row[first]), float(row[first + 1])
+            known = self._found.get(first)
+            if known is None:
+                better = True
+            elif mode == MOST_RECENT:
+                better = when > known[0]
+            else:
+                better = value > known[1] if mode == MAX else value < known[1]
+            if better:
+                self._found[first] = (when, value)
+
+    def value(self, first: int) -> float | None:
+        """The merged value, None when it was never set."""
+        found = self._found.get(first)
+        return None if found is None else found[1]
+
+
+def _families(
+    index: SeriesIndex, total: Cells, live_total: Cells, extremes: _Extremes
+) -> list[tuple[Family, list[Sample]]]:
+    samples: dict[int, list[Sample]] = {number: [] for number in index.newest.values()}
+    for (number, values), place in index.series.items():
+        if number not in samples:
+            continue  # superseded
+        family = index.families[number]
+        sample = _sample(family, values, place.first, place.width, total, live_total, extremes)
+        if sample is not None:
+            samples[number].append(sample)
+    return [
+        (index.families[number], found) for number, found in samples.items() if index.families[number].mode != JOURNAL
+    ]
+
+
+def _sample(
+    family: Family,
+    values: tuple[str, ...],
+    first: int,
+    width: int,
+    total: Cells,
+    live_total: Cells,
+    extremes: _Extremes,
+) -> Sample | None:
+    if family.type == HISTOGRAM:
+        cells = total[first : first + width].tolist()
+        return Sample(values, buckets=tuple(cells[:-1]), sum=cells[-1])
+    if family.mode == SUM:
+        return Sample(values, float(total[first]))
+    if family.mode == LIVE_SUM:
+        return Sample(values, float(live_total[first]))
+    value = extremes.value(first)
+    return None if value is None else Sample(values, value)
+
+
+def _active(index: SeriesIndex, running: dict[int, list[float]]) -> list[Active]:
+    """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""
+    number = index.newest.get(JOBS_ACTIVE.name)
+    return [
+        Active(values, len(starts), min(starts, default=None))
+        for (family, values), place in index.series.items()
+        if family == number
+        for starts in [running.get(place.first, [])]
+    ]
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the directory is simply not there yet."""
+    return isinstance(error, DirectoryMissing)

@@ -1,0 +1,358 @@
+"""The settings: from keyword arguments, the environment and a TOML file, checked once, then frozen.
+
+A keyword beats the environment, the environment beats the file. Nothing is read at import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import grp
+import itertools
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobmetrics.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "JOBMETRICS_"
+CONFIG_VARIABLE = "JOBMETRICS_CONFIG"
+
+DEFAULT_BUCKETS: tuple[float, ...] = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0,
+)  # fmt: skip
+MAX_BUCKETS = 128
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_METRIC_PATTERN = re.compile(r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z")
+_NAMESPACE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*\Z")
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+
+
+def default_dir() -> str:
+    """The registry directory when none is set: one per user, the same for workers and exporter.
+
+    Never under XDG_RUNTIME_DIR, which a login has and a service has not.
+    """
+    uid = os.getuid() if hasattr(os, "getuid") else 0
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108 - shared memory is the point
+    return os.path.join(base, f"jobmetrics-{uid}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise ValueError("a non-empty text")
+    return str(os.fspath(value))
+
+
+def _directory(value: Any) -> str:
+    try:
+        path = _text(value)
+    except ValueError:
+        path = "\0"
+    if "\0" in path:
+        raise ValueError("the path of a directory")
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _group(value: Any) -> int:
+    """A group's name or number as its number."""
+    if isinstance(value, bool):
+        raise ValueError("the name or number of a group on this machine")
+    if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
+        return int(value)
+    try:
+        return grp.getgrnam(_text(value)).gr_gid
+    except (KeyError, ValueError):
+        raise ValueError("the name or number of a group on this machine") from None
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError("true or false")
+
+
+def _positive_int(value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if isinstance(value, (bool, float)) or not 1 <= number <= 10_000_000:
+        raise ValueError("a whole number from 1 to 10000000")
+    return number
+
+
+def _bounds(value: Any) -> tuple[float, ...]:
+    try:
+        numbers = value.split(",") if isinstance(value, str) else list(value)
+        bounds = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError):
+        bounds = ()
+    if bounds and bounds[-1] == float("inf"):
+        bounds = bounds[:-1]
+    in_order = all(low < high for low, high in itertools.pairwise(bounds))
+    if not bounds or len(bounds) > MAX_BUCKETS or not in_order or not all(abs(b) < float("inf") for b in bounds):
+        raise ValueError(f"metric name or pattern = 1 to {MAX_BUCKETS} finite bounds, each above the one before")
+    return bounds
+
+
+def _pairs(value: Any, separator: str, allowed: str) -> dict[Any, Any]:
+    """A mapping as it is, or the text 'a=b<separator>c=d' as one."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, str):
+        raise ValueError(allowed)
+    pairs: dict[Any, Any] = {}
+    for part in filter(None, (part.strip() for part in value.split(separator))):
+        name, sign, rest = part.partition("=")
+        if not sign or not name.strip() or not rest.strip():
+            raise ValueError(allowed)
+        pairs[name.strip()] = rest.strip()
+    return pairs
+
+
+def _buckets(value: Any) -> Mapping[str, tuple[float, ...]]:
+    allowed = "jobs_duration_seconds=0.1,1,10;jobs_*=1,60 or a table of the same"
+    found = _pairs(value, ";", allowed)
+    if not all(isinstance(name, str) and _METRIC_PATTERN.match(name) for name in found):
+        raise ValueError(allowed)
+    return {name: _bounds(bounds) for name, bounds in found.items()}
+
+
+def _error_types(value: Any) -> Mapping[str, str]:
+    """Exception classes, or their dotted names, to the name the error_type label shows."""
+    allowed = "package.module.Class=name,... or a table of the same"
+    names: dict[str, str] = {}
+    for key, name in _pairs(value, ",", allowed).items():
+        path = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else key
+        if not isinstance(path, str) or not isinstance(name, str) or not name:
+            raise ValueError(allowed)
+        names[path] = name
+    return names
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple, set, frozenset)) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("job type patterns such as celery.*,app.tasks.ping")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _log_level(value: Any) -> str:
+    level = str(value).lower()
+    if level not in LOG_LEVELS:
+        raise ValueError(", ".join(LOG_LEVELS))
+    return level
+
+
+def _namespace(value: Any) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not _NAMESPACE.match(value) or value.endswith("_"):
+        raise ValueError("letters, digits and _, starting with a letter, such as acme")
+    return value
+
+
+def _labels(value: Any) -> Mapping[str, str]:
+    allowed = "name=value,... with names of letters, digits and _, that no metric of jobmetrics uses itself"
+    labels = {str(name): str(text) for name, text in _pairs(value, ",", allowed).items()}
+    if not all(_LABEL.match(name) and not name.startswith("__") for name in labels):
+        raise ValueError(allowed)
+    return labels
+
+
+def listen_address(value: Any) -> str:
+    """'HOST:PORT', '[V6]:PORT' or ':PORT' (all interfaces), as it is, if it is one.
+
+    Raises:
+        ValueError: with what is allowed.
+    """
+    host, colon, port = str(value).rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535 or (":" in host and not re.match(r"\[.*\]\Z", host)):
+        raise ValueError("HOST:PORT such as 127.0.0.1:9909, with a port from 0 to 65535")
+    return str(value)
+
+
+def _setting(parse: Callable[[Any], Any], description: str, *, default: Any = dataclasses.MISSING, **kw: Any) -> Any:
+    return field(default=default, metadata={"parse": parse, "help": description}, **kw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, checked. Build it with `load`; times are seconds."""
+
+    dir: str = _setting(_directory, "the registry directory", default_factory=default_dir)
+    dir_group: int | None = _setting(
+        _group,
+        "group whose members share the directory (mode 2770); none: only its owner (0700)",
+        default=None,
+    )
+    enabled: bool = _setting(_flag, "record at all", default=True)
+    buckets: Mapping[str, tuple[float, ...]] = _setting(
+        _buckets, "histogram bounds by metric name or pattern, in the metric's unit", default_factory=dict
+    )
+    max_series: int = _setting(
+        _positive_int,
+        "series the whole directory may hold; taken when the directory is created",
+        default=10_000,
+    )
+    ignore: tuple[str, ...] = _setting(_patterns, "job types that are not recorded, as patterns", default=())
+    error_types: Mapping[str, str] = _setting(
+        _error_types, "names the error_type label shows for exception classes", default_factory=dict
+    )
+    propagate_errors: bool = _setting(
+        _flag, "let errors of jobmetrics surface instead of counting them (for tests)", default=False
+    )
+    log_level: str = _setting(_log_level, "level of the logger 'jobmetrics'", default="info")
+    namespace: str = _setting(_namespace, "prefix of every metric name the exporter shows", default="")
+    labels: Mapping[str, str] = _setting(
+        _labels, "constant labels the exporter adds to every metric", default_factory=dict
+    )
+    listen: str = _setting(listen_address, "address the exporter serves on", default="127.0.0.1:9909")
+
+
+def known() -> dict[str, dataclasses.Field[Any]]:
+    """The settings by name, in their documented order; each field's metadata has `parse` and `help`."""
+    return {item.name: item for item in dataclasses.fields(Settings)}
+
+
+def parse(name: str, value: object, *, shown_as: str | None = None) -> Any:
+    """One setting's value, checked.
+
+    Raises:
+        SettingsError: naming the key, the value and what is allowed.
+    """
+    label = shown_as or name
+    item = known().get(name)
+    if item is None:
+        raise SettingsError(f"unknown setting {label}; allowed are {', '.join(known())}")
+    if value is None and item.default is None:
+        return None
+    try:
+        return item.metadata["parse"](value)
+    except ValueError as error:
+        raise SettingsError(f"{label}={value!r} is not allowed; it takes {error}") from None
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings named by JOBMETRICS_* variables.
+
+    Raises:
+        SettingsError: for an unknown variable or a bad value.
+    """
+    found: dict[str, Any] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        name = variable[len(ENVIRONMENT_PREFIX) :].lower()
+        if name.split("_", 1)[0] in {"demo", "exporter"}:
+            continue  # the commands' own variables, which are not settings of the recording
+        if variable != variable.upper() or name not in known():
+            allowed = ", ".join([CONFIG_VARIABLE, *(ENVIRONMENT_PREFIX + key.upper() for key in known())])
+            raise SettingsError(f"unknown setting {variable}; allowed are {allowed}")
+        found[name] = parse(name, environ[variable], shown_as=variable)
+    return found
+
+
+def from_file(path: str) -> dict[str, Any]:
+    """The settings in a TOML file, at its top level.
+
+    Raises:
+        SettingsError: when the file cannot be read, is no TOML, or has an unknown key or a bad value.
+    """
+    try:
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+    except ImportError:
+        raise SettingsError(f"{CONFIG_VARIABLE} needs the package tomli on Python 3.10") from None
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"{CONFIG_VARIABLE}={path!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{CONFIG_VARIABLE}={path!r} is no TOML: {error}") from None
+    return {name: parse(name, value, shown_as=f"{name} (in {path})") for name, value in table.items()}
+
+
+def load(environ: Mapping[str, str] | None = None, **keywords: object) -> Settings:
+    """The settings from keywords, the environment and the file it names, in that order of strength.
+
+    Raises:
+        SettingsError: one clear line naming the key, the value and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    if path := environ.get(CONFIG_VARIABLE):
+        values.update(from_file(path))
+    values.update(from_environment(environ))
+    values.update({name: parse(name, value) for name, value in keywords.items()})
+    return Settings(**values)
+
+
+def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[float, ...] | None:
+    """The bounds set for a metric: under its name, else under the first pattern that fits; None if none is."""
+    if metric in buckets:
+        return buckets[metric]
+    return next((bounds for pattern, bounds in buckets.items() if fnmatch.fnmatchcase(metric, pattern)), None)
+
+
+_lock = threading.Lock()
+_in_force: Settings | None = None
+
+
+def configure(**keywords: object) -> Settings:
+    """Load the settings with these keywords and put them in force for this process.
+
+    Call it before anything records: what has been recorded stays where it was.
+
+    Raises:
+        SettingsError: for an unknown key or a bad value.
+    """
+    global _in_force
+    settings = load(None, **keywords)
+    with _lock:
+        _in_force = settings
+    return settings
+
+
+def use(settings: Settings | None) -> None:
+    """Put settings in force; None forgets them, so that they are read anew when next asked for."""
+    global _in_force
+    with _lock:
+        _in_force = settings
+
+
+def peek() -> Settings | None:
+    """The settings in force if they were read already; never reads them, never raises."""
+    return _in_force
+
+
+def in_force() -> Settings:
+    """The settings of this process, read on first use.
+
+    Raises:
+        SettingsError: when the environment or the file is bad.
+    """
+    global _in_force
+    if _in_force is None:
+        settings = load()
+        with _lock:
+            if _in_force is None:
+                _in_force = settings
+    return _in_force

@@ -1,0 +1,151 @@
+"""Fixtures for all tests: real servers, a registry directory, and nothing left over between tests."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# In the environment of everything a test starts: finds processes whose parent has died, too.
+_MARK = "STARTED_BY_TEST"
+
+# A process that has been told to end gets this long to be gone.
+_GRACE_SECONDS = 2.0
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No JOBMETRICS_* variable of the shell's reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("JOBMETRICS_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that leaves processes behind, after ending them."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(_MARK, mark)
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = _started(mark) - before
+    if left:
+        psutil.wait_procs(left, timeout=_GRACE_SECONDS)
+        alive = [process for process in left if not _ended(process)]
+        named = [_described(process) for process in alive]
+        servers.kill_all(alive)
+        psutil.wait_procs(alive, timeout=_GRACE_SECONDS)
+        if named:
+            pytest.fail("the test left processes behind:\n" + "\n".join(named), pytrace=False)
+
+
+def _started(mark: str) -> set[psutil.Process]:
+    """Our descendants and whatever carries the mark, less what is meant to stay."""
+    found = set(psutil.Process().children(recursive=True)) | set(_marked(mark))
+    return {process for process in found if not _ended(process) and not _stays(process)}
+
+
+def _marked(mark: str) -> Iterator[psutil.Process]:
+    needle = f"{_MARK}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        # Other users' processes, and those that end while we look.
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if needle in entry.read_bytes().split(b"\0"):
+                yield psutil.Process(int(entry.parent.name))
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or a zombie, which is reaped here if it is our own child."""
+    try:
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return False
+    except psutil.NoSuchProcess:
+        return True
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+    return True
+
+
+def _stays(process: psutil.Process) -> bool:
+    # multiprocessing keeps one of each for the whole life of an interpreter, by design.
+    helpers = {
+        getattr(multiprocessing.resource_tracker, "_resource_tracker")._pid,  # noqa: B009 - not in the stubs
+        getattr(multiprocessing.forkserver, "_forkserver")._forkserver_pid,  # noqa: B009 - not in the stubs
+    }
+    if process.pid in helpers:
+        return True
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = {process.pid, *(parent.pid for parent in process.parents())}
+        return bool(family & servers.shared_pids)
+    return True
+
+
+def _described(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return f"{process.pid}: {' '.join(process.cmdline())}"
+    return f"{process.pid}"
+
+
+@pytest.fixture
+def registry_dir(tmp_path: Path) -> Path:
+    """An empty registry directory."""
+    path = tmp_path / "registry"
+    path.mkdir(mode=0o700)
+    path.chmod(0o700)  # whatever the umask
+    return path
+
+
+@pytest.fixture(scope="session")
+def _shared_redis() -> Iterator[servers.RedisServer]:
+    with servers.redis_server() as server, _shared(server):
+        yield server
+
+
+@pytest.fixture
+def redis_url(_shared_redis: servers.RedisServer) -> str:
+    """The address of a Redis that holds nothing yet; all tests share the server, so none may stop it."""
+    _shared_redis.flush()
+    return _shared_redis.url
+
+
+@pytest.fixture
+def redis_server() -> Iterator[servers.RedisServer]:
+    """A Redis of the test's own, which it may kill and start again."""
+    with servers.redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _shared_rabbitmq() -> Iterator[servers.RabbitMQServer]:
+    with servers.rabbitmq_server() as server, _shared(server), _shared(server.epmd):
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_url(_shared_rabbitmq: servers.RabbitMQServer) -> Iterator[str]:
+    """The address of an empty RabbitMQ virtual host; all tests share the server, so none may stop it."""
+    vhost = f"test-{time.monotonic_ns()}"
+    _shared_rabbitmq.add_vhost(vhost)
+    yield _shared_rabbitmq.url_of(vhost)
+    _shared_rabbitmq.delete_vhost(vhost)
+
+
+@contextlib.contextmanager
+def _shared(server: servers.Server) -> Iterator[None]:
+    pid = server.pid
+    servers.shared_pids.add(pid)
+    yield
+    servers.shared_pids.discard(pid)

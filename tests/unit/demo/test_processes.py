@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobmetrics.demo import processes as module
+from jobmetrics.demo.errors import DemoError
+from jobmetrics.demo.processes import Process, Processes
+
+WORKER_WITH_HORSE = """
+import os, signal, sys, time
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+horse = os.fork()
+if horse == 0:
+    os.setpgrp()  # as RQ's work-horse does
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("horse", os.getpid(), flush=True)
+    time.sleep(600)
+os.wait()
+"""
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Processes]:
+    found = Processes(tmp_path, tmp_path, os.environ, impatient=lambda: False)
+    yield found
+    found.stop_all()
+
+
+def python(running: Processes, code: str, *arguments: str) -> Process:
+    return running.start("test process", [sys.executable, "-c", code, *arguments])
+
+
+def horse_of(process: Process) -> int:
+    wait_until(lambda: process.log.read_text().startswith("horse "))
+    return int(process.log.read_text().split()[1])
+
+
+def test_one_that_ends_by_itself_is_an_error_with_the_end_of_its_log(running: Processes) -> None:
+    code = "import sys; print('\\n'.join(f'line {n}' for n in range(99))); sys.exit('no [bold]port[/] left')"
+    process = python(running, code)
+    wait_until(lambda: process.ended)
+    with pytest.raises(DemoError) as caught:
+        running.check()
+    message = str(caught.value)
+    assert "test process ended by itself (exit code 1)" in message
+    assert "no [bold]port[/] left" in message
+    assert "line 98" in message
+    assert "line 9\n" not in message
+
+
+def test_one_that_cannot_be_started_is_an_error(running: Processes) -> None:
+    with pytest.raises(DemoError, match="could not be started"):
+        running.start("server", ["/nonexistent/server"])
+
+
+def test_one_that_runs_is_no_error(running: Processes) -> None:
+    process = python(running, "import time; time.sleep(600)")
+    running.check()
+    assert not process.ended
+
+
+def test_asking_whether_it_has_ended_leaves_the_pid_its_own(running: Processes) -> None:
+    process = python(running, "pass")
+    wait_until(lambda: process.ended)
+    os.kill(process.popen.pid, 0)  # a zombie: nobody else can have this pid
+
+
+def test_a_horse_that_outlives_its_worker_is_ended(running: Processes) -> None:
+    process = python(running, WORKER_WITH_HORSE)
+    horse = horse_of(process)
+    running.stop(process)
+    wait_until(lambda: not alive(horse))
+    assert process.popen.returncode == -signal.SIGTERM
+
+
+def test_one_that_is_deaf_to_sigterm_is_killed_with_its_horse(
+    running: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TERM_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SECOND_TERM_SECONDS", 0.05)
+    process = python(running, WORKER_WITH_HORSE, "deaf")
+    horse = horse_of(process)
+    running.stop_all()
+    wait_until(lambda: not alive(horse))
+    assert process.popen.returncode == -signal.SIGKILL
+
+
+def test_impatience_shortens_the_wait(tmp_path: Path) -> None:
+    running = Processes(tmp_path, tmp_path, os.environ, impatient=lambda: True)
+    process = python(running, WORKER_WITH_HORSE, "deaf")
+    horse = horse_of(process)
+    running.stop_all()
+    wait_until(lambda: not alive(horse))
+    assert process.popen.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_was_reaped_is_stopped_once(running: Processes) -> None:
+    process = python(running, "pass")
+    wait_until(lambda: process.ended)
+    with pytest.raises(DemoError):
+        running.check()
+    running.stop_all()
+    running.stop_all()
+    assert process.popen.returncode == 0

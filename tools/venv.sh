@@ -1,0 +1,46 @@
+#!/bin/sh
+# Make .venv with the package and all its extras; do nothing if it is already as it should be.
+set -eu
+cd "$(dirname "$0")/.."
+. tools/debian.sh
+
+die() {
+    echo "jobmetrics: $*" >&2
+    exit 1
+}
+
+python=${PYTHON:-python3}
+
+# Two makes in one checkout take turns. Reading locks as well as writing, and leaves no lock file behind.
+if command -v flock >/dev/null 2>&1; then
+    exec 9<pyproject.toml
+    flock 9
+fi
+
+# The interpreter beneath: PYTHON may be the python of .venv itself, which cannot make .venv anew.
+base=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))' 2>/dev/null) ||
+    die "cannot run $python; install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3"
+"$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$base is older than Python 3.10; name a newer one: make PYTHON=/path/to/python3"
+
+# Anything that makes an installed .venv stale: the requirements, the interpreter, a checkout that was moved.
+key=$({ cat pyproject.toml constraints.txt tools/venv.sh; pwd; "$base" -c 'import sys; print(sys.version)'; } | cksum)
+if [ -x .venv/bin/python ] && [ "$(cat .venv/stamp 2>/dev/null)" = "$key" ] && .venv/bin/python -c '' 2>/dev/null; then
+    exit 0
+fi
+
+if ! "$base" -c 'import ensurepip, venv' 2>/dev/null; then
+    # Debian ships these apart from python3, in a package named after the Python version.
+    package=$("$base" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    may_install || die "$base cannot make virtual environments; install it with: apt-get install $package"
+    echo "installing $package"
+    apt_install "$package" || die "could not install $package"
+    "$base" -c 'import ensurepip, venv' 2>/dev/null ||
+        die "$base cannot make virtual environments, even with $package installed; name another: make PYTHON=..."
+fi
+
+echo "setting up .venv (once; a minute or two)"
+"$base" -m venv --clear .venv
+# Twice quiet: errors only.
+.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+echo "$key" >.venv/stamp
