@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jobmetrics.decorators import timed_job
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.instruments import Counter, Gauge, Histogram
+from jobmetrics.instruments import Batch, Counter, Gauge, Histogram
 from jobmetrics.settings import Settings, configure
 
 __version__ = "0.1.0"
-__all__ = ["Counter", "Gauge", "Histogram", "JobmetricsError", "Settings", "configure", "timed_job"]
+__all__ = ["Batch", "Counter", "Gauge", "Histogram", "JobmetricsError", "Settings", "configure", "timed_job"]

@@ -152,7 +152,7 @@ JOBS_QUEUE_DEPTH = _family("jobs_queue_depth", GAUGE, "Jobs waiting.", *QUEUE_LA
 JOBS_QUEUE_OLDEST = _family(
     "jobs_queue_oldest_timestamp_seconds",
     GAUGE,
-    "When the job next to run was queued, since the epoch; absent when the queue is empty or nobody can tell.",
+    "When the job next to run was queued, since the epoch; absent when it is empty or nobody can tell.",
     *QUEUE_LABELS,
     source=COLLECTED,
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 
@@ -22,7 +21,7 @@ from jobmetrics.registry import current
 from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.writer import BoundSeries, Writer
-from jobmetrics.settings import Settings
+from jobmetrics.settings import Settings, making
 
 logger = logging.getLogger("jobmetrics")
 
@@ -118,6 +117,7 @@ class Recorder:
             journal, entry = execution.entry
             journal.end(entry, self._wall())
         self._count_end(execution.job, event, self._clock() - execution.clock_start)
+        self.writer.flush()
 
     def abandoned(self, execution: Execution) -> None:
         """An execution left this process without an end known here: somebody else will report it."""
@@ -223,7 +223,6 @@ def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
     return next((entry for entry in open_ones if entry.lost), open_ones[0] if open_ones else None), bool(entries)
 
 
-_lock = threading.Lock()
 _default: Recorder | None = None
 
 
@@ -232,7 +231,7 @@ def default() -> Recorder:
     global _default
     writer = current.writer()
     if _default is None or _default.writer is not writer:
-        with _lock:
+        with making():
             if _default is None or _default.writer is not writer:
                 _default = Recorder(writer, current.settings_or_off())
     return _default

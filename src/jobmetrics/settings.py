@@ -290,7 +290,7 @@ def from_file(path: str) -> dict[str, Any]:
     return {name: parse(name, value, shown_as=f"{name} (in {path})") for name, value in table.items()}
 
 
-def load(environ: Mapping[str, str] | None = None, **keywords: object) -> Settings:
+def load(environ: Mapping[str, str] | None = None, /, **keywords: object) -> Settings:
     """The settings from keywords, the environment and the file it names, in that order of strength.
 
     Raises:
@@ -312,8 +312,23 @@ def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[
     return next((bounds for pattern, bounds in buckets.items() if fnmatch.fnmatchcase(metric, pattern)), None)
 
 
-_lock = threading.Lock()
 _in_force: Settings | None = None
+_making = threading.RLock()
+
+
+def making() -> threading.RLock:
+    """The lock under which this process makes its settings, writer and recorder, one of each."""
+    return _making
+
+
+def _new_lock() -> None:
+    """In a forked child: whatever thread held the lock is not here to let it go."""
+    global _making
+    _making = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 def configure(**keywords: object) -> Settings:
@@ -326,7 +341,7 @@ def configure(**keywords: object) -> Settings:
     """
     global _in_force
     settings = load(None, **keywords)
-    with _lock:
+    with making():
         _in_force = settings
     return settings
 
@@ -334,7 +349,7 @@ def configure(**keywords: object) -> Settings:
 def use(settings: Settings | None) -> None:
     """Put settings in force; None forgets them, so that they are read anew when next asked for."""
     global _in_force
-    with _lock:
+    with making():
         _in_force = settings
 
 
@@ -352,7 +367,7 @@ def in_force() -> Settings:
     global _in_force
     if _in_force is None:
         settings = load()
-        with _lock:
+        with making():
             if _in_force is None:
                 _in_force = settings
     return _in_force

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 
 from jobmetrics import settings
 from jobmetrics.errors import SettingsError
@@ -12,7 +11,6 @@ from jobmetrics.registry.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
 
-_lock = threading.Lock()
 _writer: Writer | None = None
 _made_from: settings.Settings | None = None
 
@@ -35,7 +33,7 @@ def writer() -> Writer:
     """This process's writer, the same for all its instruments."""
     global _writer, _made_from
     if _writer is None or _made_from is not settings.peek():
-        with _lock:
+        with settings.making():
             in_force = settings_or_off()
             if _writer is None or _made_from is not in_force:
                 _writer, _made_from = Writer(in_force), in_force

@@ -64,6 +64,7 @@ class Snapshot:
     series: int = 0
     limit: int = 0
     superseded: int = 0
+    hidden: int = 0
 
 
 @dataclass
@@ -78,12 +79,14 @@ class _KnownSlot:
 class SnapshotReader:
     """Reads one directory again and again. Not for several threads at once; `close` when done.
 
-    path: the registry directory. clock: epoch seconds.
+    path: the registry directory. clock: epoch seconds. hide_after: seconds without a change after which a
+    series is not shown until it changes again, None for never; no count is lost by it.
     """
 
-    def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] = time.time, hide_after: float | None = None) -> None:
         self._directory = Directory(path)
         self._clock = clock
+        self._stale = None if hide_after is None else _Stale(hide_after)
         self._index: SeriesIndex | None = None
         self._index_fd: int | None = None
         self._slots: dict[int, _KnownSlot] = {}
@@ -143,6 +146,8 @@ class SnapshotReader:
             os.close(known.fd)
         self._slots.clear()
         self._retired = np.zeros(0)
+        if self._stale is not None:
+            self._stale.forget()
 
     # ---------------------------------------------------------------- slots
 
@@ -167,14 +172,16 @@ class SnapshotReader:
             if owner is not None:
                 live_total[: len(row)] += row
             extremes.add(row)
+        hidden = frozenset[int]() if self._stale is None else self._stale.look(index, total, taken_at)
         return Snapshot(
             taken_at,
-            _families(index, total, live_total, extremes),
+            _families(index, total, live_total, extremes, hidden),
             _active(index, running),
             owners,
             **counts,
             series=len(index.series),
             limit=index.limit,
+            hidden=len(hidden),
             superseded=sum(index.newest[index.families[number].name] != number for number, _ in index.series),
         )
 
@@ -260,6 +267,33 @@ def _owner(data: memoryview) -> layout.Owner | None:
         return None
 
 
+class _Stale:
+    """Which series have not changed for long, by their first cells. Live gauges are never stale: theirs is now."""
+
+    def __init__(self, hide_after: float) -> None:
+        self._hide_after = hide_after
+        self._last: Cells = np.zeros(0)
+        self._changed_at: Cells = np.zeros(0)
+
+    def forget(self) -> None:
+        """A new generation: all begin anew."""
+        self._last = self._changed_at = np.zeros(0)
+
+    def look(self, index: SeriesIndex, total: Cells, now: float) -> frozenset[int]:
+        """Take this reading into account; what is stale by now."""
+        known = len(self._last)
+        changed_at = np.full(len(total), now)
+        unchanged = total[:known] == self._last
+        changed_at[:known][unchanged] = self._changed_at[unchanged]
+        self._last, self._changed_at = total.copy(), changed_at
+        return frozenset(
+            place.first
+            for (number, _), place in index.series.items()
+            if index.families[number].mode not in (LIVE_SUM, JOURNAL)
+            and now - changed_at[place.first : place.first + place.width].max() > self._hide_after
+        )
+
+
 class _Extremes:
     """Max, min and most recent gauges, merged over the rows."""
 
@@ -293,12 +327,14 @@ class _Extremes:
 
 
 def _families(
-    index: SeriesIndex, total: Cells, live_total: Cells, extremes: _Extremes
+    index: SeriesIndex, total: Cells, live_total: Cells, extremes: _Extremes, hidden: frozenset[int]
 ) -> list[tuple[Family, list[Sample]]]:
     samples: dict[int, list[Sample]] = {number: [] for number in index.newest.values()}
     for (number, values), place in index.series.items():
         if number not in samples:
             continue  # superseded
+        if place.first in hidden:
+            continue
         family = index.families[number]
         sample = _sample(family, values, place.first, place.width, total, live_total, extremes)
         if sample is not None:

@@ -53,6 +53,9 @@ class BoundSeries:
         self.where: tuple[Row, int] = UNBOUND
         self.dropped = False  # beyond the cap: recorded under __other__
 
+    def leased(self, cells: memoryview[float], first: int) -> None:
+        """Called when the series gets cells in a slot, before anything of this process is in them."""
+
 
 class Writer:
     """This process's hold on one registry directory. Nothing is opened until something is recorded.
@@ -87,6 +90,16 @@ class Writer:
         self._dropped_series = 0
         _writers.add(self)
 
+    @property
+    def slot(self) -> Slot | None:
+        """The slot this process holds now."""
+        return self._slot
+
+    @property
+    def lock(self) -> threading.RLock:
+        """What builds without the GIL record under; another one after a fork."""
+        return self._lock
+
     # ---------------------------------------------------------------- recording's slow path
 
     def bind(self, series: BoundSeries, redo: Callable[[], object]) -> bool:
@@ -118,15 +131,19 @@ class Writer:
         if not self.enabled:
             series.where = NOWHERE
             return True
-        if self._ready():
+        for _ in range(2):  # once more after a move to a new index
+            if not self._ready():
+                break
             try:
                 return self._bind_to_slot(series)
-            except Contended:
-                self._contended = True
             except Moved:
                 self._move()
+            except Contended:
+                self._contended = True
+                break
             except (OSError, JobmetricsError) as error:
                 self._failed("index", error)
+                break
         return self._bind_to_memory(series)
 
     def _bind_to_slot(self, series: BoundSeries) -> bool:
@@ -146,6 +163,7 @@ class Writer:
     def _settle(self, series: BoundSeries, place: Placement) -> None:
         """Point a series at its cells; what it had in memory follows it there."""
         (row, offset), cells = series.where, self._row.cells
+        series.leased(cells, place.first)
         series.where = (self._row, place.first)
         if row is self._memory.row and len(row.cells):
             merge(series.family.mode, place.width, row.cells, offset, cells, place.first)
@@ -258,6 +276,13 @@ class Writer:
                 self._move()
             self._empty_memory()
         self._redo_postponed()
+
+    def flush(self) -> None:
+        """To be called at each job's end: what waits in memory tries again, since a work-horse ends here."""
+        if self._waiting and self._inside != threading.get_ident():
+            with self._slow_path():
+                self._empty_memory()
+            self._redo_postponed()
 
     def _empty_memory(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -76,8 +76,8 @@ def test_what_agrees_is_said_line_by_line() -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (without('jobs_total{' + COMMON + ',status="success"'), "verify success: ledger 1 != counted 0"),
-        (without('jobs_total{' + COMMON + ',status="success"'), "jobs: sent 2 != ledger 2 != counted 1"),
+        (without("jobs_total{" + COMMON + ',status="success"'), "verify success: ledger 1 != counted 0"),
+        (without("jobs_total{" + COMMON + ',status="success"'), "jobs: sent 2 != ledger 2 != counted 1"),
         ((*AGREEING, f'jobs_total{{{COMMON},status="revoked"}} 1'), "revoked: ledger 0 != counted 1"),
         (without("jobs_retries_total"), "retries: ledger 1 != counted 0"),
         (with_line("jobs_failures_total", f'jobs_failures_total{{{COMMON},error_type="EOFError"}} 1'), "EOFError"),

@@ -13,7 +13,7 @@ from jobmetrics.demo.redis_url import for_celery, hide
         ("redis://:p/w#x@host:6379/0", "redis://:***@host:6379/0"),
         ("redis://:p@ss@host/0", "redis://:***@host/0"),
         ("redis://password@host/0", "redis://***@host/0"),
-        ("redis://host/0?password=pass&db=1", "redis://host/0?password=***&db=1"),
+        ("redis://host/0?password=s3cret&db=1", "redis://host/0?password=***&db=1"),
         ("unix://:pass@/run/redis.sock?db=1", "unix://:***@/run/redis.sock?db=1"),
         ("redis://host:6379/0", "redis://host:6379/0"),
         ("nonsense", "nonsense"),

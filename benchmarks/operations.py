@@ -1,0 +1,81 @@
+"""Design section 8, the rows of single operations: bound and labelled, against prometheus_client's multiprocess mode."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.measuring import Row, compare, interleaved
+
+ROUNDS = 31
+OPERATIONS = 20_000
+
+
+@contextmanager
+def directories() -> Iterator[tuple[str, str]]:
+    """A registry directory and a multiprocess directory on the same file system, both in force."""
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=base) as ours, tempfile.TemporaryDirectory(dir=base) as peer:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = peer  # prometheus_client reads it at import
+        from jobmetrics import settings
+
+        settings.configure(dir=f"{ours}/registry", propagate_errors=True)
+        yield ours, peer
+
+
+def _per_operation(operation: Callable[[], object]) -> Callable[[], float]:
+    """Nanoseconds an operation takes, the loop's own cost taken off."""
+
+    def measure() -> float:
+        repeat = range(OPERATIONS)
+        start = time.perf_counter_ns()
+        for _ in repeat:
+            pass
+        empty = time.perf_counter_ns()
+        for _ in repeat:
+            operation()
+        return (time.perf_counter_ns() - empty - (empty - start)) / OPERATIONS
+
+    return measure
+
+
+def rows() -> list[Row]:
+    """The rows, measured."""
+    with directories():
+        import prometheus_client as peer
+
+        import jobmetrics as ours
+
+        def sides(module: object) -> dict[str, Callable[[], object]]:
+            counter = module.Counter("bench_jobs", "d", ["a", "b"])  # type: ignore[attr-defined]
+            gauge = module.Gauge("bench_level", "d", ["a"], multiprocess_mode="livesum")  # type: ignore[attr-defined]
+            histogram = module.Histogram("bench_seconds", "d", ["a", "b"])  # type: ignore[attr-defined]
+            bound_counter, bound_gauge = counter.labels("x", "y"), gauge.labels("x")
+            bound_histogram = histogram.labels("x", "y")
+
+            def labelled() -> None:
+                counter.labels("x", "y").inc()
+                histogram.labels("x", "y").observe(0.3)
+
+            return {
+                "counter inc (bound)": bound_counter.inc,
+                "gauge inc (bound)": bound_gauge.inc,
+                "histogram observe (bound)": lambda: bound_histogram.observe(0.3),
+                "labelled counter inc + histogram observe": labelled,
+            }
+
+        budgets = (0.25, 0.25, 0.20, 0.20)
+        ours_by_name, peer_by_name = sides(ours), sides(peer)
+        return [
+            compare(
+                name,
+                "ns",
+                budget,
+                interleaved(_per_operation(ours_by_name[name]), _per_operation(peer_by_name[name]), ROUNDS),
+            )
+            for name, budget in zip(ours_by_name, budgets, strict=True)
+        ]

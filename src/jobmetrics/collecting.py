@@ -1,0 +1,153 @@
+"""The protocol of queue collectors: what reads a broker for the exporter, and what a reading is.
+
+A package adds a collector with an entry point of the group `jobmetrics.collectors` that names a factory:
+
+    [project.entry-points."jobmetrics.collectors"]
+    mybroker = "mypackage.queues:collectors"
+
+    def collectors(options: CollectorOptions) -> Iterable[Collector]: ...
+
+The exporter calls the factory once at its start and then each collector's `collect` again and again, always
+in the same thread, one thread a collector. Whatever a collector does there cannot hurt a scrape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from jobmetrics.errors import SettingsError
+from jobmetrics.families import Family
+
+ENTRY_POINT_GROUP = "jobmetrics.collectors"
+
+DEFAULT_NAME = "default"
+DEFAULT_TIMEOUT = 5.0  # seconds
+
+_NAME = re.compile(r"[a-z0-9_-]+\Z")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")
+_ALTERNATIVE = re.compile(r";(?=[A-Za-z][A-Za-z0-9+._-]*://)")  # not every ; : a password may hold one
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]*)(:[0-9]+)?(/[^?#;]*)?\Z")
+_CREDENTIALS = re.compile(r"(://)\S*@")
+_HIDDEN = "***"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value read from a broker.
+
+    values: one a label of the family, in its order. value: finite, in the family's unit.
+    """
+
+    family: Family
+    values: tuple[str, ...]
+    value: float
+
+
+class Collector(Protocol):
+    """Reads one broker.
+
+    name: what kind of collector it is, the label `collector`. broker: which broker, the label of that name.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def broker(self) -> str: ...
+
+    def collect(self) -> Sequence[Reading]:
+        """Everything it can read, now. What cannot be read is left out, never given as 0.
+
+        Raises:
+            CollectorError: with one clear line that holds no secret.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections. A later `collect` may open them again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A broker to read. name: the label `broker`. url: as given, secrets included; show only `safe_url`."""
+
+    name: str
+    url: str
+
+    @classmethod
+    def parse(cls, text: str, option: str) -> Target:
+        """'[NAME=]URL' as a target; without a name it is called 'default'.
+
+        Raises:
+            SettingsError: naming the option (and never a password), when it is no such thing.
+        """
+        before, sign, rest = text.partition("=")
+        name, url = (before, rest) if sign and "://" not in before else (DEFAULT_NAME, text)
+        if not _NAME.match(name):
+            raise SettingsError(f"{option}: the name {name!r} is not allowed; it takes a-z, 0-9, _ and -")
+        if not _SCHEME.match(url) or not url.isprintable() or " " in url:
+            raise SettingsError(f"{option}: {safe_url(url)!r} is no broker URL; it takes [NAME=]SCHEME://HOST:PORT/...")
+        return cls(name, url)
+
+    @property
+    def scheme(self) -> str:
+        """What stands before '://'."""
+        found = _SCHEME.match(self.url)
+        return found[1] if found else ""
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without user, password and query, fit for logs and pages."""
+        return safe_url(self.url)
+
+
+def safe_url(url: str) -> str:
+    """A URL without user, password and query; what does not look like an address is hidden altogether."""
+    return ";".join(_safe_alternative(part) for part in _ALTERNATIVE.split(url))
+
+
+def _safe_alternative(url: str) -> str:
+    scheme, sign, rest = url.partition("://")
+    if not sign or not _SCHEME.match(url):
+        return _HIDDEN
+    credentials, at, address = rest.rpartition("@")
+    address = re.split(r"[?#]", address, maxsplit=1)[0]
+    if not _ADDRESS.match(address):
+        address = _HIDDEN
+    return f"{scheme}://{_HIDDEN + '@' if at and credentials else ''}{address}"
+
+
+def without_secrets(text: str, *secrets: str | None) -> str:
+    """A message on one line, without what stands before the @ of a URL and without these words."""
+    text = _CREDENTIALS.sub(rf"\1{_HIDDEN}@", text)
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, _HIDDEN)
+    return " ".join(text.split())
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorOptions:
+    """What the exporter was asked to read. timeout: seconds a collector may wait for its broker."""
+
+    celery_brokers: tuple[Target, ...] = ()
+    celery_queues: tuple[str, ...] = ()
+    celery_app: str | None = None
+    rq_urls: tuple[Target, ...] = ()
+    rq_queues: tuple[str, ...] = ()
+    timeout: float = DEFAULT_TIMEOUT
+
+    def ask_for(self, system: str) -> bool:
+        """Whether any option is about this system. Others than celery and rq have their own ways to be asked."""
+        if system == "celery":
+            return bool(self.celery_brokers or self.celery_queues or self.celery_app)
+        if system == "rq":
+            return bool(self.rq_urls or self.rq_queues)
+        return True
+
+
+CollectorFactory = Callable[[CollectorOptions], Iterable[Collector]]

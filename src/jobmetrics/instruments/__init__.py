@@ -1,0 +1,23 @@
+"""Instruments that record into the directory of the settings in force, from any thread of any forked process."""
+
+from __future__ import annotations
+
+from jobmetrics.instruments.batch import Batch
+from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
+from jobmetrics.instruments.definition import define
+from jobmetrics.instruments.labelled import Labelled, label_value
+from jobmetrics.instruments.public import Counter, Gauge, Histogram
+
+__all__ = [
+    "Batch",
+    "BoundCounter",
+    "BoundGauge",
+    "BoundHistogram",
+    "BoundSumGauge",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "Labelled",
+    "define",
+    "label_value",
+]

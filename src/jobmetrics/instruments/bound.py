@@ -1,0 +1,262 @@
+"""One series each, with all its label values: the hot path.
+
+A bound update makes no system call and takes no lock: under the GIL, `cells[i] += x` with exact floats is one step.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf, nan
+from typing import Any, Concatenate, ParamSpec
+
+from jobmetrics import families
+from jobmetrics.errors import InstrumentError
+from jobmetrics.families import Family
+from jobmetrics.registry.merging import lower_to, raise_to, set_at
+from jobmetrics.registry.writer import BoundSeries, Writer
+
+P = ParamSpec("P")
+
+
+def _exact(value: object) -> float:
+    """A plain float, whatever number was given: a type with its own __add__ could lose updates.
+
+    What is no number becomes NaN, which is dropped as any value that is not finite.
+    """
+    try:
+        return float(value)  # type: ignore[arg-type]  # whatever cannot be one raises
+    except Exception:  # noqa: BLE001 - a number type's own __float__ may raise anything
+        return nan
+
+
+class BoundCounter(BoundSeries):
+    """A counter with all its label values."""
+
+    __slots__ = ()
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add a number. One that is negative or not finite is dropped and counted: a job never fails of it."""
+        if type(amount) is not float:
+            amount = _exact(amount)
+        if not 0.0 <= amount < inf:
+            self.writer.drop("negative" if amount < 0.0 else "not finite")
+            return
+        while True:
+            row, i = self.where
+            try:
+                row.cells[i] += amount
+                return
+            except IndexError:
+                if not self.writer.bind(self, functools.partial(self.inc, amount)):
+                    return
+
+    @contextmanager
+    def count_exceptions(
+        self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    ) -> Iterator[None]:
+        """Count the exceptions that leave a block or a decorated function."""
+        try:
+            yield
+        except exception:
+            self.inc()
+            raise
+
+
+class BoundGauge(BoundSeries):
+    """A gauge with all its label values. What `set` does is its family's merge mode's business."""
+
+    __slots__ = ("_adds",)
+
+    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
+        super().__init__(writer, family, values)
+        self._adds = family.width == 1
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add; only for the modes livesum and sum. A number that is not finite is dropped and counted.
+
+        Raises:
+            InstrumentError: for a mode whose values are not added.
+        """
+        if type(amount) is not float:
+            amount = _exact(amount)
+        if not -inf < amount < inf:
+            self.writer.drop("not finite")
+            return
+        if not self._adds:
+            raise InstrumentError(f"{self.family.name} has the mode {self.family.mode}, which only takes set()")
+        while True:
+            row, i = self.where
+            try:
+                row.cells[i] += amount
+                return
+            except IndexError:
+                if not self.writer.bind(self, functools.partial(self.inc, amount)):
+                    return
+
+    def dec(self, amount: float = 1.0) -> None:
+        """Take away, as `inc` adds."""
+        self.inc(-_exact(amount))
+
+    def set(self, value: float) -> None:
+        """Set; with max and min the value counts only if it is a new extreme. Not finite is dropped and counted."""
+        if type(value) is not float:
+            value = _exact(value)
+        if not -inf < value < inf:
+            self.writer.drop("not finite")
+            return
+        mode = self.family.mode
+        while True:
+            row, i = self.where
+            cells = row.cells
+            try:
+                if mode == families.MAX:
+                    raise_to(cells, i, value)
+                elif mode == families.MIN:
+                    lower_to(cells, i, value)
+                elif mode == families.MOST_RECENT:
+                    set_at(cells, i, value, time.time())
+                else:
+                    cells[i] = value
+                return
+            except IndexError:
+                if not self.writer.bind(self, functools.partial(self.set, value)):
+                    return
+
+    def set_to_current_time(self) -> None:
+        """Set to the seconds since the epoch."""
+        self.set(time.time())
+
+    @contextmanager
+    def track_inprogress(self) -> Iterator[None]:
+        """Count a block or a decorated function while it runs."""
+        self.inc()
+        try:
+            yield
+        finally:
+            self.dec()
+
+    @contextmanager
+    def time(self) -> Iterator[None]:
+        """Set to the seconds a block or a decorated function took."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.set(time.perf_counter() - start)
+
+
+class BoundSumGauge(BoundGauge):
+    """A gauge whose values outlive their processes: `set` sets this process's share, on top of what the
+    slot's earlier owners left."""
+
+    __slots__ = ("_left", "_slot")
+
+    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
+        super().__init__(writer, family, values)
+        self._left = 0.0
+        self._slot: object = None
+
+    def leased(self, cells: memoryview[float], first: int) -> None:
+        """Remember what earlier owners left."""
+        self._left, self._slot = cells[first], self.writer.slot
+
+    def _follow_lease(self) -> None:
+        row, i = self.where
+        if self._slot is not self.writer.slot and len(row.cells) > i:
+            self.leased(row.cells, i)
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add to this process's share."""
+        self._follow_lease()
+        super().inc(amount)
+
+    def set(self, value: float) -> None:
+        """Set this process's share. Not finite is dropped and counted."""
+        value = _exact(value)
+        if not -inf < value < inf:
+            self.writer.drop("not finite")
+            return
+        while True:
+            self._follow_lease()
+            row, i = self.where
+            try:
+                row.cells[i] = self._left + value
+                return
+            except IndexError:
+                if not self.writer.bind(self, functools.partial(self.set, value)):
+                    return
+
+
+class BoundHistogram(BoundSeries):
+    """A histogram with all its label values."""
+
+    __slots__ = ("_bounds", "_sum")
+
+    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
+        super().__init__(writer, family, values)
+        self._bounds = family.buckets
+        self._sum = family.width - 1
+
+    def observe(self, amount: float) -> None:
+        """Count a value, in the metric's unit. One that is not finite is dropped and counted."""
+        if type(amount) is not float:
+            amount = _exact(amount)
+        if not -inf < amount < inf:
+            self.writer.drop("not finite")
+            return
+        bucket = bisect_left(self._bounds, amount)
+        while True:
+            row, i = self.where
+            cells = row.cells
+            try:
+                cells[i + self._sum] += amount  # the cell further out first: both or neither are there
+                cells[i + bucket] += 1.0
+                return
+            except IndexError:
+                if not self.writer.bind(self, functools.partial(self.observe, amount)):
+                    return
+
+    @contextmanager
+    def time(self) -> Iterator[None]:
+        """Observe the seconds a block or a decorated function took."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.observe(time.perf_counter() - start)
+
+
+def locked(update: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """The same update under the writer's lock, for builds where no GIL makes it one step."""
+
+    @functools.wraps(update)
+    def call(self: BoundSeries, *args: P.args, **kwargs: P.kwargs) -> None:
+        with self.writer.lock:
+            update(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]  # wraps() keeps the signature, mypy loses its first parameter
+
+
+UPDATES = (
+    (BoundCounter, "inc"),
+    (BoundGauge, "inc"),
+    (BoundGauge, "set"),
+    (BoundSumGauge, "inc"),
+    (BoundSumGauge, "set"),
+    (BoundHistogram, "observe"),
+)
+
+
+def has_gil() -> bool:
+    """Whether this interpreter runs one thread at a time."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+if not has_gil():
+    for _class, _name in UPDATES:
+        setattr(_class, _name, locked(getattr(_class, _name)))

@@ -1,0 +1,84 @@
+"""What may be defined: names, labels and buckets after Prometheus's rules, once a process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from jobmetrics import families, settings
+from jobmetrics.errors import InstrumentError
+from jobmetrics.families import COUNTER, HISTOGRAM, Family
+
+MAX_NAME = 128
+MAX_LABEL_NAME = 64
+MAX_LABELS = 16
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+_RESERVED_SUFFIXES = ("_created", "_bucket", "_count", "_sum")
+GAUGE_MODES = {
+    "livesum": families.LIVE_SUM,
+    "sum": families.SUM,
+    "max": families.MAX,
+    "min": families.MIN,
+    "mostrecent": families.MOST_RECENT,
+}
+
+
+_declared: dict[str, Family] = {}
+
+
+def declare(family: Family) -> None:
+    """Refuse a second, different definition within this process."""
+    known = _declared.setdefault(family.name, family)
+    if (known.type, known.labels, known.mode, known.buckets) != (
+        family.type, family.labels, family.mode, family.buckets,
+    ):  # fmt: skip
+        raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
+
+
+def define(
+    type_: str,
+    name: str,
+    documentation: str,
+    labels: tuple[str, ...],
+    namespace: str = "",
+    subsystem: str = "",
+    unit: str = "",
+    *,
+    mode: str = families.SUM,
+    buckets: Sequence[float] = (),
+) -> Family:
+    """A user's family, checked after Prometheus's rules.
+
+    Raises:
+        InstrumentError: one line that names what is wrong and what is allowed.
+    """
+    full = "_".join(filter(None, (namespace, subsystem, name)))
+    base = full[: -len("_total")] if type_ == COUNTER and full.endswith("_total") else full
+    if unit and not base.endswith("_" + unit):
+        base = f"{base}_{unit}"
+    full = base + "_total" if type_ == COUNTER else base
+    if not _NAME.match(full) or len(full) > MAX_NAME:
+        raise InstrumentError(f"{full!r} is no metric name: letters, digits, _ and :, at most {MAX_NAME} characters")
+    if base.endswith(_RESERVED_SUFFIXES) or (type_ != COUNTER and base.endswith(("_total", "_info"))):
+        raise InstrumentError(f"{full!r} ends with a suffix that Prometheus uses itself")
+    if any(full == own.name for own in families.BUILT_IN):
+        raise InstrumentError(f"{full!r} is a metric of jobmetrics itself")
+    _check_labels(full, type_, labels)
+    bounds: tuple[float, ...] = ()
+    if type_ == HISTOGRAM:
+        bounds = settings.parse("buckets", {full: tuple(buckets)}, shown_as="buckets")[full]
+    return Family(full, type_, documentation, labels, mode, bounds, families.RECORDED, unit)
+
+
+def _check_labels(name: str, type_: str, labels: tuple[str, ...]) -> None:
+    if len(labels) > MAX_LABELS or len(set(labels)) != len(labels):
+        raise InstrumentError(f"{name} takes at most {MAX_LABELS} labels, each once")
+    for label in labels:
+        if not _LABEL_NAME.match(label) or label.startswith("__") or len(label) > MAX_LABEL_NAME:
+            raise InstrumentError(
+                f"{label!r} is no label name for {name}: letters, digits and _, at most {MAX_LABEL_NAME} characters, "
+                "not starting with __"
+            )
+        if label == "le" and type_ == HISTOGRAM:
+            raise InstrumentError(f"{name} may not have the label 'le': a histogram has its own")

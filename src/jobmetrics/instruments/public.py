@@ -1,0 +1,200 @@
+"""Counter, Gauge and Histogram, with prometheus_client's signatures: changing one import is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+
+from jobmetrics import families, settings
+from jobmetrics.errors import InstrumentError
+from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
+from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
+from jobmetrics.instruments.definition import GAUGE_MODES, declare, define
+from jobmetrics.instruments.labelled import Bound, Labelled, label_value
+
+
+class _Metric(Labelled[Bound]):
+    """What the three public classes share: definition, validation and labels."""
+
+    _type: str
+    _bound_class: type[Bound]
+
+    def _define(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str],
+        namespace: str,
+        subsystem: str,
+        unit: str,
+        mode: str = families.SUM,
+        buckets: Sequence[float] = (),
+    ) -> None:
+        family = define(
+            self._type,
+            name,
+            documentation,
+            tuple(labelnames),
+            namespace,
+            subsystem,
+            unit,
+            mode=mode,
+            buckets=buckets,
+        )
+        declare(family)
+        super().__init__(self._bound_class, family)
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> Bound:
+        """The series with these label values, by position or by name.
+
+        Raises:
+            ValueError: when they are not the family's labels.
+        """
+        if not labelkwargs:
+            try:
+                known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
+                if not known.dropped:
+                    return known
+            except (KeyError, TypeError):
+                pass
+        names = self.family.labels
+        if labelkwargs:
+            if labelvalues or sorted(labelkwargs) != sorted(names):
+                raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labelkwargs)}")
+            values = tuple(label_value(labelkwargs[name]) for name in names)
+        else:
+            if len(labelvalues) != len(names) or not names:
+                raise InstrumentError(f"{self.family.name} has {len(names)} labels, {len(labelvalues)} were given")
+            values = tuple(map(label_value, labelvalues))
+        return self.at(values)
+
+    def _only(self) -> Bound:
+        if self.family.labels:
+            raise InstrumentError(f"{self.family.name} has labels: call labels() first")
+        return self.at(())
+
+
+class Counter(_Metric[BoundCounter]):
+    """A number that only goes up. The name gets the suffix _total if it has none.
+
+    `registry` and exemplars are accepted for prometheus_client's sake and ignored.
+    """
+
+    _type = COUNTER
+    _bound_class = BoundCounter
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: object = None,
+        **_ignored: object,
+    ) -> None:
+        self._define(name, documentation, labelnames, namespace, subsystem, unit)
+
+    def inc(self, amount: float = 1.0, exemplar: object = None) -> None:
+        """Add a number that is not negative."""
+        self._only().inc(amount)
+
+    def count_exceptions(
+        self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    ) -> AbstractContextManager[None]:
+        """Count the exceptions that leave a block or a decorated function."""
+        return self._only().count_exceptions(exception)
+
+
+class Gauge(_Metric[BoundGauge]):
+    """A number that goes up and down.
+
+    multiprocess_mode: how processes' values merge: 'livesum' (default), 'sum', 'max', 'min', 'mostrecent'.
+    Modes that put a pid into a label ('all', 'liveall') are refused: a pid a label would grow without end.
+    """
+
+    _type = GAUGE
+    _bound_class = BoundGauge
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: object = None,
+        multiprocess_mode: str = "livesum",
+        **_ignored: object,
+    ) -> None:
+        mode = GAUGE_MODES.get(multiprocess_mode)
+        if mode is None:
+            raise InstrumentError(
+                f"multiprocess_mode={multiprocess_mode!r} is not allowed for {name}; it takes {', '.join(GAUGE_MODES)}"
+            )
+        self._define(name, documentation, labelnames, namespace, subsystem, unit, mode=mode)
+        if mode == families.SUM:
+            self._bound = BoundSumGauge
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add to it."""
+        self._only().inc(amount)
+
+    def dec(self, amount: float = 1.0) -> None:
+        """Take away from it."""
+        self._only().dec(amount)
+
+    def set(self, value: float) -> None:
+        """Set it."""
+        self._only().set(value)
+
+    def set_to_current_time(self) -> None:
+        """Set it to the seconds since the epoch."""
+        self._only().set_to_current_time()
+
+    def track_inprogress(self) -> AbstractContextManager[None]:
+        """Count a block or a decorated function while it runs."""
+        return self._only().track_inprogress()
+
+    def time(self) -> AbstractContextManager[None]:
+        """Set it to the seconds a block or a decorated function took."""
+        return self._only().time()
+
+
+class Histogram(_Metric[BoundHistogram]):
+    """Counts values by size. buckets: upper bounds in the metric's unit, +Inf may be left out."""
+
+    _type = HISTOGRAM
+    _bound_class = BoundHistogram
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: object = None,
+        buckets: Sequence[float] | None = None,
+        **_ignored: object,
+    ) -> None:
+        self._define(
+            name,
+            documentation,
+            labelnames,
+            namespace,
+            subsystem,
+            unit,
+            buckets=buckets or settings.DEFAULT_BUCKETS,
+        )
+
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        """Count a value."""
+        self._only().observe(amount)
+
+    def time(self) -> AbstractContextManager[None]:
+        """Observe the seconds a block or a decorated function took."""
+        return self._only().time()
