@@ -126,7 +126,7 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     text = _CREDENTIALS.sub(rf"\1{_HIDDEN}@", text)
     for secret in secrets:
         if secret:
-            text = text.replace(secret, _HIDDEN)
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _HIDDEN, text)  # whole: "p" is in many words
     return " ".join(text.split())
 
 

@@ -206,7 +206,7 @@ SCRAPE_DURATION = _family(
 )  # fmt: skip
 DIRECTORY_UP = _family("jobmetrics_directory_up", GAUGE, "Whether the registry directory could be read.", source=OWN)
 DROPPED_SERIES = _family(
-    "jobmetrics_dropped_series_total", COUNTER, "Requests for series beyond the limit, counted under __other__ instead.",
+    "jobmetrics_dropped_series_total", COUNTER, "Series asked for beyond the limit, counted under __other__.",
     source=OWN,
 )  # fmt: skip
 DROPPED_UPDATES = _family(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import grp
 import itertools
 import os
 import re
@@ -29,6 +28,7 @@ DEFAULT_BUCKETS: tuple[float, ...] = (
 MAX_BUCKETS = 128
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
+_NO_GROUP = 2**32 - 1  # what chown takes for "leave it"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _METRIC_PATTERN = re.compile(r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z")
@@ -64,14 +64,22 @@ def _directory(value: Any) -> str:
 
 def _group(value: Any) -> int:
     """A group's name or number as its number."""
-    if isinstance(value, bool):
-        raise ValueError("the name or number of a group on this machine")
-    if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
-        return int(value)
+    import grp  # not on Windows, where nothing is recorded
+
     try:
-        return grp.getgrnam(_text(value)).gr_gid
+        if isinstance(value, int) or _is_number(value):
+            number = -1 if isinstance(value, bool) else int(value)
+        else:
+            number = grp.getgrnam(_text(value)).gr_gid
     except (KeyError, ValueError):
-        raise ValueError("the name or number of a group on this machine") from None
+        number = -1
+    if not 0 <= number < _NO_GROUP:
+        raise ValueError("the name or number of a group on this machine")
+    return number
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdecimal()
 
 
 def _flag(value: Any) -> bool:
@@ -87,10 +95,10 @@ def _flag(value: Any) -> bool:
 
 def _positive_int(value: Any) -> int:
     try:
-        number = int(value)
+        number = 0 if isinstance(value, (bool, float)) else int(value)
     except (TypeError, ValueError):
         number = 0
-    if isinstance(value, (bool, float)) or not 1 <= number <= 10_000_000:
+    if not 1 <= number <= 10_000_000:
         raise ValueError("a whole number from 1 to 10000000")
     return number
 
@@ -99,7 +107,7 @@ def _bounds(value: Any) -> tuple[float, ...]:
     try:
         numbers = value.split(",") if isinstance(value, str) else list(value)
         bounds = tuple(float(number) for number in numbers)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         bounds = ()
     if bounds and bounds[-1] == float("inf"):
         bounds = bounds[:-1]
@@ -181,7 +189,7 @@ def listen_address(value: Any) -> str:
         ValueError: with what is allowed.
     """
     host, colon, port = str(value).rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535 or (":" in host and not re.match(r"\[.*\]\Z", host)):
+    if not colon or not _is_number(port) or int(port) > 65535 or (":" in host and not re.match(r"\[.*\]\Z", host)):
         raise ValueError("HOST:PORT such as 127.0.0.1:9909, with a port from 0 to 65535")
     return str(value)
 

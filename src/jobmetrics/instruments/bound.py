@@ -52,7 +52,7 @@ class BoundCounter(BoundSeries):
                 row.cells[i] += amount
                 return
             except IndexError:
-                if not self.writer.bind(self, functools.partial(self.inc, amount)):
+                if not self.writer.bind(self, self.inc, amount):
                     return
 
     @contextmanager
@@ -95,7 +95,7 @@ class BoundGauge(BoundSeries):
                 row.cells[i] += amount
                 return
             except IndexError:
-                if not self.writer.bind(self, functools.partial(self.inc, amount)):
+                if not self.writer.bind(self, self.inc, amount):
                     return
 
     def dec(self, amount: float = 1.0) -> None:
@@ -124,7 +124,7 @@ class BoundGauge(BoundSeries):
                     cells[i] = value
                 return
             except IndexError:
-                if not self.writer.bind(self, functools.partial(self.set, value)):
+                if not self.writer.bind(self, self.set, value):
                     return
 
     def set_to_current_time(self) -> None:
@@ -188,7 +188,7 @@ class BoundSumGauge(BoundGauge):
                 row.cells[i] = self._left + value
                 return
             except IndexError:
-                if not self.writer.bind(self, functools.partial(self.set, value)):
+                if not self.writer.bind(self, self.set, value):
                     return
 
 
@@ -218,7 +218,7 @@ class BoundHistogram(BoundSeries):
                 cells[i + bucket] += 1.0
                 return
             except IndexError:
-                if not self.writer.bind(self, functools.partial(self.observe, amount)):
+                if not self.writer.bind(self, self.observe, amount):
                     return
 
     @contextmanager

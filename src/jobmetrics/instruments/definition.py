@@ -12,6 +12,7 @@ from jobmetrics.families import COUNTER, HISTOGRAM, Family
 MAX_NAME = 128
 MAX_LABEL_NAME = 64
 MAX_LABELS = 16
+MAX_DOCUMENTATION = 1024  # characters; what is longer is cut
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _RESERVED_SUFFIXES = ("_created", "_bucket", "_count", "_sum")
@@ -68,7 +69,8 @@ def define(
     bounds: tuple[float, ...] = ()
     if type_ == HISTOGRAM:
         bounds = settings.parse("buckets", {full: tuple(buckets)}, shown_as="buckets")[full]
-    return Family(full, type_, documentation, labels, mode, bounds, families.RECORDED, unit)
+    help_text = str(documentation)[:MAX_DOCUMENTATION]
+    return Family(full, type_, help_text, labels, mode, bounds, families.RECORDED, unit)
 
 
 def _check_labels(name: str, type_: str, labels: tuple[str, ...]) -> None:

@@ -3,12 +3,12 @@
 Integers are little-endian. Every header and record carries a CRC-32, so a flipped bit is found.
 
 Index file
-    0    header, HEADER_SIZE bytes: magic, format version, identity, limit, time of creation, CRC
+    0    header: magic, format version, identity, time of creation, limit, CRC
     56   committed word, 8 bytes aligned: length of the index in bytes and a CRC of it; written last
     64   records, each 8-byte aligned: mark, size, CRC, kind, family number or first cell, width, JSON body
 
 Slot file
-    0    header: magic, format version, journal entries, capacity in cells is the file's size; identity, CRC
+    0    header: magic, format version, journal entries, offset of the cells, identity, CRC
     64   owner record: lease number, process, system, role, capacity, CRC
     256  journal, five words an entry, by column: state, execution hash, start, end, series
     4096 or later, page aligned: the cells, float64
@@ -33,9 +33,9 @@ CELL = 8  # bytes of a cell and of a journal word
 INDEX_MAGIC = b"JOBMIDX\n"
 SLOT_MAGIC = b"JOBMSLT\n"
 
-_INDEX_HEADER = struct.Struct("<8sII16sdQ")  # magic, version, zero, identity, created, limit
+_INDEX_HEADER = struct.Struct("<8sII16sdQ4x")  # magic, version, zero, identity, created, limit
 _CRC = struct.Struct("<I")
-COMMITTED_OFFSET = 56
+COMMITTED_OFFSET = _INDEX_HEADER.size + _CRC.size
 _COMMITTED = struct.Struct("<II")
 INDEX_HEADER_SIZE = 64
 
@@ -46,11 +46,13 @@ SERIES_RECORD = 2
 MAX_RECORD = 1 << 20
 MAX_WIDTH = 256  # cells of one series at the most
 
-_SLOT_HEADER = struct.Struct("<8sIII12x16s")  # magic, version, journal entries, cells offset, identity
+_SLOT_HEADER = struct.Struct("<8sIII16s24x")  # magic, version, journal entries, cells offset, identity
 SLOT_HEADER_SIZE = 64
 OWNER_OFFSET = 64
 _OWNER = struct.Struct("<QQQQII16s16s")  # lease, pid, start, pid namespace, capacity, zero, system, role
 OWNER_SIZE = _OWNER.size + _CRC.size
+OWNER_CRC_OFFSET = OWNER_OFFSET + _OWNER.size
+_WORD = struct.Struct("<Q")
 JOURNAL_OFFSET = 256
 JOURNAL_WORDS = 5
 MIN_JOURNAL = 64
@@ -76,13 +78,13 @@ class IndexHeader:
 
     def pack(self) -> bytes:
         head = _INDEX_HEADER.pack(INDEX_MAGIC, FORMAT_VERSION, 0, self.identity, self.created, self.limit)
-        return head + _crc(head) + bytes(COMMITTED_OFFSET - len(head) - _CRC.size)
+        return head + _crc(head) + bytes(INDEX_HEADER_SIZE - COMMITTED_OFFSET)
 
     @classmethod
     def unpack(cls, data: bytes) -> IndexHeader:
         """Raises Damaged, or FormatRefused when the header is whole and of another version."""
         head = data[: _INDEX_HEADER.size]
-        if len(data) < INDEX_HEADER_SIZE or data[len(head) : len(head) + _CRC.size] != _crc(head):
+        if len(data) < INDEX_HEADER_SIZE or data[len(head) : COMMITTED_OFFSET] != _crc(head):
             raise Damaged("the index has no valid header")
         magic, version, _, identity, created, limit = _INDEX_HEADER.unpack(head)
         if magic != INDEX_MAGIC:
@@ -115,9 +117,15 @@ class Record:
     body: Any
 
     def pack(self, identity: bytes, offset: int) -> bytes:
-        """The record's bytes at this offset; its CRC covers identity and offset, so a copy elsewhere is damage."""
+        """The record's bytes at this offset; its CRC covers identity and offset, so a copy elsewhere is damage.
+
+        Raises:
+            ValueError: when it is longer than any reader takes.
+        """
         payload = json.dumps(self.body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
         size = (_RECORD.size + len(payload) + 7) & ~7
+        if size > MAX_RECORD:
+            raise ValueError(f"a record of {size} bytes is too long, {MAX_RECORD} are allowed")
         payload = payload.ljust(size - _RECORD.size)
         tail = _RECORD.pack(_RECORD_MARK, size, 0, self.kind, 0, self.number, self.width)[12:] + payload
         return _RECORD_HEAD.pack(_RECORD_MARK, size, _record_crc(identity, offset, size, tail)) + tail
@@ -190,13 +198,13 @@ class SlotHeader:
 
     def pack(self) -> bytes:
         head = _SLOT_HEADER.pack(SLOT_MAGIC, FORMAT_VERSION, self.journal, self.cells_offset, self.identity)
-        return (head + _crc(head)).ljust(SLOT_HEADER_SIZE, b"\0")
+        return head + _crc(head)
 
     @classmethod
     def unpack(cls, data: bytes) -> SlotHeader:
         """Raises Damaged, or FormatRefused when the header is whole and of another version."""
         head = data[: _SLOT_HEADER.size]
-        if len(data) < SLOT_HEADER_SIZE or data[len(head) : len(head) + _CRC.size] != _crc(head):
+        if len(data) < SLOT_HEADER_SIZE or data[len(head) : SLOT_HEADER_SIZE] != _crc(head):
             raise Damaged("the slot has no valid header")
         magic, version, journal, cells_offset, identity = _SLOT_HEADER.unpack(head)
         if magic == SLOT_MAGIC and version != FORMAT_VERSION:
@@ -220,11 +228,6 @@ class Owner:
     role: str
     capacity: int
 
-    def pack(self) -> bytes:
-        system, role = self.system.encode()[:16], self.role.encode()[:16]
-        body = _OWNER.pack(self.lease, self.pid, self.start, self.namespace, self.capacity, 0, system, role)
-        return body + _crc(body)
-
     @classmethod
     def unpack(cls, data: bytes) -> Owner:
         """Raises Damaged when the record is not complete (never leased, or its owner died while writing it)."""
@@ -238,6 +241,14 @@ class Owner:
         )  # fmt: skip
 
 
+def write_owner(
+    slot: memoryview[int], lease: int, pid: int, start: int, namespace: int, capacity: int, system: bytes, role: bytes
+) -> None:
+    """Write an owner record into a slot's bytes, its CRC last; see `Owner`. Texts are cut at 16 bytes."""
+    _OWNER.pack_into(slot, OWNER_OFFSET, lease, pid, start, namespace, capacity, 0, system, role)
+    _CRC.pack_into(slot, OWNER_CRC_OFFSET, zlib.crc32(slot[OWNER_OFFSET:OWNER_CRC_OFFSET]))
+
+
 def lease_of(slot: bytes) -> int | None:
     """The lease number of a complete owner record in a slot's bytes; None when it is not complete."""
     try:
@@ -246,14 +257,16 @@ def lease_of(slot: bytes) -> int | None:
         return None
 
 
-def last_lease(slot: bytes) -> int:
+def last_lease(slot: bytes | memoryview[int]) -> int:
     """The highest lease number that the slot's bytes show, from an incomplete owner record too."""
     (raw,) = _WORD.unpack_from(slot, OWNER_OFFSET)
     return int(raw) & 0xFFFFFFFFFFFF
 
 
-OWNER_CRC_OFFSET = OWNER_OFFSET + _OWNER.size
-_WORD = struct.Struct("<Q")
+def clear_owner(slot: memoryview[int]) -> None:
+    """Make the owner record incomplete: readers then ignore the slot's live cells and its journal."""
+    slot[OWNER_CRC_OFFSET : OWNER_OFFSET + OWNER_SIZE] = bytes(_CRC.size)
+
 
 # ------------------------------------------------------------------ journal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobmetrics.registry.layout import MAX_WIDTH
 
 CAPACITY = 16_384  # cells: about 128 KiB, several hundred histograms
-NO_CELLS = memoryview(b"").cast("d")
+NO_CELLS = memoryview(bytearray()).cast("d")  # writable, so that setting raises IndexError as adding does
 
 
 class Row:

@@ -3,69 +3,78 @@
 from __future__ import annotations
 
 import errno
-import functools
 import mmap
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from jobmetrics.errors import Damaged, FormatRefused, RegistryError
+from jobmetrics.errors import Damaged
 from jobmetrics.registry import layout
-from jobmetrics.registry.directory import Directory, closing, same_file, slot_name
+from jobmetrics.registry.directory import SLOT_PREFIX, Directory, closing, slot_name
 from jobmetrics.registry.journal import Journal
-from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.memory import NO_CELLS
+from jobmetrics.registry.owner import Holder, pid_namespace
 
 MIN_CELLS = 512  # one page, so that a few more series need no growth
-_MAX_SLOTS = 100_000
-_PASSES = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """What a slot's owner record says of its process. capacity: jobs it can run at once."""
+class SlotPlan:
+    """What a slot of one generation looks like, worked out once for a process and its forked children.
 
-    system: str = ""
-    role: str = ""
-    capacity: int = 1
-
-
-def process_start() -> int:
-    """When this process started, in clock ticks since boot; 0 where the system does not tell.
-
-    Source: field 22 of /proc/PID/stat, proc(5). The command name before it may hold spaces and brackets.
+    A child that finds a slot just as planned leases it with a handful of system calls; each Python object that it
+    would touch besides costs it a copied page.
     """
-    try:
-        with open("/proc/self/stat", "rb", buffering=0) as file:
-            return int(file.read(2048).rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
 
+    __slots__ = ("cells_offset", "directory", "entries", "header", "identity", "namespace", "prefix")
 
-@functools.cache
-def pid_namespace() -> int:
-    """The inode of this process's pid namespace; 0 where there is none. Children mostly share it."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
+    def __init__(self, directory: Directory, identity: bytes, capacity: int) -> None:
+        self.directory = directory
+        self.identity = identity
+        self.entries = max(layout.MIN_JOURNAL, 1 << (2 * capacity - 1).bit_length())
+        header = layout.SlotHeader(self.entries, identity)
+        self.header = header.pack()
+        self.cells_offset = header.cells_offset
+        self.namespace = pid_namespace()
+        self.prefix = directory.file(SLOT_PREFIX)
+
+    def size(self, cells: int) -> int:
+        """Bytes of a file that holds so many cells, with room for as many again at the most."""
+        return self.cells_offset + max(MIN_CELLS, 1 << (cells - 1).bit_length()) * layout.CELL
 
 
 class Slot:
-    """A slot this process holds. cells: float64, as many as are mapped; journal: of its running executions.
+    """A slot this process holds. cells: float64, as many as are mapped.
 
     The lease ends with the process, or when the descriptor of the lock is closed.
     """
 
-    def __init__(self, directory: Directory, number: int, lock_fd: int, header: layout.SlotHeader) -> None:
-        self._directory = directory
+    __slots__ = (
+        "_bytes",
+        "_dev",
+        "_entries",
+        "_ino",
+        "_journal",
+        "_lease",
+        "_lock_fd",
+        "_offset",
+        "_plan",
+        "cells",
+        "number",
+    )
+
+    def __init__(
+        self, plan: SlotPlan, number: int, lock_fd: int, info: os.stat_result, header: layout.SlotHeader | None
+    ) -> None:
+        self._plan = plan
         self.number = number
         self._lock_fd = lock_fd
-        info = os.fstat(lock_fd)
-        self._file = (info.st_dev, info.st_ino)
-        self._header = header
+        self._dev = info.st_dev
+        self._ino = info.st_ino
+        self._entries = plan.entries if header is None else header.journal
+        self._offset = plan.cells_offset if header is None else header.cells_offset
+        self._lease = 0
+        self._journal: Journal | None = None
+        self._bytes = memoryview(b"")
         self.cells: memoryview[float] = NO_CELLS
-        self.journal: Journal
 
     def is_held(self) -> bool:
         """Whether the lock's descriptor is still ours: a daemoniser may have closed it."""
@@ -73,63 +82,77 @@ class Slot:
             info = os.fstat(self._lock_fd)
         except OSError:
             return False
-        return (info.st_dev, info.st_ino) == self._file
+        return info.st_ino == self._ino and info.st_dev == self._dev
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's lease without ending it, and of its journal."""
         if self.is_held():
             os.close(self._lock_fd)
-        self.journal.detach()
+        if self._journal is not None:
+            self._journal.detach()
 
     def release(self) -> None:
         """End a lease that came to nothing: no other process shares it yet."""
         os.close(self._lock_fd)
 
-    def map(self, cells: int) -> memoryview[float]:
-        """Reserve the space for so many cells and map it; the whole file is mapped, journal included.
+    @property
+    def journal(self) -> Journal:
+        """The journal of this process's executions."""
+        if self._journal is None:
+            size = self._entries * layout.JOURNAL_WORDS * layout.CELL
+            words = self._bytes[layout.JOURNAL_OFFSET : layout.JOURNAL_OFFSET + size]
+            self._journal = Journal(words.cast("Q"), words.cast("d"), self._entries, self._lease)
+        return self._journal
+
+    def grow(self, cells: int) -> memoryview[float]:
+        """Reserve and map room for more cells; what holds the old mapping writes to the same file.
 
         Raises:
-            OSError: when there is no space, or the file is not ours any more.
+            OSError: when there is no space.
+            Damaged: when the file is not ours any more.
         """
-        wanted = max(MIN_CELLS, 1 << (cells - 1).bit_length())
-        size = self._header.cells_offset + wanted * layout.CELL
-        with closing(self._directory.open(slot_name(self.number), os.O_RDWR)) as fd:
+        name = slot_name(self.number)
+        with closing(self._plan.directory.open(name, os.O_RDWR)) as fd:
             info = os.fstat(fd)
-            if (info.st_dev, info.st_ino) != self._file:
-                raise Damaged(f"{slot_name(self.number)} was replaced while it was held")
+            if info.st_ino != self._ino or info.st_dev != self._dev:
+                raise Damaged(f"{name} was replaced while it was held")
+            size = self._plan.size(cells) - self._plan.cells_offset + self._offset
             if info.st_size < size:
                 reserve(fd, info.st_size, size)
-            else:
-                size = info.st_size - (info.st_size - self._header.cells_offset) % layout.CELL
-            mapping = mmap.mmap(fd, size)
-        self._bytes = memoryview(mapping)
-        self.cells = self._bytes[self._header.cells_offset :].cast("d")
+            return self.map(fd, max(size, info.st_size))
+
+    def map(self, fd: int, size: int) -> memoryview[float]:
+        """Map the file, open at another descriptor than the lock's. Raises OSError."""
+        self._bytes = memoryview(mmap.mmap(fd, size - size % layout.CELL))
+        self.cells = self._bytes[self._offset :].cast("d")
         return self.cells
 
-    def take_over(self, holder: Holder, live_cells: Iterable[tuple[int, int]]) -> None:
-        """Become the owner: the last owner's live cells are zeroed before the owner record is complete."""
-        head = bytes(self._bytes[: layout.JOURNAL_OFFSET])
-        self._bytes[layout.OWNER_CRC_OFFSET : layout.OWNER_CRC_OFFSET + 4] = b"\0\0\0\0"
-        cells, count = self.cells, len(self.cells)
-        for first, width in live_cells:
-            for i in range(first, min(first + width, count)):
-                cells[i] = 0.0
-        lease = layout.last_lease(head) + 1
-        owner = layout.Owner(
-            lease, os.getpid(), process_start(), pid_namespace(), holder.system, holder.role, holder.capacity
-        )
-        self._bytes[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE] = owner.pack()
-        journal = self._bytes[layout.JOURNAL_OFFSET :][: self._header.journal * layout.JOURNAL_WORDS * layout.CELL]
-        self.journal = Journal(journal.cast("Q"), journal.cast("d"), self._header.journal, lease)
+    def has_header(self, header: bytes) -> bool:
+        """Whether the mapped file begins with these bytes."""
+        return self._bytes[: layout.SLOT_HEADER_SIZE] == header
 
-    def describe(self, holder: Holder) -> None:
-        """Change what the owner record says; its lease goes on."""
-        head = bytes(self._bytes[: layout.JOURNAL_OFFSET])
-        owner = layout.Owner(
-            layout.last_lease(head), os.getpid(), process_start(), pid_namespace(),
-            holder.system, holder.role, holder.capacity,
-        )  # fmt: skip
-        self._bytes[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE] = owner.pack()
+    def take_over(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int) -> None:
+        """Become the owner: the last owner's live cells are zeroed before the owner record is complete."""
+        layout.clear_owner(self._bytes)
+        cells = self.cells
+        for first, width in live_cells:
+            for i in range(first, min(first + width, len(cells))):
+                cells[i] = 0.0
+        self._lease = layout.last_lease(self._bytes) + 1
+        self.describe(holder, started)
+
+    def describe(self, holder: Holder, started: int) -> None:
+        """Write the owner record. started: of this process, as `process_start` gives it."""
+        layout.write_owner(
+            self._bytes,
+            self._lease,
+            os.getpid(),
+            started,
+            self._plan.namespace,
+            holder.capacity,
+            holder.system,
+            holder.role,
+        )
 
 
 def reserve(fd: int, start: int, end: int) -> None:
@@ -149,127 +172,3 @@ def reserve(fd: int, start: int, end: int) -> None:
     zeros = bytes(min(end - start, 1 << 16))
     while start < end:
         start += os.pwrite(fd, zeros[: end - start], start)
-
-
-def acquire(
-    directory: Directory,
-    identity: bytes,
-    holder: Holder,
-    *,
-    cells: int,
-    live_cells: Iterable[tuple[int, int]],
-    hint: int = 0,
-) -> Slot:
-    """Lease a slot: the one at the hint if it is free, else the first free one, else a new file.
-
-    Raises:
-        RegistryError: when no slot could be leased.
-        OSError: when the directory cannot be used, or there is no space.
-    """
-    entries = _journal_entries(holder)
-    for number in _candidates(directory, hint):
-        slot = _try_slot(directory, number, identity, entries)
-        if slot is not None:
-            try:
-                slot.map(cells)
-                slot.take_over(holder, live_cells)
-            except BaseException:
-                slot.release()
-                raise
-            return slot
-    raise RegistryError(f"{directory.path} has no slot to lease")
-
-
-def _journal_entries(holder: Holder) -> int:
-    return max(layout.MIN_JOURNAL, 1 << (2 * holder.capacity - 1).bit_length())
-
-
-def _candidates(directory: Directory, hint: int) -> Iterator[int]:
-    """Slot numbers to try. New files come last, once two full passes in a row met the same living owners:
-    then all slots were held at one moment, and the files never outnumber the processes of one time."""
-    yield hint
-    seen: dict[int, int] | None = None
-    for _ in range(_PASSES):
-        numbers = directory.slots()
-        yield from sorted(numbers, key=lambda number: (number <= hint, number))
-        owners = _owners(directory, numbers)
-        if owners == seen:
-            break
-        seen = owners
-    taken = set(directory.slots())
-    yield from (-number - 1 for number in range(_MAX_SLOTS) if number not in taken)
-
-
-def _owners(directory: Directory, numbers: list[int]) -> dict[int, int]:
-    owners = {}
-    for number in numbers:
-        try:
-            with closing(directory.open(slot_name(number), os.O_RDONLY)) as fd:
-                owners[number] = layout.last_lease(os.pread(fd, layout.JOURNAL_OFFSET, 0).ljust(128, b"\0"))
-        except (OSError, Damaged):
-            owners[number] = -1
-    return owners
-
-
-def _try_slot(directory: Directory, number: int, identity: bytes, entries: int) -> Slot | None:
-    """Lock one slot file and make it one of this generation; None when it cannot be had.
-
-    A negative number -n-1 makes the file n, which must not exist.
-    """
-    new = number < 0
-    number = -number - 1 if new else number
-    name = slot_name(number)
-    try:
-        fd = directory.open(name, os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0))
-    except (FileNotFoundError, FileExistsError):
-        return None
-    except Damaged:
-        directory.set_aside(name)
-        return None
-    except PermissionError:
-        return None  # another member's file, made with other rights: theirs to use
-    try:
-        if try_lock(fd) and same_file(fd, directory.file(name)):
-            header = _ready_header(directory, name, fd, identity, entries)
-            if header is not None:
-                return Slot(directory, number, fd, header)
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return None
-
-
-def _ready_header(directory: Directory, name: str, fd: int, identity: bytes, entries: int) -> layout.SlotHeader | None:
-    """The header of a locked slot, of this generation; None when the file was set aside or is too small."""
-    head = os.pread(fd, layout.SLOT_HEADER_SIZE, 0)
-    size = os.fstat(fd).st_size
-    if size == 0:
-        header = layout.SlotHeader(entries, identity)
-        reserve(fd, 0, header.cells_offset + MIN_CELLS * layout.CELL)
-        os.pwrite(fd, header.pack(), 0)
-        return header
-    try:
-        header = layout.SlotHeader.unpack(head)
-        if size < header.cells_offset:
-            raise Damaged(f"{name} is shorter than its journal")
-    except (Damaged, FormatRefused):
-        directory.set_aside(name)
-        return None
-    if header.journal < entries:
-        return None
-    if header.identity != identity:
-        header = _reformat(fd, header, identity, size)
-    return header
-
-
-def _reformat(fd: int, header: layout.SlotHeader, identity: bytes, size: int) -> layout.SlotHeader:
-    """Lay a free slot of another generation out anew: nobody reads it between the first write and the last."""
-    os.pwrite(fd, layout.SlotHeader(header.journal, layout.NO_IDENTITY).pack(), 0)
-    zeros = bytes(1 << 16)
-    position = header.cells_offset
-    while position < size:
-        position += os.pwrite(fd, zeros[: size - position], position)
-    header = layout.SlotHeader(header.journal, identity)
-    os.pwrite(fd, header.pack(), 0)
-    return header

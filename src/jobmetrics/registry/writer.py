@@ -8,7 +8,6 @@ brings it here, once.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import mmap
 import os
@@ -17,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from jobmetrics import guard
 from jobmetrics.errors import JobmetricsError
@@ -25,9 +24,11 @@ from jobmetrics.families import Family
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, Placement, SeriesIndex
+from jobmetrics.registry.leasing import acquire
 from jobmetrics.registry.memory import NO_CELLS, NOWHERE, UNBOUND, Memory, Row
 from jobmetrics.registry.merging import merge
-from jobmetrics.registry.slot import Holder, Slot, acquire
+from jobmetrics.registry.owner import Holder, fork_moment, process_start
+from jobmetrics.registry.slot import Slot, SlotPlan
 from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
@@ -73,8 +74,10 @@ class Writer:
         self._holder = Holder()
         self._lock = threading.RLock()
         self._inside: int | None = None  # the thread in the slow path
-        self._postponed: deque[Callable[[], object]] = deque()
+        self._postponed: deque[tuple[Callable[[float], object], float]] = deque()
         self._index: SeriesIndex | None = None
+        self._plan: SlotPlan | None = None
+        self._started = 0  # of a forked child; others ask the system
         self._slot: Slot | None = None
         self._old_slots: list[Slot] = []  # of earlier generations, held until the process ends
         self._row = Row()
@@ -102,30 +105,22 @@ class Writer:
 
     # ---------------------------------------------------------------- recording's slow path
 
-    def bind(self, series: BoundSeries, redo: Callable[[], object]) -> bool:
+    def bind(self, series: BoundSeries, redo: Callable[[float], object], value: float = 0.0) -> bool:
         """Find a series its cells after an IndexError; True when recording should be tried again.
 
-        When a signal handler or a finaliser records while this very thread is in here, `redo` is called later.
+        When a signal handler or a finaliser records while this very thread is in here, `redo(value)` is called later.
         """
         if self._inside == threading.get_ident():
             if len(self._postponed) < MAX_POSTPONED:
-                self._postponed.append(redo)
+                self._postponed.append((redo, value))
             else:
                 self.drop("postponed")
             return False
-        with self._slow_path():
+        with _SlowPath(self):
             placed = self._bind(series)
-        self._redo_postponed()
+        if self._postponed:
+            self._redo_postponed()
         return placed
-
-    @contextlib.contextmanager
-    def _slow_path(self) -> Iterator[None]:
-        with self._lock:
-            before, self._inside = self._inside, threading.get_ident()
-            try:
-                yield
-            finally:
-                self._inside = before
 
     def _bind(self, series: BoundSeries) -> bool:
         if not self.enabled:
@@ -141,7 +136,7 @@ class Writer:
             except Contended:
                 self._contended = True
                 break
-            except (OSError, JobmetricsError) as error:
+            except (OSError, ValueError, JobmetricsError) as error:
                 self._failed("index", error)
                 break
         return self._bind_to_memory(series)
@@ -149,6 +144,8 @@ class Writer:
     def _bind_to_slot(self, series: BoundSeries) -> bool:
         index, slot = self._index, self._slot
         assert index is not None and slot is not None, "ready() said so"
+        if series.where[0] is self._row and series.where[1] + series.family.width <= len(slot.cells):
+            return True  # a fork: the offset is still true, the slot was leased just now
         place = index.find(series.family, series.values)
         if place is None or index.newest.get(series.family.name) != index.number(series.family):
             # Whoever met a held lock once does not wait for it again before it was free: no job waits twice.
@@ -156,7 +153,7 @@ class Writer:
             place = self._file.place(index, series.family, series.values, wait)
             self._contended = False
         if place.first + place.width > len(slot.cells):
-            self._row.cells = slot.map(max(place.first + place.width, index.next_cell))
+            self._row.cells = slot.grow(max(place.first + place.width, index.next_cell))
         self._settle(series, place)
         return True
 
@@ -187,10 +184,10 @@ class Writer:
     def _redo_postponed(self) -> None:
         while self._postponed:
             try:
-                redo = self._postponed.popleft()
+                redo, value = self._postponed.popleft()
             except IndexError:  # another thread took it
                 return
-            redo()
+            redo(value)
 
     def drop(self, reason: str) -> None:
         """Count an update that was not recorded."""
@@ -223,7 +220,7 @@ class Writer:
         except Contended:
             self._contended = True
             return False
-        except (OSError, JobmetricsError) as error:
+        except (OSError, ValueError, JobmetricsError) as error:
             self._failed("lease", error)
             return False
         if self._pause:
@@ -232,13 +229,16 @@ class Writer:
         return True
 
     def _lease(self, index: SeriesIndex) -> None:
+        plan = self._plan
+        if plan is None or plan.identity != index.identity:
+            plan = self._plan = SlotPlan(self.directory, index.identity, self._holder.capacity)
         slot = acquire(
-            self.directory,
-            index.identity,
+            plan,
             self._holder,
             cells=max(index.next_cell, 1),
             live_cells=index.live_cells,
             hint=self._hint[0],
+            started=self._started or process_start(),
         )
         self._hint[0] = slot.number
         self._slot = slot
@@ -263,14 +263,14 @@ class Writer:
         """To be called at each job's start: confirms the lease, follows a new index, empties memory."""
         slot = self._slot
         if slot is not None and not slot.is_held():
-            with self._slow_path():
+            with _SlowPath(self):
                 if self._slot is slot:
                     self._slot = None
                     self._row.cells = NO_CELLS
         now = self._clock()
         if now < self._check_at or not self.enabled or self._inside == threading.get_ident():
             return
-        with self._slow_path():
+        with _SlowPath(self):
             self._check_at = now + CHECK_INTERVAL
             if self._index is not None and not self._file.is_current(self._index):
                 self._move()
@@ -280,7 +280,7 @@ class Writer:
     def flush(self) -> None:
         """To be called at each job's end: what waits in memory tries again, since a work-horse ends here."""
         if self._waiting and self._inside != threading.get_ident():
-            with self._slow_path():
+            with _SlowPath(self):
                 self._empty_memory()
             self._redo_postponed()
 
@@ -294,36 +294,38 @@ class Writer:
 
     def refresh(self) -> None:
         """Read what other processes appended to the index: for parents, so that children need not."""
-        with self._slow_path():
+        with _SlowPath(self):
             if self._index is None:
                 return
             try:
                 self._file.refresh(self._index)
             except Moved:
                 self._move()
-            except (OSError, JobmetricsError) as error:
+            except (OSError, ValueError, JobmetricsError) as error:
                 guard.note("index", error)
 
     def prepare(self) -> None:
         """Read or make the index, without leasing a slot: for parents that fork recording children."""
-        with self._slow_path():
+        with _SlowPath(self):
             if self._index is None and self.enabled and self._clock() >= self._retry_at:
                 try:
                     self._index = self._file.load()
-                except (OSError, JobmetricsError) as error:
+                except (OSError, ValueError, JobmetricsError) as error:
                     self._failed("index", error)
                 return
         self.refresh()
 
     def describe(self, system: str, role: str, capacity: int = 1) -> None:
         """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
-        with self._slow_path():
-            holder = Holder(system, role, capacity)
+        with _SlowPath(self):
+            holder = Holder(system.encode("ascii", "replace"), role.encode("ascii", "replace"), capacity)
             if holder == self._holder:
                 return
+            if holder.capacity != self._holder.capacity:
+                self._plan = None
             self._holder = holder
             if self._slot is not None:
-                self._slot.describe(holder)
+                self._slot.describe(holder, self._started or process_start())
 
     # ---------------------------------------------------------------- journal
 
@@ -365,6 +367,7 @@ class Writer:
     def after_fork_in_child(self) -> None:
         """The parent's slot, its lease and what it holds in memory are the parent's; only the index is shared."""
         clean, self._lock, self._inside = self._fork_clean, threading.RLock(), None
+        self._started = fork_moment()
         for slot in (self._slot, *self._old_slots):
             if slot is not None:
                 slot.forget()
@@ -382,13 +385,31 @@ class Writer:
             self._row = Row()
 
 
-def _nothing() -> None:
+def _nothing(_: float) -> None:
     return None
 
 
 def _shared_word() -> memoryview[int]:
     """A number that forked children share: the slot leased last, where the next child looks first. No file."""
     return memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+
+class _SlowPath:
+    """Holds a writer's lock and says which thread does: a class, since a generator costs a forked child more."""
+
+    __slots__ = ("_before", "_writer")
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def __enter__(self) -> None:
+        writer = self._writer
+        writer._lock.acquire()
+        self._before, writer._inside = writer._inside, threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._writer._inside = self._before
+        self._writer._lock.release()
 
 
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()

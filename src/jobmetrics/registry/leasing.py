@@ -1,0 +1,185 @@
+"""How a process comes by a slot: the one at the hint, else any free one, else a new file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from jobmetrics.errors import Damaged, FormatRefused, RegistryError
+from jobmetrics.registry import layout
+from jobmetrics.registry.directory import Directory, closing, same_file, slot_name
+from jobmetrics.registry.locks import try_lock
+from jobmetrics.registry.owner import Holder
+from jobmetrics.registry.slot import Slot, SlotPlan, reserve
+
+_MAX_SLOTS = 100_000
+_PASSES = 20
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never through a link, never waiting for a FIFO
+
+
+def acquire(
+    plan: SlotPlan,
+    holder: Holder,
+    *,
+    cells: int,
+    live_cells: Iterable[tuple[int, int]],
+    hint: int = 0,
+    started: int = 0,
+) -> Slot:
+    """Lease a slot: the one at the hint if it is free, else the first free one, else a new file.
+
+    started: of this process, as `process_start` gives it.
+
+    Raises:
+        RegistryError: when no slot could be leased.
+        OSError: when the directory cannot be used, or there is no space.
+    """
+    size = plan.size(cells)
+    slot = _lease(plan, hint, size) or _search(plan, hint, size)
+    try:
+        slot.take_over(holder, live_cells, started)
+    except BaseException:
+        slot.release()
+        raise
+    return slot
+
+
+def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
+    """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready."""
+    path = f"{plan.prefix}{number:05d}"
+    try:
+        lock_fd = os.open(path, _OPEN)
+    except OSError:
+        return None
+    slot = None
+    try:
+        if not try_lock(lock_fd):
+            return False
+        fd = os.open(path, _OPEN)  # the lock's own open is never mapped
+        try:
+            info, named = os.fstat(lock_fd), os.fstat(fd)
+            if info.st_ino != named.st_ino or info.st_dev != named.st_dev or info.st_size < size:
+                return None
+            slot = _mapped(plan, number, lock_fd, fd, info)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    finally:
+        if slot is None:
+            os.close(lock_fd)
+    return slot
+
+
+def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_result) -> Slot | None:
+    """The slot, if what is mapped is one of this generation with a journal that is long enough."""
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    slot = Slot(plan, number, lock_fd, info, None)
+    slot.map(fd, info.st_size)
+    if slot.has_header(plan.header):
+        return slot
+    try:
+        header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
+    except RegistryError:
+        return None
+    if header.identity != plan.identity or header.journal < plan.entries or info.st_size < header.cells_offset:
+        return None
+    slot = Slot(plan, number, lock_fd, info, header)
+    slot.map(fd, info.st_size)
+    return slot
+
+
+def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
+    for number, new in _candidates(plan.directory, hint):
+        slot = _lease(plan, number, size)
+        if slot is None and _make_ready(plan, number, size, new):
+            slot = _lease(plan, number, size)
+        if slot:
+            return slot
+    raise RegistryError(f"{plan.directory.path} has no slot to lease")
+
+
+def _candidates(directory: Directory, hint: int) -> Iterator[tuple[int, bool]]:
+    """Slot numbers to try, and whether the file must be made. New files come last, once two full passes in a row
+    met the same owners: then all slots were held at one moment, and the files never outnumber the processes of
+    one time."""
+    seen: dict[int, int] | None = None
+    for _ in range(_PASSES):
+        numbers = directory.slots()
+        for number in sorted(numbers, key=lambda number: (number <= hint, number)):
+            yield number, False
+        owners = _owners(directory, numbers)
+        if owners == seen:
+            break
+        seen = owners
+    taken = set(directory.slots())
+    for number in range(_MAX_SLOTS):
+        if number not in taken:
+            yield number, True
+
+
+def _owners(directory: Directory, numbers: list[int]) -> dict[int, int]:
+    owners = {}
+    for number in numbers:
+        try:
+            with closing(directory.open(slot_name(number), os.O_RDONLY)) as fd:
+                owners[number] = layout.last_lease(os.pread(fd, layout.JOURNAL_OFFSET, 0).ljust(128, b"\0"))
+        except (OSError, Damaged):
+            owners[number] = -1
+    return owners
+
+
+def _make_ready(plan: SlotPlan, number: int, size: int, new: bool) -> bool:
+    """Lay a slot file out as planned, under its lock; False when it cannot be had.
+
+    A damaged file, or one of another format version, is set aside. Raises OSError when there is no space.
+    """
+    directory, name = plan.directory, slot_name(number)
+    try:
+        fd = directory.open(name, os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0))
+    except (FileNotFoundError, FileExistsError):
+        return False
+    except Damaged:
+        directory.set_aside(name)
+        return False
+    except PermissionError:
+        return False  # another member's file, made with other rights: theirs to use
+    with closing(fd):
+        if not try_lock(fd) or not same_file(fd, directory.file(name)):
+            return False
+        now = os.fstat(fd).st_size
+        if now == 0:
+            reserve(fd, 0, size)
+            os.pwrite(fd, plan.header, 0)
+            return True
+        try:
+            header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
+            if now < header.cells_offset:
+                raise Damaged(f"{name} is shorter than its journal")
+        except (Damaged, FormatRefused):
+            directory.set_aside(name)
+            return False
+        if header.journal < plan.entries:
+            return False
+        if header.identity != plan.identity:
+            _reformat(fd, header, plan.identity, now)
+        size += header.cells_offset - plan.cells_offset
+        if now < size:
+            reserve(fd, now, size)
+        return True
+
+
+def _reformat(fd: int, header: layout.SlotHeader, identity: bytes, size: int) -> None:
+    """Lay a free slot of another generation out anew: nobody reads it between the first write and the last.
+
+    Its journal stays: somebody may yet ask how its last owner's executions ended.
+    """
+    os.pwrite(fd, layout.SlotHeader(header.journal, layout.NO_IDENTITY).pack(), 0)
+    zeros = bytes(1 << 16)
+    position = header.cells_offset
+    while position < size:
+        position += os.pwrite(fd, zeros[: size - position], position)
+    os.pwrite(fd, layout.SlotHeader(header.journal, identity).pack(), 0)

@@ -1,0 +1,262 @@
+"""The demo as a user starts it: real workers, a real broker, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests import servers
+
+HANG_SECONDS = 200
+
+
+class Demo:
+    """One run, with its output as it grows and a temporary directory of its own."""
+
+    def __init__(self, temporary: Path, stdout: int | None = None, **environment: str) -> None:
+        temporary.mkdir(exist_ok=True)
+        self.temporary = temporary
+        inherited = {name: value for name, value in os.environ.items() if name not in {"DEMO_SECONDS", "REDIS_URL"}}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobmetrics", "demo"],
+            env={**inherited, "TMPDIR": str(temporary), "NO_COLOR": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._said: list[str] = []
+        if self.process.stdout is not None:
+            self._reader = threading.Thread(target=self._said.extend, args=(self.process.stdout,))
+            self._reader.start()
+
+    @property
+    def said(self) -> str:
+        return "".join(self._said)
+
+    def home(self) -> Path | None:
+        return next(iter(self.temporary.glob("jobmetrics-demo-*")), None)
+
+    def ledger_lines(self) -> list[dict[str, object]]:
+        home = self.home()
+        if home is None or not (home / "ledger.jsonl").exists():
+            return []
+        return [json.loads(line) for line in (home / "ledger.jsonl").read_text().splitlines(keepends=True)]
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + HANG_SECONDS
+        while not condition():
+            assert self.process.poll() is None, f"the demo ended before that:\n{self.said}"
+            assert time.monotonic() < deadline, f"hangs:\n{self.said}"
+            time.sleep(0.02)
+
+    def end(self) -> int:
+        """Wait for the end; nothing may be left in its temporary directory."""
+        code = self.process.wait(HANG_SECONDS)
+        if self.process.stdout is not None:
+            self._reader.join()
+            self.process.stdout.close()
+        assert list(self.temporary.iterdir()) == [], self.said
+        return code
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    """Starts demos; conftest's no_process_left looks for what they leave."""
+    started: list[Demo] = []
+
+    def start(**options: object) -> Demo:
+        started.append(Demo(tmp_path / f"tmp{len(started)}", **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.process.wait(60)
+
+
+def counted(said: str) -> dict[str, int]:
+    """Lines 'SYSTEM JOBTYPE jobs: sent N = ledger N = counted N' by system and job type."""
+    lines = re.findall(r"^  (\w+ \S+) jobs: sent (\d+) = ledger (\d+) = counted (\d+)$", said, re.MULTILINE)
+    assert all(sent == ledger == metrics for _, sent, ledger, metrics in lines), said
+    return {job: int(sent) for job, sent, *_ in lines}
+
+
+def assert_shows_every_outcome(said: str, system: str) -> None:
+    """Success, failure, and a retry that finally succeeds and one that finally fails."""
+    for outcome in ("success", "failure", "retry"):
+        assert re.search(rf"{system} \S*verify_delivery {outcome}: ledger [1-9]\d* = counted [1-9]", said), said
+    for error in ("EOFError", "SyntaxError", "ChecksumMismatchError"):
+        assert re.search(rf"{system} \S+ failures {error}: ledger [1-9]", said), said
+
+
+def test_on_a_private_redis_everything_agrees(demo: Callable[..., Demo]) -> None:
+    servers.program("redis-server")
+    run = demo(DEMO_SECONDS="5")
+    assert run.end() == 0, run.said
+    assert {job.split()[0] for job in counted(run.said)} == {"celery", "rq"}
+    assert len(counted(run.said)) == 12
+    assert_shows_every_outcome(run.said, "celery")
+    assert_shows_every_outcome(run.said, "rq")
+    assert re.search(r"^sent = ledger = counted: \d+ executions", run.said, re.MULTILINE)
+    assert "DIFFERENT" not in run.said
+    assert "p95 wait" in run.said
+
+
+def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo], redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("theirs", "1")
+        client.hset("unacked", "tag", "their message")
+        client.lpush("celery", "their message")
+        client.sadd("rq:queues", "rq:queue:theirs")
+        client.lpush("rq:queue:theirs", "their-job")
+        before = {key: client.dump(key) for key in client.scan_iter()}
+        first = demo(DEMO_SECONDS="2", REDIS_URL=redis_url)
+        second = demo(DEMO_SECONDS="2", REDIS_URL=redis_url)
+        assert (first.end(), second.end()) == (0, 0), first.said + second.said
+        assert {key: client.dump(key) for key in client.scan_iter()} == before
+        interrupted = demo(DEMO_SECONDS="100", REDIS_URL=redis_url)
+        interrupted.wait_until(interrupted.ledger_lines)
+        interrupted.process.send_signal(signal.SIGINT)
+        interrupted.process.send_signal(signal.SIGTERM)
+        interrupted.end()
+        assert {key: client.dump(key) for key in client.scan_iter()} == before
+
+
+def test_without_redis_celery_runs_alone_and_agrees(demo: Callable[..., Demo]) -> None:
+    run = demo(DEMO_SECONDS="5", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
+    assert run.end() == 0, run.said
+    assert {job.split()[0] for job in counted(run.said)} == {"celery"}
+    assert_shows_every_outcome(run.said, "celery")
+    (sentence,) = [line for line in run.said.splitlines() if "RQ is left out" in line]
+    assert "apt-get install redis-server" in sentence
+    assert "REDIS_URL" in sentence
+
+
+@pytest.mark.parametrize("signals", ["SIGINT", "SIGINT SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("transport", ["redis", "files"])
+def test_a_signal_in_the_middle_leaves_nothing(demo: Callable[..., Demo], transport: str, signals: str) -> None:
+    if transport == "redis":
+        servers.program("redis-server")
+    run = demo(DEMO_SECONDS="100", **({} if transport == "redis" else {"JOBMETRICS_DEMO_WITHOUT_REDIS": "1"}))
+    run.wait_until(lambda: len(run.ledger_lines()) > 10)
+    first, *more = (signal.Signals[name] for name in signals.split())
+    run.process.send_signal(first)
+    for signum in more:
+        run.process.send_signal(signum)
+    assert run.end() == 128 + first, run.said
+    assert f"ended by {first.name}" in run.said
+
+
+def test_a_signal_while_it_starts_leaves_nothing(demo: Callable[..., Demo]) -> None:
+    run = demo(DEMO_SECONDS="100")
+    run.wait_until(run.home)
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 128 + signal.SIGINT, run.said
+
+
+def test_a_difference_is_printed_and_exits_1(demo: Callable[..., Demo]) -> None:
+    run = demo(DEMO_SECONDS="2", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
+    run.wait_until(run.ledger_lines)
+    line = {"system": "celery", "job_type": "demo.hash_file", "id": "nobody", "outcome": "failure"}
+    home = run.home()
+    assert home is not None
+    with (home / "ledger.jsonl").open("a") as ledger:
+        ledger.write(json.dumps({**line, "error_type": "PlantedError", "duration": 0.1}) + "\n")
+    assert run.end() == 1, run.said
+    assert "DIFFERENT celery demo.hash_file failures PlantedError: ledger 1 != counted 0" in run.said
+    assert re.search(r"\d+ of \d+ comparisons differ", run.said)
+
+
+def test_nothing_to_compare_exits_1(demo: Callable[..., Demo], tmp_path: Path) -> None:
+    # A library without sources has nothing to work on.
+    empty = tmp_path / "path"
+    empty.mkdir()
+    (empty / "sitecustomize.py").write_text("import sysconfig\nsysconfig.get_paths = lambda: {'stdlib': '/nowhere'}\n")
+    paths = os.pathsep.join(filter(None, (str(empty), os.environ.get("PYTHONPATH"))))
+    run = demo(DEMO_SECONDS="1", JOBMETRICS_DEMO_WITHOUT_REDIS="1", PYTHONPATH=paths)
+    assert run.end() == 1, run.said
+    assert "standard library" in run.said
+
+
+def test_a_server_that_does_not_start_is_shown_with_its_log(demo: Callable[..., Demo], tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "redis-server").write_text("#!/bin/sh\necho 'no [memory] for you'\nexit 3\n")
+    (folder / "redis-server").chmod(0o755)
+    run = demo(DEMO_SECONDS="1", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+    assert run.end() == 1
+    assert "the Redis ended by itself (exit code 3)" in run.said
+    assert "no [memory] for you" in run.said
+    assert "Traceback" not in run.said
+
+
+def test_a_worker_that_dies_is_shown_with_its_log(demo: Callable[..., Demo]) -> None:
+    run = demo(DEMO_SECONDS="100", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
+    run.wait_until(run.ledger_lines)
+    os.kill(child_of(run.process.pid, "celery"), signal.SIGKILL)
+    assert run.end() == 1, run.said
+    assert "the Celery worker ended by itself (exit code -9)" in run.said
+
+
+def child_of(pid: int, word: str) -> int:
+    """The child whose command line has this word."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if word in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no child with {word}")
+
+
+def test_a_redis_that_does_not_answer_is_one_line_without_its_password(demo: Callable[..., Demo]) -> None:
+    (port,) = servers.free_ports(1)
+    run = demo(DEMO_SECONDS="1", REDIS_URL=f"redis://:s3cr%2Fet@127.0.0.1:{port}/0")
+    assert run.end() == 1
+    assert run.said.count("\n") == 1
+    assert "REDIS_URL" in run.said
+    assert str(port) in run.said
+    assert "s3cr" not in run.said
+
+
+def test_on_a_terminal_a_table_lives_until_ctrl_c(demo: Callable[..., Demo]) -> None:
+    servers.program("redis-server")
+    ours, theirs = pty.openpty()
+    run = demo(stdout=theirs, TERM="xterm", COLUMNS="100", LINES="60")
+    os.close(theirs)
+    shown = bytearray()
+
+    def read() -> bytearray:
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while select.select([ours], [], [], 0)[0]:
+                shown.extend(os.read(ours, 65536))
+        return shown
+
+    run.wait_until(lambda: re.search(rb"verify_delivery +\d+ +[1-9]", read()))
+    assert b"Ctrl-C ends the demo" in shown
+    run.process.send_signal(signal.SIGINT)
+    run.wait_until(lambda: b"Ctrl-C again" in read())
+    deadline = time.monotonic() + HANG_SECONDS
+    while run.process.poll() is None and time.monotonic() < deadline:
+        read()  # or it would wait for us to make room
+        time.sleep(0.02)
+    read()
+    os.close(ours)
+    said = shown.decode(errors="replace").replace("\r\n", "\n")
+    assert run.end() == 0, said
+    assert "sent = ledger = counted:" in said
+    assert counted(said)

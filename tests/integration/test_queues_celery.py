@@ -1,0 +1,199 @@
+"""Depth of Celery's queues on a real Redis, against what Celery and kombu themselves put there."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Queue
+from redis import Redis
+
+from jobmetrics.celery.queues import collectors
+from jobmetrics.collecting import Collector, CollectorOptions, Target
+from jobmetrics.errors import CollectorError, SettingsError
+from jobmetrics.families import JOBS_QUEUE_DEPTH
+from tests.servers import RedisServer
+
+
+def make_app(url: str, **settings: Any) -> Any:
+    app = Celery("queues", broker=url, set_as_current=False)
+    app.conf.update(broker_connection_retry_on_startup=False, **settings)
+    return app
+
+
+def send(app: Any, queue: str, count: int = 1, **options: Any) -> None:
+    with app.connection_for_write() as connection:
+        for _ in range(count):
+            app.send_task("a.task", queue=queue, connection=connection, **options)
+
+
+@contextmanager
+def collector(options: CollectorOptions) -> Iterator[Collector]:
+    (made,) = collectors(options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def options_for(url: str, *queues: str, app: str | None = None, timeout: float = 5.0) -> CollectorOptions:
+    return CollectorOptions((Target("main", url),), queues, app, timeout=timeout)
+
+
+def depths(made: Collector) -> dict[str, float]:
+    readings = made.collect()
+    assert {reading.family for reading in readings} <= {JOBS_QUEUE_DEPTH}
+    assert {reading.values[:2] for reading in readings} <= {("celery", made.broker)}
+    return {reading.values[2]: reading.value for reading in readings}
+
+
+@pytest.fixture
+def app_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[str]:
+    """The name of an importable application with a key prefix, steps of its own and two queues."""
+    (tmp_path / "queues_app.py").write_text(
+        "from celery import Celery\n"
+        "from kombu import Queue\n"
+        f"app = Celery('queues', broker={redis_url!r}, set_as_current=False)\n"
+        "app.conf.task_queues = (Queue('mail'), Queue('video'))\n"
+        "app.conf.broker_transport_options = "
+        "{'global_keyprefix': 'pre:', 'priority_steps': [0, 5], 'sep': ':', 'queue_order_strategy': 'priority'}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "queues_app:app"
+    sys.modules.pop("queues_app", None)
+
+
+def test_depth_counts_what_waits_and_an_empty_known_queue_is_0(redis_url: str) -> None:
+    app = make_app(redis_url)
+    with collector(options_for(redis_url, "mail", "empty", "mail")) as made:
+        assert depths(made) == {"mail": 0, "empty": 0}
+        send(app, "mail", 3)
+        assert depths(made) == {"mail": 3, "empty": 0}
+        with Redis.from_url(redis_url) as client:
+            client.rpop("mail")
+        assert depths(made) == {"mail": 2, "empty": 0}
+
+
+def test_the_default_queue_is_celerys(redis_url: str) -> None:
+    send(make_app(redis_url), "celery", 2)
+    with collector(options_for(redis_url)) as made:
+        assert depths(made) == {"celery": 2}
+
+
+def test_all_priorities_count(redis_url: str) -> None:
+    app = make_app(redis_url)
+    for priority in range(10):
+        send(app, "mail", priority=priority)
+    with Redis.from_url(redis_url) as client:
+        assert int(client.llen("mail")) < 10, "kombu no longer keeps priorities apart"
+    with collector(options_for(redis_url, "mail")) as made:
+        assert depths(made) == {"mail": 10}
+
+
+def test_an_applications_prefix_steps_queues_and_broker_are_taken(redis_url: str, app_module: str) -> None:
+    transport = {"global_keyprefix": "pre:", "priority_steps": [0, 5], "sep": ":"}
+    app = make_app(redis_url, broker_transport_options=transport)
+    for priority in (0, 4, 5, 9):
+        send(app, "mail", priority=priority)
+    with Redis.from_url(redis_url) as client:
+        assert client.exists("pre:mail", "pre:mail:5") == 2
+    with collector(CollectorOptions(celery_app=app_module)) as made:
+        assert made.broker == "default"
+        assert depths(made) == {"mail": 4, "video": 0}
+    with collector(CollectorOptions(celery_app=app_module, celery_queues=("video",))) as made:
+        assert depths(made) == {"video": 0}
+    with collector(options_for(redis_url, app=app_module)) as made:
+        assert (made.broker, depths(made)) == ("main", {"mail": 4, "video": 0})
+    with collector(options_for(redis_url, "mail")) as made:
+        assert depths(made) == {"mail": 0}, "without the application nobody knows the prefix"
+
+
+def test_it_reads_in_one_round_trip_and_changes_nothing(redis_server: RedisServer) -> None:
+    url = redis_server.url
+    send(make_app(url), "mail", 2)
+    with collector(options_for(url, "mail", *(f"q{i}" for i in range(50)))) as made, Redis.from_url(url) as client:
+        made.collect()  # connects
+        before = {key: client.dump(key) for key in client.keys()}
+        client.config_resetstat()
+        made.collect()
+        commands = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
+        assert commands.pop("cmdstat_llen") == 51 * 4
+        assert commands.keys() <= {"cmdstat_config|resetstat", "cmdstat_info", "cmdstat_client|setinfo"}
+        assert {key: client.dump(key) for key in client.keys()} == before
+
+
+def test_what_is_no_list_is_an_error_not_0(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.set("mail", "not a list")
+    with collector(options_for(redis_url, "mail")) as made, pytest.raises(CollectorError, match="WRONGTYPE"):
+        made.collect()
+
+
+def test_a_broker_that_is_down_is_one_clear_line_and_is_read_again_when_back(redis_server: RedisServer) -> None:
+    with collector(options_for(redis_server.url, "mail")) as made:
+        assert depths(made) == {"mail": 0}
+        redis_server.kill()
+        for _ in range(2):
+            with pytest.raises(CollectorError, match=rf"^redis://127\.0\.0\.1:{redis_server.port}/0 cannot be read: ") as down:
+                made.collect()
+            assert "\n" not in str(down.value)
+        redis_server.start()
+        send(make_app(redis_server.url), "mail")
+        assert depths(made) == {"mail": 1}
+
+
+def test_a_wrong_password_is_told_without_the_password(redis_server: RedisServer) -> None:
+    with Redis.from_url(redis_server.url) as client:
+        client.config_set("requirepass", "right-one")
+    wrong = redis_server.url.replace("redis://", "redis://:wrong-one@")
+    with collector(options_for(wrong, "mail")) as made, pytest.raises(CollectorError) as refused:
+        made.collect()
+    assert "wrong-one" not in str(refused.value)
+    right = redis_server.url.replace("redis://", "redis://:right-one@")
+    with collector(options_for(right, "mail")) as made:
+        assert depths(made) == {"mail": 0}
+
+
+def test_the_next_host_of_a_broker_with_several_is_tried(redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        dead = f"redis://127.0.0.1:{unused.getsockname()[1]}/0"
+    with collector(options_for(f"{dead};{redis_url}", "mail")) as made:
+        assert depths(made) == {"mail": 0}
+
+
+def test_a_broker_that_accepts_and_says_nothing_times_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with collector(options_for(url, "mail", timeout=0.2)) as made, pytest.raises(CollectorError, match="cannot be read"):
+            made.collect()
+
+
+@pytest.mark.parametrize("url", ["memory://", "filesystem://", "amqp://u:secret@h//", "sqs://key:secret@", "pgmq://:secret@h"])
+def test_other_transports_are_absent_with_a_reason(url: str) -> None:
+    with collector(options_for(url, "mail")) as made, pytest.raises(CollectorError, match="cannot be read: ") as refused:
+        made.collect()
+    assert "secret" not in str(refused.value)
+
+
+def test_an_application_that_cannot_be_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_app.py").write_text("raise RuntimeError('redis://u:secret@h')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SettingsError, match="--celery-app 'broken_app:app' cannot be loaded: RuntimeError") as refused:
+        list(collectors(CollectorOptions(celery_app="broken_app:app")))
+    assert "secret" not in str(refused.value)
+
+
+def test_queues_without_a_broker_are_refused() -> None:
+    with pytest.raises(SettingsError, match="--celery-queue needs"):
+        list(collectors(CollectorOptions(celery_queues=("mail",))))
+
+
+def test_kombu_queues_of_an_application_may_be_declared_in_any_form(redis_url: str) -> None:
+    app = make_app(redis_url, task_queues=(Queue("a"), Queue("b", routing_key="x")))
+    assert list(app.amqp.queues) == ["a", "b"]
