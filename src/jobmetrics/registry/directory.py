@@ -15,6 +15,9 @@ SET_ASIDE_SUFFIX = ".set-aside"
 SLOT_PREFIX = "slot-"
 _SLOT_DIGITS = 5
 
+# Never through a link, never waiting for a FIFO, never into another program. (Windows has none of them.)
+SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY"))
+
 
 def slot_name(number: int) -> str:
     """The name of a slot file."""
@@ -101,9 +104,8 @@ class Directory:
             Damaged: when the name stands for something else than a file.
             OSError: when it cannot be opened.
         """
-        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
         try:
-            fd = os.open(self.file(name), flags, self.file_mode)
+            fd = os.open(self.file(name), flags | SAFE_FLAGS, self.file_mode)
         except OSError as error:
             if isinstance(error, (FileNotFoundError, FileExistsError)) or stat_is_file(self.file(name)):
                 raise
@@ -139,10 +141,12 @@ class Directory:
         aside = self.file(name + SET_ASIDE_SUFFIX)
         try:
             os.replace(self.file(name), aside)
-        except (IsADirectoryError, NotADirectoryError, OSError):
+        except FileNotFoundError:
+            return  # somebody else was faster
+        except OSError:
             if not os.path.isdir(self.file(name)) and not os.path.isdir(aside):
                 raise
-            os.rename(self.file(name), f"{aside}-{os.getpid()}")
+            os.rename(self.file(name), f"{aside}-{os.getpid()}")  # a folder takes no file's place, nor a file its
 
 
 def stat_is_file(path: str) -> bool:

@@ -15,7 +15,7 @@ from jobmetrics.errors import Damaged, RegistryError
 from jobmetrics.families import LIVE_SUM, Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import INDEX_NAME, Directory, closing, same_file, stat_is_file
-from jobmetrics.registry.locks import lock_within
+from jobmetrics.registry.locks import lock_directory_within, lock_within
 
 LOCK_WAIT = 0.05  # seconds a process waits for the index lock at the most
 _MAX_FAMILY_RECORDS = 4096  # processes that declare a family back and forth may not fill the disk
@@ -60,6 +60,7 @@ class SeriesIndex:
         self.fed_to = layout.INDEX_HEADER_SIZE
         self.next_cell = 0
         self.damaged = 0
+        self.last_record = (layout.INDEX_HEADER_SIZE, b"")  # where the last good one begins, and its first bytes
         self._next_family = 0
         self._family_records = 0
         self._numbers: dict[tuple[object, ...], int] = {}
@@ -69,10 +70,16 @@ class SeriesIndex:
 
     def feed(self, data: bytes, end: int) -> None:
         """Take the records in bytes from `fed_to` on; what is missing up to `end` counts as damage."""
-        for record in layout.records(data, self.identity, self.fed_to):
-            if isinstance(record, int):
-                self._skip(record)
-            elif record.kind == layout.FAMILY_RECORD:
+        position = self.fed_to
+        for record, size in layout.records(data, self.identity, self.fed_to):
+            if record is None:
+                self._skip(size)
+            else:
+                self.last_record = position, data[position - self.fed_to :][: layout.RECORD_HEAD_SIZE]
+            position += size
+            if record is None:
+                continue
+            if record.kind == layout.FAMILY_RECORD:
                 self._take_family(record)
             elif record.kind == layout.SERIES_RECORD:
                 self._take_series(record)
@@ -209,7 +216,7 @@ class IndexFile:
         if not same_file(fd, self._directory.file(INDEX_NAME)):
             return
         try:
-            read_header(fd)
+            self._parse(fd)
         except Damaged:
             if os.fstat(fd).st_size == 0:
                 header = layout.IndexHeader(os.urandom(layout.IDENTITY_SIZE), self._limit, time.time())
@@ -219,19 +226,42 @@ class IndexFile:
                 self._directory.set_aside(INDEX_NAME)
 
     def _set_aside_other(self) -> None:
+        """What is no file cannot be locked; the directory itself is, so that nobody moves a good index away."""
         path = self._directory.file(INDEX_NAME)
-        if os.path.lexists(path) and not stat_is_file(path):
-            self._directory.set_aside(INDEX_NAME)
+        with closing(os.open(self._directory.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+            if lock_directory_within(fd, LOCK_WAIT) and os.path.lexists(path) and not stat_is_file(path):
+                self._directory.set_aside(INDEX_NAME)
 
     def is_current(self, index: SeriesIndex) -> bool:
-        """Whether this is still the index in force; True also when nothing can be read just now."""
+        """Whether this is still the index in force; True also when nothing can be read just now.
+
+        One that has lost records, cut or put back from a copy, is set aside: others would lay series over them.
+        """
         try:
-            with closing(self._directory.open(INDEX_NAME, os.O_RDONLY)) as fd:
-                return read_header(fd)[0].identity == index.identity
-        except (FileNotFoundError, Damaged, RegistryError):
+            with closing(self._directory.open(INDEX_NAME, os.O_RDWR)) as fd:
+                _check_same(fd, index)
+        except _Shrunk:
+            self._set_shrunk_aside(index)
+            return False
+        except RegistryError:
+            return False
+        except FileNotFoundError:
             return False
         except OSError:
             return True
+        return True
+
+    def _set_shrunk_aside(self, index: SeriesIndex) -> None:
+        """Under the lock, after a second look."""
+        try:
+            with closing(self._directory.open(INDEX_NAME, os.O_RDWR)) as fd:
+                if lock_within(fd, LOCK_WAIT) and same_file(fd, self._directory.file(INDEX_NAME)):
+                    try:
+                        _check_same(fd, index)
+                    except _Shrunk:
+                        self._directory.set_aside(INDEX_NAME)
+        except (RegistryError, FileNotFoundError):
+            return  # somebody else was faster
 
     def refresh(self, index: SeriesIndex) -> None:
         """Take what other processes have appended. Raises Moved, Damaged or OSError."""
@@ -244,11 +274,12 @@ class IndexFile:
 
     def _catch_up(self, fd: int, index: SeriesIndex) -> None:
         try:
-            header, committed = read_header(fd)
+            committed = _check_same(fd, index)
+        except _Shrunk:
+            self._set_shrunk_aside(index)
+            raise Moved from None
         except Damaged:
             raise Moved from None
-        if header.identity != index.identity:
-            raise Moved
         _feed(fd, index, committed)
 
     def place(self, index: SeriesIndex, family: Family, values: tuple[str, ...], wait: float) -> Placement:
@@ -308,6 +339,21 @@ class IndexFile:
             raise OSError(28, "no space left for the index")
         os.pwrite(fd, layout.pack_committed(index.fed_to + len(data)), layout.COMMITTED_OFFSET)
         index.feed(data, index.fed_to + len(data))
+
+
+class _Shrunk(Damaged):
+    """The index has lost records that this process knows."""
+
+
+def _check_same(fd: int, index: SeriesIndex) -> int:
+    """The committed length of an open index that is still the one known. Raises Moved, Damaged or OSError."""
+    header, committed = read_header(fd)
+    if header.identity != index.identity:
+        raise Moved
+    offset, head = index.last_record
+    if committed < index.fed_to or os.pread(fd, len(head), offset) != head:
+        raise _Shrunk
+    return committed
 
 
 def _feed(fd: int, index: SeriesIndex, committed: int) -> None:

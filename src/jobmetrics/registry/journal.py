@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf, nan
 
 from jobmetrics.errors import RegistryError
 from jobmetrics.registry import layout
@@ -24,8 +25,11 @@ KEEP = 120.0  # seconds for which an entry of an earlier owner is kept where the
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One execution in a journal. start, end: epoch seconds (end 0.0 while it runs); series: first cell of
-    its jobs_active series; running: by the slot's present owner; lost: its owner died before its end."""
+    """One execution in a journal.
+
+    start, end: epoch seconds (end 0.0 while it runs, start NaN when it is damaged); series: first cell of its
+    jobs_active series; running: by the slot's present owner; lost: its owner died before its end.
+    """
 
     execution: int
     start: float
@@ -117,7 +121,8 @@ def entries(data: bytes | memoryview, header: layout.SlotHeader, lease: int | No
         if code not in (layout.RUNNING, layout.ENDED):
             continue
         running = code == layout.RUNNING and writer == lease
-        yield Entry(hashes[i], starts[i], ends[i], series[i], running, code == layout.RUNNING and not running)
+        start = starts[i] if 0.0 <= starts[i] < inf else nan  # damage: nothing starts then
+        yield Entry(hashes[i], start, ends[i], series[i], running, code == layout.RUNNING and not running)
 
 
 def find(directory: Directory, execution: int) -> list[Entry]:

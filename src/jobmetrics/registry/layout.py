@@ -56,6 +56,7 @@ _WORD = struct.Struct("<Q")
 JOURNAL_OFFSET = 256
 JOURNAL_WORDS = 5
 MIN_JOURNAL = 64
+MIN_CELLS = 512  # one page, so that a few more series need no growth
 
 IDENTITY_SIZE = 16
 NO_IDENTITY = bytes(IDENTITY_SIZE)
@@ -78,7 +79,7 @@ class IndexHeader:
 
     def pack(self) -> bytes:
         head = _INDEX_HEADER.pack(INDEX_MAGIC, FORMAT_VERSION, 0, self.identity, self.created, self.limit)
-        return head + _crc(head) + bytes(INDEX_HEADER_SIZE - COMMITTED_OFFSET)
+        return head + _crc(head)
 
     @classmethod
     def unpack(cls, data: bytes) -> IndexHeader:
@@ -132,6 +133,7 @@ class Record:
 
 
 _RECORD_HEAD = struct.Struct("<III")
+RECORD_HEAD_SIZE = _RECORD_HEAD.size
 
 
 def _record_crc(identity: bytes, offset: int, size: int, tail: bytes) -> int:
@@ -153,11 +155,11 @@ def _record_at(data: bytes, position: int, identity: bytes, base: int) -> tuple[
     return Record(kind, number, width, body), size
 
 
-def records(data: bytes, identity: bytes, base: int) -> Iterator[Record | int]:
-    """The records in bytes that start at offset `base` of the index.
+def records(data: bytes, identity: bytes, base: int) -> Iterator[tuple[Record | None, int]]:
+    """The records in bytes that start at offset `base` of the index, each with its length in bytes.
 
-    Yields a Record, or for a stretch of damage its length in bytes; a bad record costs itself alone, since
-    the next good one is looked for at every aligned offset.
+    A stretch of damage is None and its length; a bad record costs itself alone, since the next good one is
+    looked for at every aligned offset.
     """
     position = 0
     damaged = 0
@@ -168,12 +170,12 @@ def records(data: bytes, identity: bytes, base: int) -> Iterator[Record | int]:
             position += 8
             continue
         if damaged:
-            yield damaged
+            yield None, damaged
             damaged = 0
-        yield found[0]
+        yield found
         position += found[1]
     if damaged:
-        yield damaged
+        yield None, damaged
 
 
 def cells_behind_damage(damaged: int) -> int:
@@ -213,6 +215,12 @@ class SlotHeader:
         if magic != SLOT_MAGIC or not 1 <= journal <= 1 << 20 or cells_offset != header.cells_offset:
             raise Damaged("the slot has no valid header")
         return header
+
+
+def is_slot_size(size: int, cells_offset: int) -> bool:
+    """Whether a slot whose cells begin there can have this size: cells come in powers of two."""
+    cells, rest = divmod(size - cells_offset, CELL)
+    return rest == 0 and cells >= MIN_CELLS and cells & (cells - 1) == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from typing import Literal
 
 from jobmetrics.errors import Damaged, FormatRefused, RegistryError
 from jobmetrics.registry import layout
-from jobmetrics.registry.directory import Directory, closing, same_file, slot_name
+from jobmetrics.registry.directory import SAFE_FLAGS, Directory, closing, same_file, slot_name
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.owner import Holder
 from jobmetrics.registry.slot import Slot, SlotPlan, reserve
 
 _MAX_SLOTS = 100_000
 _PASSES = 20
-_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never through a link, never waiting for a FIFO
+_OPEN = os.O_RDWR | SAFE_FLAGS
 
 
 def acquire(
@@ -79,13 +79,15 @@ def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_re
         return None
     slot = Slot(plan, number, lock_fd, info, None)
     slot.map(fd, info.st_size)
-    if slot.has_header(plan.header):
+    if slot.has_header(plan.header) and layout.is_slot_size(info.st_size, plan.cells_offset):
         return slot
     try:
         header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
     except RegistryError:
         return None
-    if header.identity != plan.identity or header.journal < plan.entries or info.st_size < header.cells_offset:
+    if header.identity != plan.identity or header.journal < plan.entries:
+        return None
+    if not layout.is_slot_size(info.st_size, header.cells_offset):
         return None
     slot = Slot(plan, number, lock_fd, info, header)
     slot.map(fd, info.st_size)
@@ -151,14 +153,17 @@ def _make_ready(plan: SlotPlan, number: int, size: int, new: bool) -> bool:
         if not try_lock(fd) or not same_file(fd, directory.file(name)):
             return False
         now = os.fstat(fd).st_size
-        if now == 0:
+        if now == 0 and new:
             reserve(fd, 0, size)
             os.pwrite(fd, plan.header, 0)
             return True
+        if now == 0:  # its maker died, or it was cut: a reader that knew it must see another file
+            os.unlink(directory.file(name))
+            return False
         try:
             header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
-            if now < header.cells_offset:
-                raise Damaged(f"{name} is shorter than its journal")
+            if not layout.is_slot_size(now, header.cells_offset):
+                raise Damaged(f"{name} has {now} bytes, which no slot has")
         except (Damaged, FormatRefused):
             directory.set_aside(name)
             return False

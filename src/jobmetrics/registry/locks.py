@@ -6,15 +6,20 @@ Nobody unlocks explicitly: a forked child shares the open() and would end its pa
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import time
+from collections.abc import Callable
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is recorded and the import must not fail
+    fcntl = None  # type: ignore[assignment]
 
 _FLOCK = struct.Struct("@hhqqi")  # struct flock with a 64-bit off_t: type, whence, start, len, pid
 _OFD_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _OFD_GETLK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
-_WHOLE_FILE_EXCLUSIVE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_WHOLE_FILE_EXCLUSIVE = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 0, 0, 0)
 
 RETRY_INTERVAL = 0.002  # seconds between two tries for a lock that someone holds
 
@@ -37,8 +42,25 @@ def try_lock(fd: int) -> bool:
 
 def lock_within(fd: int, seconds: float) -> bool:
     """Like `try_lock`, tried again for so long at the most."""
+    return _within(lambda: try_lock(fd), seconds)
+
+
+def lock_directory_within(fd: int, seconds: float) -> bool:
+    """The exclusive lock of an open directory, which cannot be opened for writing: flock has no need of that."""
+    return _within(lambda: _try_flock(fd), seconds)
+
+
+def _try_flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _within(attempt: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while not try_lock(fd):
+    while not attempt():
         left = deadline - time.monotonic()
         if left <= 0:
             return False

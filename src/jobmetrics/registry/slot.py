@@ -14,8 +14,6 @@ from jobmetrics.registry.journal import Journal
 from jobmetrics.registry.memory import NO_CELLS
 from jobmetrics.registry.owner import Holder, pid_namespace
 
-MIN_CELLS = 512  # one page, so that a few more series need no growth
-
 
 class SlotPlan:
     """What a slot of one generation looks like, worked out once for a process and its forked children.
@@ -38,7 +36,7 @@ class SlotPlan:
 
     def size(self, cells: int) -> int:
         """Bytes of a file that holds so many cells, with room for as many again at the most."""
-        return self.cells_offset + max(MIN_CELLS, 1 << (cells - 1).bit_length()) * layout.CELL
+        return self.cells_offset + max(layout.MIN_CELLS, 1 << (cells - 1).bit_length()) * layout.CELL
 
 
 class Slot:
@@ -161,14 +159,25 @@ def reserve(fd: int, start: int, end: int) -> None:
     Raises:
         OSError: when there is not enough space.
     """
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(fd, start, end - start)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-        else:
-            return
-    zeros = bytes(min(end - start, 1 << 16))
-    while start < end:
-        start += os.pwrite(fd, zeros[: end - start], start)
+    try:
+        if not _fallocate(fd, start, end):
+            os.ftruncate(fd, end)  # the size first: it changes in one step, and no file has a size between
+            zeros = bytes(1 << 16)
+            for position in range(start, end, len(zeros)):
+                os.pwrite(fd, zeros[: end - position], position)
+    except OSError:
+        os.ftruncate(fd, start)
+        raise
+
+
+def _fallocate(fd: int, start: int, end: int) -> bool:
+    """False where the system or the file system cannot."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(fd, start, end - start)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+            return False
+        raise
+    return True

@@ -12,22 +12,20 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isnan
 
 import numpy as np
-from numpy.typing import NDArray
 
-from jobmetrics.errors import Damaged, DirectoryMissing, RegistryError
+from jobmetrics.errors import DirectoryMissing, RegistryError
 from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
-from jobmetrics.registry import journal, layout
+from jobmetrics.registry import layout
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
 from jobmetrics.registry.index import SeriesIndex, read_header
-from jobmetrics.registry.locks import is_locked
+from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Columns, Reading, SlotFile
 
 logger = logging.getLogger("jobmetrics")
 
 LOG_INTERVAL = 60.0  # seconds between two lines about the same file
-
-Cells = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +65,6 @@ class Snapshot:
     hidden: int = 0
 
 
-@dataclass
-class _KnownSlot:
-    """A slot file as the reader keeps it: its descriptor and its last good row."""
-
-    fd: int
-    row: Cells | None = None
-    buffer: bytearray = field(default_factory=bytearray)
-
-
 class SnapshotReader:
     """Reads one directory again and again. Not for several threads at once; `close` when done.
 
@@ -89,15 +78,13 @@ class SnapshotReader:
         self._stale = None if hide_after is None else _Stale(hide_after)
         self._index: SeriesIndex | None = None
         self._index_fd: int | None = None
-        self._slots: dict[int, _KnownSlot] = {}
-        self._retired: Cells = np.zeros(0)
+        self._slots: dict[int, SlotFile] = {}
+        self._columns: Columns | None = None
         self._logged_at: dict[str, float] = {}
 
     def close(self) -> None:
         """Close all descriptors; a later `read` opens them again."""
-        for known in self._slots.values():
-            os.close(known.fd)
-        self._slots.clear()
+        self._forget_slots()
         if self._index_fd is not None:
             os.close(self._index_fd)
         self._index_fd = self._index = None
@@ -142,36 +129,36 @@ class SnapshotReader:
         return index
 
     def _forget_slots(self) -> None:
-        for known in self._slots.values():
-            os.close(known.fd)
+        for slot in self._slots.values():
+            slot.close()
         self._slots.clear()
-        self._retired = np.zeros(0)
+        self._columns = None
         if self._stale is not None:
             self._stale.forget()
 
     # ---------------------------------------------------------------- slots
 
     def _merge(self, index: SeriesIndex, taken_at: float) -> Snapshot:
+        if self._columns is None or self._columns.count != index.next_cell:
+            self._columns = Columns(index)
         total: Cells = np.zeros(index.next_cell)
-        total[: len(self._retired)] += self._retired
         live_total: Cells = np.zeros(index.next_cell)
         extremes = _Extremes(index)
         running: dict[int, list[float]] = {}
         owners: list[layout.Owner] = []
-        counts = {"live": 0, "free": 0, "damaged": 0}
-        numbers = self._directory.slots()
-        for number in sorted({*numbers, *self._slots}):
-            row, owner, state = self._read_slot(number, index, running)
-            if state is not None:
-                counts[state] += 1
-            if owner is not None:
-                owners.append(owner)
-            if row is None:
-                continue
-            total[: len(row)] += row
-            if owner is not None:
-                live_total[: len(row)] += row
-            extremes.add(row)
+        counts = {LIVE: 0, FREE: 0, DAMAGED: 0}
+        for number in sorted({*self._directory.slots(), *self._slots}):
+            reading = self._read_slot(number, index, self._columns)
+            if reading.state is not None:
+                counts[reading.state] += 1
+            if reading.row is not None:
+                total[: len(reading.row)] += reading.row
+                extremes.add(reading.row)
+            if reading.owner is not None and reading.row is not None:
+                owners.append(reading.owner)
+                live_total[: len(reading.row)] += reading.row
+            for entry in reading.running:
+                running.setdefault(entry.series, []).append(entry.start)
         hidden = frozenset[int]() if self._stale is None else self._stale.look(index, total, taken_at)
         return Snapshot(
             taken_at,
@@ -185,86 +172,25 @@ class SnapshotReader:
             superseded=sum(index.newest[index.families[number].name] != number for number, _ in index.series),
         )
 
-    def _read_slot(
-        self, number: int, index: SeriesIndex, running: dict[int, list[float]]
-    ) -> tuple[Cells | None, layout.Owner | None, str | None]:
-        """A slot's row, its living owner, and its state; a state of None is one of another generation."""
-        name = slot_name(number)
-        known = self._slots.get(number)
+    def _read_slot(self, number: int, index: SeriesIndex, columns: Columns) -> Reading:
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = SlotFile(self._directory, number)
         try:
-            known = self._open_slot(number, known)
-            live = is_locked(known.fd)
-            data, header = self._copy(known)
-            if header.identity != index.identity:
-                return self._last_row(known), None, None
+            reading = slot.read(index, columns)
         except FileNotFoundError:
-            return self._last_row(known), None, None
+            return slot.last()
         except (OSError, RegistryError) as error:
-            self._log(name, "jobmetrics: %s cannot be read and is served as it was last: %s", name, error)
-            return self._last_row(known), None, "damaged"
-        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset)[: index.next_cell]
-        if not np.isfinite(row).all():
-            self._log(name, "jobmetrics: %s holds values that cannot be; they are served as 0", name)
-            row = np.where(np.isfinite(row), row, 0.0)
-        known.row = row.copy()
-        owner = _owner(data) if live else None
-        if owner is not None:
-            for entry in journal.entries(data, header, owner.lease):
-                if entry.running:
-                    running.setdefault(entry.series, []).append(entry.start)
-        return row, owner, "live" if live else "free"
-
-    def _open_slot(self, number: int, known: _KnownSlot | None) -> _KnownSlot:
-        path = self._directory.file(slot_name(number))
-        if known is not None:
-            if same_file(known.fd, path):
-                return known
-            replacement = self._directory.open(slot_name(number), os.O_RDONLY)
-            self._retire(known)
-            os.close(known.fd)
-        else:
-            replacement = self._directory.open(slot_name(number), os.O_RDONLY)
-        self._slots[number] = _KnownSlot(replacement)
-        return self._slots[number]
-
-    def _retire(self, known: _KnownSlot) -> None:
-        """A slot file that was replaced within a generation: what it had counted still counts."""
-        if known.row is None:
-            return
-        if len(known.row) > len(self._retired):
-            self._retired = np.concatenate([self._retired, np.zeros(len(known.row) - len(self._retired))])
-        self._retired[: len(known.row)] += known.row
-
-    @staticmethod
-    def _last_row(known: _KnownSlot | None) -> Cells | None:
-        return None if known is None else known.row
-
-    @staticmethod
-    def _copy(known: _KnownSlot) -> tuple[memoryview, layout.SlotHeader]:
-        size = os.fstat(known.fd).st_size
-        if size < layout.PAGE:
-            raise Damaged("too short")
-        if len(known.buffer) < size:
-            known.buffer = bytearray(size)
-        got = os.preadv(known.fd, [known.buffer], 0)
-        header = layout.SlotHeader.unpack(bytes(known.buffer[: layout.SLOT_HEADER_SIZE]))
-        if got < header.cells_offset:
-            raise Damaged("too short")
-        end = got - (got - header.cells_offset) % layout.CELL
-        return memoryview(known.buffer)[:end], header
+            reading = slot.last(f"is served as it was last: {error}")
+        if reading.problem:
+            self._log(slot_name(number), "jobmetrics: %s %s", slot_name(number), reading.problem)
+        return reading
 
     def _log(self, name: str, message: str, *arguments: object) -> None:
         now = self._clock()
         if now - self._logged_at.get(name, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._logged_at[name] = now
             logger.warning(message, *arguments)
-
-
-def _owner(data: memoryview) -> layout.Owner | None:
-    try:
-        return layout.Owner.unpack(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
-    except Damaged:
-        return None
 
 
 class _Stale:
@@ -368,7 +294,7 @@ def _active(index: SeriesIndex, running: dict[int, list[float]]) -> list[Active]
     """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""
     number = index.newest.get(JOBS_ACTIVE.name)
     return [
-        Active(values, len(starts), min(starts, default=None))
+        Active(values, len(starts), min((start for start in starts if not isnan(start)), default=None))
         for (family, values), place in index.series.items()
         if family == number
         for starts in [running.get(place.first, [])]

@@ -67,6 +67,8 @@ class Writer:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.enabled = settings.enabled and SUPPORTED
+        if settings.enabled and not SUPPORTED:
+            logger.warning("jobmetrics: nothing is recorded on this platform; jobs run as ever")
         self.max_series = settings.max_series
         self.buckets = settings.buckets
         self.directory = Directory(settings.dir, settings.dir_group)

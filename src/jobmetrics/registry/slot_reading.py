@@ -1,0 +1,166 @@
+"""One slot file, read again and again: its row as it is now, or the last good one while it cannot be read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobmetrics.errors import Damaged
+from jobmetrics.families import COUNTER, HISTOGRAM
+from jobmetrics.registry import journal, layout
+from jobmetrics.registry.directory import Directory, same_file, slot_name
+from jobmetrics.registry.index import SeriesIndex
+from jobmetrics.registry.locks import is_locked
+
+Cells = NDArray[np.float64]
+
+LIVE, FREE, DAMAGED = "live", "free", "damaged"
+
+
+class Columns:
+    """What each cell of a row may hold. A value that cannot be is damage, and never reaches a sum."""
+
+    def __init__(self, index: SeriesIndex) -> None:
+        self.count = index.next_cell
+        self._rising = np.zeros(self.count, bool)  # counters and bucket counts: never negative, never lower
+        self._whole = np.zeros(self.count, bool)  # bucket counts
+        for (number, _), place in index.series.items():
+            family = index.families[number]
+            if family.type == COUNTER:
+                self._rising[place.first] = True
+            elif family.type == HISTOGRAM:
+                buckets = slice(place.first, place.first + place.width - 1)
+                self._rising[buckets] = self._whole[buckets] = True
+
+    def impossible(self, row: Cells, last: Cells) -> NDArray[np.bool_]:
+        """Which of a row's cells cannot be, given the last good row of the same file."""
+        rising, whole = self._rising[: len(row)], self._whole[: len(row)]
+        bad: NDArray[np.bool_] = ~np.isfinite(row)
+        bad |= rising & (row < 0.0)
+        bad |= whole & (row != np.floor(row))
+        known = min(len(last), len(row))
+        bad[:known] |= rising[:known] & (row[:known] < last[:known])
+        return bad
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A slot as it was read. row: None when nothing of it counts; owner: its living owner; state: None for a
+    slot of another generation, or one that is gone; problem: what is wrong with it, for the log."""
+
+    row: Cells | None
+    owner: layout.Owner | None = None
+    running: tuple[journal.Entry, ...] = ()
+    state: str | None = None
+    problem: str | None = None
+
+
+class SlotFile:
+    """One slot number of one generation, whichever files bear its name over time."""
+
+    def __init__(self, directory: Directory, number: int) -> None:
+        self._directory = directory
+        self._name = slot_name(number)
+        self._fd: int | None = None
+        self._row: Cells = np.zeros(0)  # the last good one of this file
+        self._retired: Cells = np.zeros(0)  # what files that were replaced by this one had counted
+        self._lease = 0
+        self._replaced = False
+        self._buffer = bytearray()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def read(self, index: SeriesIndex, columns: Columns) -> Reading:
+        """The slot now.
+
+        Raises:
+            OSError, RegistryError: when the file cannot be read; `last` stands in for it.
+        """
+        fd = self._current()
+        live = is_locked(fd)
+        data, header = self._copy(fd)
+        if header.identity != index.identity:
+            return self.last()
+        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset)[: columns.count].copy()
+        self._settle_replacement(row, layout.last_lease(data))
+        bad = columns.impossible(row, self._row)
+        problem = None
+        if bad.any():
+            problem = "holds values that cannot be; the last good ones stand in for them"
+            row[bad] = 0.0
+            known = bad[: len(self._row)]
+            row[: len(known)][known] = self._row[: len(row)][known]
+        self._row = row
+        owner = _owner(data) if live else None
+        running: tuple[journal.Entry, ...] = ()
+        if owner is not None:
+            running = tuple(entry for entry in journal.entries(data, header, owner.lease) if entry.running)
+        state = DAMAGED if problem else LIVE if live else FREE
+        return Reading(self._total(), owner, running, state, problem)
+
+    def last(self, problem: str | None = None) -> Reading:
+        """What counts while the slot cannot be read, or is gone."""
+        total = self._total()
+        return Reading(total if len(total) else None, state=DAMAGED if problem else None, problem=problem)
+
+    def _total(self) -> Cells:
+        if not len(self._retired):
+            return self._row
+        return _sum(self._retired, self._row)
+
+    def _current(self) -> int:
+        if self._fd is not None and same_file(self._fd, self._directory.file(self._name)):
+            return self._fd
+        fd = self._directory.open(self._name, os.O_RDONLY)
+        self._replaced = self._fd is not None
+        self.close()
+        self._fd = fd
+        return fd
+
+    def _settle_replacement(self, row: Cells, lease: int) -> None:
+        """Another file bears the name: a copy goes on where the old one was, a new one begins anew."""
+        if self._replaced:
+            self._replaced = False
+            known = min(len(row), len(self._row))
+            goes_on = (
+                lease >= self._lease and len(row) >= len(self._row) and bool((row[:known] >= self._row[:known]).all())
+            )
+            if not goes_on:
+                self._retired = self._total()
+                self._row = np.zeros(0)
+        elif len(row) < len(self._row):
+            raise Damaged("is shorter than it was")
+        self._lease = lease
+
+    def _copy(self, fd: int) -> tuple[bytes, layout.SlotHeader]:
+        size = os.fstat(fd).st_size
+        if len(self._buffer) != size:
+            self._buffer = bytearray(size)
+        if os.preadv(fd, [self._buffer], 0) != size:
+            raise Damaged("was cut while it was read")
+        data = memoryview(self._buffer)
+        header = layout.SlotHeader.unpack(bytes(data[: layout.SLOT_HEADER_SIZE]))
+        if not layout.is_slot_size(size, header.cells_offset):
+            raise Damaged(f"has {size} bytes, which no slot has")
+        return data, header  # type: ignore[return-value]  # a buffer, read like bytes
+
+
+def _owner(data: bytes) -> layout.Owner | None:
+    try:
+        return layout.Owner.unpack(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
+    except Damaged:
+        return None
+
+
+def _sum(first: Cells, second: Cells) -> Cells:
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total
