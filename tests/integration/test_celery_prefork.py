@@ -93,6 +93,12 @@ def test_success_failure_and_retry_count_as_the_ledger_says(worker: Worker) -> N
         ("retry", "KeyError"): 1,
     }
     assert sum(values(worker.directory, "jobs_retries_total").values()) == 4
+    published = values(worker.directory, "jobs_published_total")  # a retry is another attempt, not another job
+    assert {name.rpartition(".")[2]: count for (_, name, _), count in published.items()} == {
+        "succeed": 5,
+        "fail": 3,
+        "retry": 2,
+    }
     assert active(worker.directory) == {}
     assert_durations_add_up(worker.directory)
 

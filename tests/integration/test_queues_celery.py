@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 from kombu import Queue
 from redis import Redis
+from redis.connection import AbstractConnection
 
 from jobmetrics.celery.queues import collectors
 from jobmetrics.collecting import Collector, CollectorOptions, Target
@@ -51,6 +52,19 @@ def depths(made: Collector) -> dict[str, float]:
     assert {reading.family for reading in readings} <= {JOBS_QUEUE_DEPTH}
     assert {reading.values[:2] for reading in readings} <= {("celery", made.broker)}
     return {reading.values[2]: reading.value for reading in readings}
+
+
+def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows by one each time redis-py sends something."""
+    sent: list[None] = []
+    send: Any = AbstractConnection.send_packed_command
+
+    def counting(*arguments: Any, **keywords: Any) -> None:
+        sent.append(None)
+        send(*arguments, **keywords)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", counting)
+    return sent
 
 
 @pytest.fixture
@@ -114,18 +128,22 @@ def test_an_applications_prefix_steps_queues_and_broker_are_taken(redis_url: str
         assert depths(made) == {"mail": 0}, "without the application nobody knows the prefix"
 
 
-def test_it_reads_in_one_round_trip_and_changes_nothing(redis_server: RedisServer) -> None:
+def test_it_reads_in_one_round_trip_and_changes_nothing(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = redis_server.url
     send(make_app(url), "mail", 2)
     with collector(options_for(url, "mail", *(f"q{i}" for i in range(50)))) as made, Redis.from_url(url) as client:
         made.collect()  # connects
-        before = {key: client.dump(key) for key in client.keys()}
+        before = {key: client.dump(key) for key in client.scan_iter()}
         client.config_resetstat()
+        sent = counted_sends(monkeypatch)
         made.collect()
+        assert len(sent) == 1
         commands = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert commands.pop("cmdstat_llen") == 51 * 4
         assert commands.keys() <= {"cmdstat_config|resetstat", "cmdstat_info", "cmdstat_client|setinfo"}
-        assert {key: client.dump(key) for key in client.keys()} == before
+        assert {key: client.dump(key) for key in client.scan_iter()} == before
 
 
 def test_what_is_no_list_is_an_error_not_0(redis_url: str) -> None:
@@ -140,7 +158,9 @@ def test_a_broker_that_is_down_is_one_clear_line_and_is_read_again_when_back(red
         assert depths(made) == {"mail": 0}
         redis_server.kill()
         for _ in range(2):
-            with pytest.raises(CollectorError, match=rf"^redis://127\.0\.0\.1:{redis_server.port}/0 cannot be read: ") as down:
+            with pytest.raises(
+                CollectorError, match=rf"^redis://127\.0\.0\.1:{redis_server.port}/0 cannot be read: "
+            ) as down:
                 made.collect()
             assert "\n" not in str(down.value)
         redis_server.start()
@@ -170,13 +190,21 @@ def test_the_next_host_of_a_broker_with_several_is_tried(redis_url: str) -> None
 def test_a_broker_that_accepts_and_says_nothing_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        with collector(options_for(url, "mail", timeout=0.2)) as made, pytest.raises(CollectorError, match="cannot be read"):
+        with (
+            collector(options_for(url, "mail", timeout=0.2)) as made,
+            pytest.raises(CollectorError, match="cannot be read"),
+        ):
             made.collect()
 
 
-@pytest.mark.parametrize("url", ["memory://", "filesystem://", "amqp://u:secret@h//", "sqs://key:secret@", "pgmq://:secret@h"])
+@pytest.mark.parametrize(
+    "url", ["memory://", "filesystem://", "amqp://u:secret@h//", "sqs://key:secret@", "pgmq://:secret@h"]
+)
 def test_other_transports_are_absent_with_a_reason(url: str) -> None:
-    with collector(options_for(url, "mail")) as made, pytest.raises(CollectorError, match="cannot be read: ") as refused:
+    with (
+        collector(options_for(url, "mail")) as made,
+        pytest.raises(CollectorError, match="cannot be read: ") as refused,
+    ):
         made.collect()
     assert "secret" not in str(refused.value)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from redis import Redis
+from redis.connection import AbstractConnection
 from rq import Queue
 
 from jobmetrics.collecting import Collector, CollectorOptions, Target
@@ -39,6 +41,19 @@ def depths(made: Collector) -> dict[str, float]:
     return {reading.values[2]: reading.value for reading in readings}
 
 
+def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows by one each time redis-py sends something."""
+    sent: list[None] = []
+    send: Any = AbstractConnection.send_packed_command
+
+    def counting(*arguments: Any, **keywords: Any) -> None:
+        sent.append(None)
+        send(*arguments, **keywords)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", counting)
+    return sent
+
+
 def test_depth_is_what_waits_in_each_queue_that_rq_lists(redis_url: str, client: Redis) -> None:
     with collector(redis_url) as made:
         assert depths(made) == {}
@@ -47,7 +62,7 @@ def test_depth_is_what_waits_in_each_queue_that_rq_lists(redis_url: str, client:
             high.enqueue(print)
         low.enqueue(print)
         assert depths(made) == {"high": 3, "low:with:colons": 1}
-        low.empty()
+        low.empty()  # type: ignore[no-untyped-call]  # RQ types most of its methods only
         assert depths(made) == {"high": 3, "low:with:colons": 0}
         low.delete()
         assert depths(made) == {"high": 3}
@@ -66,18 +81,22 @@ def test_a_name_that_is_no_text_is_still_read(redis_url: str, client: Redis) -> 
         assert depths(made) == {"\udcff": 1}
 
 
-def test_it_takes_two_round_trips_and_changes_nothing(redis_server: RedisServer) -> None:
+def test_it_takes_two_round_trips_and_changes_nothing(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Redis.from_url(redis_server.url) as client, collector(redis_server.url) as made:
         for number in range(30):
             Queue(f"q{number}", connection=client).enqueue(print)
         made.collect()  # connects
-        before = {key: client.dump(key) for key in client.keys()}
+        before = {key: client.dump(key) for key in client.scan_iter()}
         client.config_resetstat()
+        sent = counted_sends(monkeypatch)
         made.collect()
+        assert len(sent) == 2
         info = client.info("commandstats")
         assert (info.pop("cmdstat_llen")["calls"], info.pop("cmdstat_smembers")["calls"]) == (30, 1)
         assert info.keys() <= {"cmdstat_config|resetstat", "cmdstat_info"}
-        assert {key: client.dump(key) for key in client.keys()} == before
+        assert {key: client.dump(key) for key in client.scan_iter()} == before
 
 
 def test_what_is_no_list_is_an_error_not_0(redis_url: str, client: Redis) -> None:
@@ -91,7 +110,9 @@ def test_a_redis_that_is_down_is_one_clear_line_and_is_read_again_when_back(redi
         assert depths(made) == {"high": 0}
         redis_server.kill()
         for _ in range(2):
-            with pytest.raises(CollectorError, match=rf"^redis://127\.0\.0\.1:{redis_server.port}/0 cannot be read: ") as down:
+            with pytest.raises(
+                CollectorError, match=rf"^redis://127\.0\.0\.1:{redis_server.port}/0 cannot be read: "
+            ) as down:
                 made.collect()
             assert "\n" not in str(down.value)
         redis_server.start()
@@ -123,9 +144,11 @@ def test_an_unknown_option_in_the_query_is_one_clear_line() -> None:
         made.collect()
 
 
-@pytest.mark.parametrize("url", ["http://:secret@h", "redis://:secret@h:x", "redis://:secret@h/name", "amqp://secret@h"])
+@pytest.mark.parametrize(
+    "url", ["http://:secret@h", "redis://:secret@h:x", "redis://:secret@h/name", "amqp://secret@h"]
+)
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(SettingsError, match="^--rq-url: ") as refused:
+    with pytest.raises(SettingsError, match=r"^--rq-url: ") as refused:
         list(collectors(CollectorOptions(rq_urls=(Target("main", url),))))
     assert "secret" not in str(refused.value)
 

@@ -23,7 +23,15 @@ def _stamp(headers: dict[str, Any] | None = None, **_: Any) -> None:
 
 
 @guarded("celery publish")
-def _count(sender: Any = None, exchange: Any = None, routing_key: str | None = None, **_: Any) -> None:
+def _count(
+    sender: Any = None,
+    exchange: Any = None,
+    routing_key: str | None = None,
+    headers: dict[str, Any] | None = None,
+    **_: Any,
+) -> None:
+    if headers and headers.get("retries"):
+        return  # another attempt at a job that was counted when it was first sent
     queue = queue_name(current_app, getattr(exchange, "name", exchange), routing_key)
     recorder.default().published(Published(Job("celery", str(sender), queue)))
 

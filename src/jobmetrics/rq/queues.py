@@ -64,7 +64,8 @@ class RedisQueues:
             queues = self._queues or self._listed()
             with self._client.pipeline(transaction=False) as pipe:
                 for queue in queues:
-                    pipe.llen(QUEUE_PREFIX + queue)
+                    # Text throughout; a name that was none on the server, or on the command line, comes back as it was.
+                    pipe.llen((QUEUE_PREFIX + queue).encode("utf-8", "surrogateescape"))
                 depths = pipe.execute()
         except (redis.RedisError, OSError, TypeError) as error:  # TypeError: an unknown option in the URL's query
             reason = without_secrets(str(error), self._password)

@@ -1,0 +1,34 @@
+"""The command group; each command is a module of its own."""
+
+from __future__ import annotations
+
+import click
+
+from jobmetrics import __version__
+from jobmetrics.cli.demo import demo
+from jobmetrics.cli.dump import dump
+from jobmetrics.cli.exporter import exporter
+
+SETTINGS_HELP = """
+Every setting is also an environment variable (JOBMETRICS_DIR, JOBMETRICS_LISTEN,
+JOBMETRICS_NAMESPACE, ...) and a key of the TOML file that JOBMETRICS_CONFIG names.
+An option beats the environment, the environment beats the file.
+"""
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog=SETTINGS_HELP,
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def jobmetrics(context: click.Context) -> None:
+    """Prometheus metrics of Celery and RQ jobs."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+jobmetrics.add_command(exporter)
+jobmetrics.add_command(dump)
+jobmetrics.add_command(demo)

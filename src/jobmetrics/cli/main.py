@@ -1,0 +1,70 @@
+"""The console entry: runs a command and turns what is wrong into one line and an exit code.
+
+Exit codes: 0, 1 when a command says no, 2 for bad input, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from jobmetrics.errors import JobmetricsError
+
+PROGRAM = "jobmetrics"
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """Run the command that the arguments name, and exit."""
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        import click
+
+        from jobmetrics.cli.group import jobmetrics
+    except ModuleNotFoundError as error:
+        return _missing(error)
+    try:
+        result = jobmetrics.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        return _complain(f"{error.format_message()} (jobmetrics --help tells what there is)")
+    except click.Abort:
+        return INTERRUPTED
+    except JobmetricsError as error:
+        return _complain(str(error))
+    except ModuleNotFoundError as error:
+        return _missing(error)
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{what}{error.strerror or error}")
+    except Exception as error:  # a traceback tells an operator nothing
+        if os.environ.get("JOBMETRICS_LOG_LEVEL", "").lower() == "debug":
+            raise
+        _complain(
+            f"unexpected {type(error).__name__}: {error}; this is a bug, "
+            "JOBMETRICS_LOG_LEVEL=debug shows where it happened"
+        )
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    name = error.name or str(error)
+    if name.partition(".")[0] == PROGRAM:
+        return _complain(f"this part is not there yet: {name}")
+    return _complain(f"this command needs {name}; pip install 'jobmetrics[exporter]' brings it")
+
+
+def _complain(message: str) -> int:
+    from jobmetrics.collecting import without_secrets
+
+    print(f"{PROGRAM}: {without_secrets(message)}", file=sys.stderr)
+    return BAD_INPUT

@@ -1,0 +1,152 @@
+"""The options that commands share, and what they become: settings and collector options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from jobmetrics import settings
+from jobmetrics.collecting import DEFAULT_TIMEOUT, CollectorOptions, Target
+from jobmetrics.errors import SettingsError
+from jobmetrics.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENVIRONMENT_PREFIX = "JOBMETRICS_EXPORTER_"
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def _brokers(function: F) -> F:
+    for decorate in reversed(
+        [
+            click.option(
+                "--celery-broker", "celery_brokers", multiple=True, metavar="[NAME=]URL",
+                envvar=_variable("celery_broker"), show_envvar=True,
+                help="Broker whose queues are read; NAME is the label 'broker'. Repeatable. "
+                "A URL with a password belongs in the environment variable, separated by spaces, "
+                "where the process list does not show it.",
+            ),
+            click.option(
+                "--celery-queue", "celery_queues", multiple=True, metavar="NAME",
+                envvar=_variable("celery_queue"), show_envvar=True,
+                help="Celery queue to read. Repeatable. Default: those of the application, else 'celery'.",
+            ),
+            click.option(
+                "--celery-app", metavar="MOD:ATTR", envvar=_variable("celery_app"), show_envvar=True,
+                help="Celery application whose broker, transport options and queues are taken.",
+            ),
+            click.option(
+                "--rq-url", "rq_urls", multiple=True, metavar="[NAME=]URL",
+                envvar=_variable("rq_url"), show_envvar=True,
+                help="Redis whose RQ queues are read. Repeatable.",
+            ),
+            click.option(
+                "--rq-queue", "rq_queues", multiple=True, metavar="NAME",
+                envvar=_variable("rq_queue"), show_envvar=True,
+                help="RQ queue to read. Repeatable. Default: all that RQ knows.",
+            ),
+            click.option(
+                "--timeout", type=click.FloatRange(0.1, 600), default=DEFAULT_TIMEOUT, metavar="SECONDS",
+                envvar=_variable("timeout"), show_envvar=True, show_default=True,
+                help="How long a broker may take to answer.",
+            ),
+        ]
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def _settings(function: F) -> F:
+    for decorate in reversed(
+        [
+            click.option("--dir", metavar="DIR", help=f"Registry directory.  [default: {settings.default_dir()}]"),
+            click.option("--namespace", metavar="PREFIX", help="Prefix of every metric: acme gives acme_jobs_total."),
+            click.option(
+                "--label", "labels", multiple=True, metavar="NAME=VALUE",
+                help="Constant label of every metric. Repeatable.",
+            ),
+            click.option(
+                "--log-level", metavar="LEVEL", help=f"One of {', '.join(settings.LOG_LEVELS)}.  [default: info]"
+            ),
+        ]
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def reading(function: F) -> F:
+    """The options of a command that reads the directory and brokers."""
+    return _settings(_brokers(function))
+
+
+def settings_from(*, labels: Sequence[str] = (), **given: str | None) -> Settings:
+    """The settings, with what was given on the command line above all else.
+
+    Raises:
+        SettingsError: naming the option, variable or key.
+    """
+    _refuse_unknown_variables()
+    values: dict[str, object] = {
+        name: settings.parse(name, value, shown_as="--" + name.replace("_", "-"))
+        for name, value in given.items()
+        if value is not None
+    }
+    if labels:
+        values["labels"] = _constant_labels(labels)
+    return settings.load(**values)
+
+
+def _constant_labels(labels: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for label in labels:
+        name, sign, value = label.partition("=")
+        try:
+            found.update(settings.parse("labels", {name: value} if sign else None))
+        except SettingsError:
+            raise SettingsError(
+                f"--label={label!r} is not allowed; it takes NAME=VALUE with a NAME of letters, digits and _"
+            ) from None
+    return found
+
+
+def _refuse_unknown_variables() -> None:
+    """The settings leave these variables to us, so a misspelt one is ours to find."""
+    context = click.get_current_context()
+    known = {str(option.envvar) for option in context.command.params if option.envvar}
+    for variable in sorted(os.environ):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known | EXPORTER_ONLY:
+            raise SettingsError(f"unknown setting {variable}; allowed are {', '.join(sorted(known | EXPORTER_ONLY))}")
+
+
+REFRESH_VARIABLE = _variable("refresh")
+EXPORTER_ONLY = frozenset({REFRESH_VARIABLE})  # no error for the other commands, which have no use for them
+
+
+def collector_options(
+    *,
+    celery_brokers: Sequence[str],
+    celery_queues: Sequence[str],
+    celery_app: str | None,
+    rq_urls: Sequence[str],
+    rq_queues: Sequence[str],
+    timeout: float,
+) -> CollectorOptions:
+    """What to read.
+
+    Raises:
+        SettingsError: for what is no broker URL.
+    """
+    return CollectorOptions(
+        celery_brokers=tuple(Target.parse(text, "--celery-broker") for text in celery_brokers),
+        celery_queues=tuple(celery_queues),
+        celery_app=celery_app,
+        rq_urls=tuple(Target.parse(text, "--rq-url") for text in rq_urls),
+        rq_queues=tuple(rq_queues),
+        timeout=timeout,
+    )

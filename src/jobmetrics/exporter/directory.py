@@ -1,0 +1,80 @@
+"""The registry directory as the exporter sees it: a snapshot, or the reason why there is none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
+from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryReading:
+    """One look at the directory.
+
+    snapshot: None when it could not be read, for `reason`. seconds: how long the look took.
+    """
+
+    snapshot: Snapshot | None
+    reason: str | None
+    seconds: float
+
+
+class RegistryDirectory:
+    """Reads one registry directory for any number of threads, one after another. Never raises once it serves."""
+
+    def __init__(self, path: str, log: Sparingly) -> None:
+        self.path = path
+        self._log = log
+        self._reader = SnapshotReader(path)
+        self._lock = threading.Lock()
+
+    def require(self, *, missing_ok: bool) -> None:
+        """See at the start whether the directory can be read at all.
+
+        A damaged one passes: a worker sets what is damaged aside and goes on.
+
+        Raises:
+            RegistryError: when it may not be read, or is missing and `missing_ok` is false.
+            JobmetricsError: when the system does not let us.
+        """
+        try:
+            with self._lock:
+                self._reader.read()
+        except Damaged:
+            return
+        except DirectoryMissing:
+            if not missing_ok:
+                raise
+        except OSError as error:
+            raise JobmetricsError(_told(self.path, error)) from None
+
+    def read(self) -> DirectoryReading:
+        """The directory as it is now."""
+        with self._lock:
+            start = time.perf_counter()
+            try:
+                snapshot = self._reader.read()
+            except (OSError, RegistryError) as error:
+                reason = _told(self.path, error)
+                self._log.warning("directory", "jobmetrics: no metrics of workers: %s", reason)
+                return DirectoryReading(None, reason, time.perf_counter() - start)
+            return DirectoryReading(snapshot, None, time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Close all files, unless a scrape that hangs holds on to them."""
+        if self._lock.acquire(timeout=0.2):
+            try:
+                self._reader.close()
+            finally:
+                self._lock.release()
+
+
+def _told(path: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or path} cannot be read: {error.strerror or error}"
+    message = str(error)
+    return message if path in message else f"{path}: {message}"

@@ -1,0 +1,133 @@
+"""Families and samples as prometheus_client's Metric objects: names, labels, and what may not break a scrape."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample as Line
+from prometheus_client.utils import floatToGoString
+
+from jobmetrics.errors import SettingsError
+from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.families import BUILT_IN, COUNTER, GAUGE, HISTOGRAM, Family
+from jobmetrics.registry.snapshot import Sample
+
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+_TOTAL = "_total"
+
+# Names that a metric takes beside its own, as prometheus_client's registry counts them.
+_SUFFIXES = {COUNTER: (_TOTAL, "_created"), GAUGE: (), HISTOGRAM: ("_bucket", "_sum", "_count", "_created")}
+
+# A user may have given a metric the name of a built-in one: that is not the built-in one.
+_RANK = {(family.name, family.type, family.labels): rank for rank, family in enumerate(BUILT_IN)}
+_RESERVED_LABELS = frozenset({"le", "quantile", *(label for family in BUILT_IN for label in family.labels)})
+
+
+class Exposition:
+    """Turns what was read into what is shown.
+
+    namespace: prefix of every name, or empty. labels: added to every sample.
+    """
+
+    def __init__(self, namespace: str, labels: Mapping[str, str], log: Sparingly) -> None:
+        """Raises SettingsError for a constant label that metrics of jobmetrics use themselves."""
+        for label in labels:
+            if label in _RESERVED_LABELS:
+                raise SettingsError(f"the constant label {label!r} is not allowed: jobmetrics uses that label itself")
+        self._prefix = f"{namespace}_" if namespace else ""
+        self._labels = dict(labels)
+        self._log = log
+
+    def metrics(self, groups: Iterable[tuple[Family, Sequence[Sample]]]) -> list[Metric]:
+        """The metrics of these families, jobmetrics' own first.
+
+        One whose name is no name or is taken already, by another metric or by one of its samples, is left
+        out and logged: Prometheus would refuse the whole exposition.
+        """
+        taken: dict[str, str] = {}
+        found = []
+        for family, samples in sorted(groups, key=_rank):
+            base = family.name.removesuffix(_TOTAL) if family.type == COUNTER else family.name
+            problem = _problem(family)
+            if problem is None:
+                names = [base, *(base + suffix for suffix in _SUFFIXES[family.type])]
+                other = next((taken[name] for name in names if name in taken), None)
+                problem = None if other is None else f"its name clashes with that of {other}"
+            if problem is not None:
+                self._log.warning(f"family {family.name}", "jobmetrics: %s is not shown: %s", family.name, problem)
+                continue
+            taken.update(dict.fromkeys(names, family.name))
+            found.append(self._metric(self._prefix + base, family, samples))
+        return found
+
+    def _metric(self, name: str, family: Family, samples: Sequence[Sample]) -> Metric:
+        unit = family.unit if name.endswith(f"_{family.unit}") else ""  # OpenMetrics wants it at the end
+        metric = Metric(name, _unicode(family.help), family.type, unit)
+        own = self._labels.items()
+        constant = {label: value for label, value in own if label not in family.labels} if own else {}
+        if family.type == HISTOGRAM:
+            metric.samples = _histogram(name, family, samples, constant)
+        else:
+            shown = name + _TOTAL if family.type == COUNTER else name
+            metric.samples = [
+                Line(shown, _labels(family.labels, sample.values, constant), sample.value) for sample in samples
+            ]
+        return metric
+
+
+def _rank(group: tuple[Family, Sequence[Sample]]) -> int:
+    family = group[0]
+    return _RANK.get((family.name, family.type, family.labels), len(_RANK))
+
+
+def _histogram(name: str, family: Family, samples: Sequence[Sample], constant: dict[str, str]) -> list[Line]:
+    """Cumulated buckets; the count is what +Inf says, so that the two always agree."""
+    bucket, count, total = f"{name}_bucket", f"{name}_count", f"{name}_sum"
+    bounds = _bounds(family.buckets)
+    lines: list[Line] = []
+    add = lines.append  # thousands of samples a scrape
+    for sample in samples:
+        labels = _labels(family.labels, sample.values, constant)
+        cumulated = 0.0
+        for bound, observations in zip(bounds, sample.buckets, strict=True):
+            cumulated += observations
+            add(Line(bucket, {**labels, "le": bound}, cumulated))
+        add(Line(count, labels, cumulated))
+        add(Line(total, labels, sample.sum))
+    return lines
+
+
+@functools.lru_cache(maxsize=256)
+def _bounds(buckets: tuple[float, ...]) -> tuple[str, ...]:
+    return (*(str(floatToGoString(bound)) for bound in buckets), "+Inf")  # type: ignore[no-untyped-call]  # ships no types
+
+
+def _labels(names: tuple[str, ...], values: tuple[str, ...], constant: dict[str, str]) -> dict[str, str]:
+    labels = dict(zip(names, values))  # noqa: B905 - the reader checked the length; this is the inner loop
+    if constant:
+        labels.update(constant)
+    for label, value in labels.items():
+        if not value.isascii():
+            labels[label] = _unicode(value)
+    return labels
+
+
+def _unicode(text: str) -> str:
+    """Text that UTF-8 can hold: a lone surrogate, legal in Python and in the directory, reads as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _problem(family: Family) -> str | None:
+    """Why a family cannot be shown, None when it can. A foreign writer may have declared anything."""
+    if family.type not in _SUFFIXES:
+        return f"its type {family.type!r} is unknown"
+    if not _NAME.match(family.name):
+        return "this is no name for a metric"
+    labels = [*family.labels, "le"] if family.type == HISTOGRAM else list(family.labels)
+    if len(set(labels)) != len(labels) or not all(_LABEL.match(label) for label in labels):
+        return f"its label names {', '.join(family.labels)} are not allowed"
+    return None

@@ -1,0 +1,528 @@
+"""The exporter as operators run it: a real process, a real Redis, a registry directory that processes write."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from redis import Redis
+
+from tests import servers
+from tests.readings import until
+
+COMMAND = [sys.executable, "-m", "jobmetrics"]
+LIMIT = 60.0  # seconds, a hang guard
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+Labels = frozenset[tuple[str, str]]
+
+# Stands in for a worker: two ended executions and one that still runs, until its standard input is closed.
+RECORDS = """
+import sys, time
+from jobmetrics import settings
+from jobmetrics.families import JOBS, JOBS_ACTIVE, JOBS_DURATION
+from jobmetrics.instruments import BoundCounter, BoundHistogram
+from jobmetrics.registry.writer import BoundSeries, Writer
+
+writer = Writer(settings.load(dir=sys.argv[1]))
+job = ("celery", "app.resize", "mail")
+for seconds in (0.02, 4.0):
+    BoundCounter(writer, JOBS, (*job, "success")).inc()
+    BoundHistogram(writer, JOBS_DURATION, job).observe(seconds)
+assert writer.begin(BoundSeries(writer, JOBS_ACTIVE, job), 7, 1700000000.0)
+print("recorded", flush=True)
+sys.stdin.read()
+"""
+JOB = {"system": "celery", "job_type": "app.resize", "queue_name": "mail"}
+
+
+class Exposed:
+    """What one scrape said."""
+
+    def __init__(self, text: str, *, openmetrics: bool = False) -> None:
+        parse = parse_openmetrics if openmetrics else parse_text
+        self.types = {}
+        self.values: dict[tuple[str, Labels], float] = {}
+        for family in parse(text):
+            self.types[family.name] = family.type
+            for sample in family.samples:
+                key = (sample.name, frozenset(sample.labels.items()))
+                assert key not in self.values, f"{key} is there twice"
+                self.values[key] = sample.value
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        """A sample's value, None when it is absent."""
+        return self.values.get((name, frozenset(labels.items())))
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self.values}
+
+
+class Exporter:
+    """A running exporter."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self._log = log
+        self.url = ""
+        until(self._serves, "the exporter to serve", LIMIT)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def _serves(self) -> bool:
+        assert self.process.poll() is None, self.log
+        found = re.search(r"^jobmetrics exporter: serving (http://\S+)/metrics from (\S+)$", self.log, re.MULTILINE)
+        self.url = found[1] if found else ""
+        return found is not None
+
+    def ask(self, path: str, method: str = "GET", accept: str = "") -> tuple[int, dict[str, str], str]:
+        place = urlsplit(self.url)
+        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=LIMIT)
+        try:
+            connection.request(method, path, headers={"Accept": accept} if accept else {})
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read().decode()
+        finally:
+            connection.close()
+
+    def scrape(self) -> Exposed:
+        status, headers, text = self.ask("/metrics")
+        assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+        return Exposed(text)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Its exit code, and how long it took to end."""
+        start = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(LIMIT)
+        return code, time.monotonic() - start
+
+
+@contextlib.contextmanager
+def running(
+    directory: Path, log: Path, *options: str, listen: str = "127.0.0.1:0", **variables: str
+) -> Iterator[Exporter]:
+    command = [*COMMAND, "exporter", "--listen", listen, "--dir", str(directory), "--refresh", "0.1", *options]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, **variables}, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
+    try:
+        yield Exporter(process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def recording(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has recorded and runs one execution."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RECORDS, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "recorded\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def run(
+    *arguments: str, limited: bool = False, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. limited: without root's right to read whatever it likes."""
+    command = [*COMMAND, *arguments]
+    if limited and os.geteuid() == 0:
+        capabilities = "-dac_override,-dac_read_search"
+        command = [servers.program("setpriv"), f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", *command]
+    return subprocess.run(
+        command, env={**os.environ, **(variables or {})}, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """The one clear line of a command that could not go on."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jobmetrics: ")
+    return line
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "exporter.log"
+
+
+# ------------------------------------------------------------------ serving
+
+
+def test_what_workers_recorded_is_served_as_text_and_as_openmetrics(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter, recording(registry_dir):
+        text = exporter.scrape()
+        assert text("jobs_total", **JOB, status="success") == 2
+        assert text("jobs_duration_seconds_count", **JOB) == 2
+        assert text("jobs_duration_seconds_bucket", **JOB, le="0.025") == 1
+        assert text("jobs_duration_seconds_bucket", **JOB, le="+Inf") == 2
+        assert text("jobs_duration_seconds_sum", **JOB) == pytest.approx(4.02)
+        assert text("jobs_active", **JOB) == 1
+        assert text("jobs_active_oldest_timestamp_seconds", **JOB) == 1700000000.0
+        assert text("jobmetrics_slots", state="live") == 1
+        assert text("jobmetrics_directory_up") == 1
+        assert text("jobmetrics_series_limit") == 10_000
+
+        status, headers, body = exporter.ask("/metrics", accept=OPENMETRICS)
+        assert status == 200
+        assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        opened = Exposed(body, openmetrics=True)
+        volatile = {"jobmetrics_scrape_duration_seconds"}
+        # The two formats write the bounds alike, and both parsers read the names with their suffixes.
+        assert {key: value for key, value in opened.values.items() if key[0] not in volatile} == {
+            key: value for key, value in text.values.items() if key[0] not in volatile
+        }
+
+
+def test_what_a_killed_process_was_running_is_gone_and_what_it_counted_stays(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter, recording(registry_dir) as worker:
+        assert exporter.scrape()("jobs_active", **JOB) == 1
+        worker.kill()
+        worker.wait()
+        text = exporter.scrape()
+        assert text("jobs_active", **JOB) == 0
+        assert text("jobs_active_oldest_timestamp_seconds", **JOB) is None
+        assert text("jobs_total", **JOB, status="success") == 2
+        assert (text("jobmetrics_slots", state="live"), text("jobmetrics_slots", state="free")) == (0, 1)
+
+
+def test_it_may_start_before_the_directory_exists(tmp_path: Path, log: Path) -> None:
+    directory = tmp_path / "later"
+    with running(directory, log) as exporter:
+        text = exporter.scrape()
+        assert text("jobmetrics_directory_up") == 0
+        assert not {name for name in text.names() if name.startswith("jobs_")}
+        assert "jobmetrics_slots" not in text.names(), "unknown is absent, not 0"
+        assert "jobmetrics_build_info" in text.names()
+        status, _, body = exporter.ask("/readyz")
+        assert (status, body) == (
+            503,
+            f"not ready: {directory} does not exist yet; the first worker that records makes it\n",
+        )
+        assert exporter.ask("/healthz")[::2] == (200, "ok\n")
+        assert not directory.exists(), "readers only read"
+        with recording(directory):
+            text = exporter.scrape()
+            assert text("jobmetrics_directory_up") == 1
+            assert text("jobs_total", **JOB, status="success") == 2
+            assert exporter.ask("/readyz")[::2] == (200, "ready\n")
+        shutil.rmtree(directory)
+        assert exporter.scrape()("jobmetrics_directory_up") == 0
+        with recording(directory):
+            assert exporter.scrape()("jobs_total", **JOB, status="success") == 2
+
+
+def test_an_empty_directory_is_served(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter:
+        text = exporter.scrape()
+        assert text("jobmetrics_directory_up") == 1
+        assert text("jobmetrics_slots", state="live") == 0
+        assert exporter.ask("/readyz")[0] == 200
+
+
+def test_a_directory_that_becomes_unsafe_while_serving_is_told(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter:
+        registry_dir.chmod(0o777)
+        assert exporter.scrape()("jobmetrics_directory_up") == 0
+        status, _, body = exporter.ask("/readyz")
+        assert status == 503
+        assert "may be written by anyone" in body
+        assert exporter.log.count("may be written by anyone") == 1
+        registry_dir.chmod(0o700)
+        assert exporter.scrape()("jobmetrics_directory_up") == 1
+
+
+def test_two_exporters_on_one_directory_say_the_same(registry_dir: Path, tmp_path: Path) -> None:
+    with (
+        running(registry_dir, tmp_path / "one") as one,
+        running(registry_dir, tmp_path / "two") as two,
+        recording(registry_dir),
+    ):
+        for exporter in (one, two):
+            text = exporter.scrape()
+            assert text("jobs_total", **JOB, status="success") == 2
+            assert text("jobs_active", **JOB) == 1
+        assert one.stop()[0] == 0
+        assert two.scrape()("jobs_active", **JOB) == 1
+
+
+def test_prefix_and_constant_labels(registry_dir: Path, log: Path) -> None:
+    options = ("--namespace", "acme", "--label", "env=a=b", "--label", "site=x,y")
+    with running(registry_dir, log, *options) as exporter, recording(registry_dir):
+        text = exporter.scrape()
+        assert text("acme_jobs_total", **JOB, status="success", env="a=b", site="x,y") == 2
+        assert all(name.startswith("acme_") for name in text.names())
+        assert all({"env", "site"} <= {label for label, _ in labels} for _, labels in text.values)
+
+
+def test_pages_and_methods(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter:
+        status, headers, body = exporter.ask("/")
+        assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert str(registry_dir) in body
+        status, headers, body = exporter.ask("/metrics", "HEAD")
+        assert (status, body) == (200, "")
+        assert int(headers["Content-Length"]) > 1000
+        assert exporter.ask("/metrics/x")[0] == 404
+        assert exporter.ask("/metrics", "POST")[0] == 405
+        assert "Traceback" not in exporter.log
+
+
+def test_promtool_accepts_the_exposition(registry_dir: Path, redis_url: str, log: Path) -> None:
+    promtool = servers.program("promtool")
+    with (
+        running(registry_dir, log, "--rq-url", redis_url, "--celery-broker", redis_url) as exporter,
+        recording(registry_dir),
+    ):
+        until(lambda: exporter.scrape()("jobmetrics_collector_up", collector="rq", broker="default") == 1, "a reading")
+        _, _, text = exporter.ask("/metrics")
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_in_time_also_while_a_broker_hangs_and_a_client_idles(
+    number: int, registry_dir: Path, log: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        broker = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        options = ("--rq-url", broker, "--celery-broker", broker, "--timeout", "60")
+        with running(registry_dir, log, *options) as exporter:
+            place = urlsplit(exporter.url)
+            with socket.create_connection((place.hostname, place.port)) as idle:
+                idle.sendall(b"GET /metrics HT")
+                exporter.scrape()
+                code, seconds = exporter.stop(number)
+                assert (code, exporter.log.count("\n")) == (0, 1), exporter.log
+                assert seconds < 2.0
+
+
+def test_it_says_where_it_serves_on_exactly_one_line(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter:
+        exporter.scrape()
+        assert exporter.stop()[0] == 0
+        assert exporter.log == f"jobmetrics exporter: serving {exporter.url}/metrics from {registry_dir}\n"
+
+
+# ------------------------------------------------------------------ brokers
+
+
+def test_depths_of_both_systems(registry_dir: Path, redis_url: str, log: Path) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.lpush("mail", "a", "b")
+        client.lpush("mail\x06\x163", "c")
+        client.sadd("rq:queues", "rq:queue:high", "rq:queue:low")
+        client.lpush("rq:queue:high", "a", "b", "c", "d")
+    variables = {
+        "JOBMETRICS_EXPORTER_CELERY_BROKER": redis_url,
+        "JOBMETRICS_EXPORTER_RQ_URL": f"a={redis_url} b={redis_url}",
+    }
+    with running(registry_dir, log, "--celery-queue", "mail", "--celery-queue", "empty", **variables) as exporter:
+        until(lambda: exporter.scrape()("jobmetrics_collector_up", collector="rq", broker="b") == 1, "the last reading")
+        until(
+            lambda: exporter.scrape()("jobmetrics_collector_up", collector="celery", broker="default") == 1, "Celery's"
+        )
+        text = exporter.scrape()
+        depth = {
+            tuple(dict(labels)[name] for name in ("system", "broker", "queue_name")): value
+            for (name, labels), value in text.values.items()
+            if name == "jobs_queue_depth"
+        }
+        assert depth == {
+            ("celery", "default", "mail"): 3,
+            ("celery", "default", "empty"): 0,
+            ("rq", "a", "high"): 4,
+            ("rq", "a", "low"): 0,
+            ("rq", "b", "high"): 4,
+            ("rq", "b", "low"): 0,
+        }
+        last = text("jobmetrics_collector_last_success_timestamp_seconds", collector="rq", broker="a")
+        assert last is not None
+        assert abs(last - time.time()) < LIMIT
+
+
+def test_a_broker_may_be_down_at_the_start_come_die_and_come_back(
+    registry_dir: Path, redis_server: servers.RedisServer, log: Path
+) -> None:
+    redis_server.kill()
+    url = redis_server.url.replace("redis://", "redis://:hidden-word@")
+    options = ("--celery-broker", url, "--celery-queue", "mail", "--rq-url", url, "--rq-queue", "high")
+    systems = {"celery": "mail", "rq": "high"}
+
+    def seen(exporter: Exporter) -> dict[str, tuple[float | None, float | None]]:
+        text = exporter.scrape()
+        return {
+            system: (
+                text("jobmetrics_collector_up", collector=system, broker="default"),
+                text("jobs_queue_depth", system=system, broker="default", queue_name=queue),
+            )
+            for system, queue in systems.items()
+        }
+
+    down, up = dict.fromkeys(systems, (0, None)), dict.fromkeys(systems, (1, 1))
+
+    def start() -> None:
+        redis_server.start()
+        with Redis.from_url(redis_server.url) as client:
+            client.config_set("requirepass", "hidden-word")
+        with Redis.from_url(url) as client:
+            client.lpush("mail", "a")
+            client.lpush("rq:queue:high", "a")
+
+    with running(registry_dir, log, *options) as exporter, recording(registry_dir):
+        until(lambda: seen(exporter) == down, "both to be down")
+        assert exporter.scrape()("jobs_total", **JOB, status="success") == 2
+        start()
+        until(lambda: seen(exporter) == up, "both to be read")
+        redis_server.kill()
+        until(lambda: seen(exporter) == down, "both to be down again")
+        start()
+        until(lambda: seen(exporter) == up, "both to be read again")
+        warnings = [line for line in exporter.log.splitlines() if "WARNING" in line]
+        assert len(warnings) == 2, "one line a broker a minute"
+        assert "hidden-word" not in exporter.log + exporter.ask("/")[2] + exporter.ask("/metrics")[2]
+        assert exporter.stop()[0] == 0
+
+
+def test_a_broker_that_hangs_does_not_delay_the_scrape(registry_dir: Path, log: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        options = ("--rq-url", f"redis://127.0.0.1:{silent.getsockname()[1]}/0", "--timeout", "600")
+        with running(registry_dir, log, *options) as exporter, recording(registry_dir):
+            start = time.monotonic()
+            text = exporter.scrape()
+            assert time.monotonic() - start < 10.0, "far below the broker's 600 s"
+            assert text("jobs_total", **JOB, status="success") == 2
+            assert text("jobmetrics_collector_up", collector="rq", broker="default") is None, "not known yet"
+
+
+def test_a_transport_whose_queues_cannot_be_read_is_absent_with_a_reason(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log, "--celery-broker", "amqp://u:hidden-word@h//") as exporter:
+        until(
+            lambda: exporter.scrape()("jobmetrics_collector_up", collector="celery", broker="default") == 0,
+            "the refusal",
+        )
+        assert "jobs_queue_depth" not in exporter.scrape().names()
+        assert "amqp://***@h// cannot be read" in exporter.log
+        assert "hidden-word" not in exporter.log
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "named"),
+    [
+        ({"JOBMETRICS_NONSENSE": "1"}, [], "JOBMETRICS_NONSENSE"),
+        ({"JOBMETRICS_EXPORTER_NONSENSE": "1"}, [], "JOBMETRICS_EXPORTER_NONSENSE"),
+        ({"JOBMETRICS_MAX_SERIES": "many"}, [], "JOBMETRICS_MAX_SERIES='many'"),
+        ({"JOBMETRICS_CONFIG": "/no/such/file"}, [], "/no/such/file"),
+        ({"JOBMETRICS_EXPORTER_RQ_URL": "redis://h:x"}, [], "--rq-url"),
+        ({}, ["--listen", "here"], "--listen='here'"),
+        ({}, ["--listen", "127.0.0.1:99999"], "99999"),
+        ({}, ["--listen", "no-such-host.invalid:0"], "no-such-host.invalid"),
+        ({}, ["--namespace", "9"], "--namespace='9'"),
+        ({}, ["--label", "x"], "--label='x'"),
+        ({}, ["--label", "system=x"], "'system'"),
+        ({}, ["--log-level", "loud"], "--log-level='loud'"),
+        ({}, ["--celery-broker", "localhost"], "--celery-broker"),
+        ({}, ["--celery-broker", "foo://:hidden-word@h"], "kombu does not know"),
+        ({}, ["--celery-broker", "redis://:hidden-word@h:port"], "--celery-broker"),
+        ({}, ["--rq-url", "http://:hidden-word@h"], "--rq-url"),
+        ({}, ["--rq-url", "Main=redis://:hidden-word@h"], "'Main'"),
+        ({}, ["--rq-url", "redis://h", "--rq-url", "redis://g"], "two rq brokers"),
+        ({}, ["--celery-app", "no_such_module:app"], "no_such_module"),
+        ({}, ["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    variables: dict[str, str], options: list[str], named: str, registry_dir: Path
+) -> None:
+    done = run("exporter", "--listen", "127.0.0.1:0", "--dir", str(registry_dir), *options, variables=variables)
+    line = complaint(done)
+    assert named in line
+    assert "hidden-word" not in line
+
+
+def test_a_port_in_use_is_one_clear_line(registry_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("exporter", "--listen", address, "--dir", str(registry_dir))
+        assert complaint(done) == f"jobmetrics: cannot listen on {address}: the port is in use"
+
+
+@pytest.mark.parametrize("command", [["exporter", "--listen", "127.0.0.1:0"], ["dump"]])
+@pytest.mark.parametrize("kind", ["link", "file", "writable by all", "unreadable", "behind an unreadable one"])
+def test_a_directory_that_may_not_be_read_is_one_clear_line(command: list[str], kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "registry"
+    real = tmp_path / "real"
+    real.mkdir(mode=0o700)
+    if kind == "link":
+        path.symlink_to(real)
+    elif kind == "file":
+        path.touch()
+    else:
+        path.mkdir()
+        path.chmod(0o777 if kind == "writable by all" else 0)
+    shown = path / "inner" if kind.startswith("behind") else path
+    try:
+        line = complaint(run(*command, "--dir", str(shown), limited=True))
+    finally:
+        if not path.is_symlink():
+            path.chmod(0o700)
+    assert str(path) in line
+
+
+# ------------------------------------------------------------------ dump
+
+
+def test_dump_prints_the_exposition_once(registry_dir: Path, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.lpush("rq:queue:high", "a", "b")
+    with recording(registry_dir):
+        done = run("dump", "--dir", str(registry_dir), "--rq-url", redis_url, "--rq-queue", "high")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = Exposed(done.stdout)
+    assert text("jobs_total", **JOB, status="success") == 2
+    assert text("jobs_active", **JOB) == 1
+    assert text("jobs_queue_depth", system="rq", broker="default", queue_name="high") == 2
+
+
+def test_dump_of_a_directory_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    assert str(tmp_path / "none") in complaint(run("dump", "--dir", str(tmp_path / "none")))
+
+
+def test_dump_into_a_pipe_that_is_closed_is_quiet(registry_dir: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*COMMAND, "dump", "--dir", str(registry_dir)], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,47 @@
+"""Fixtures of the unit tests: each begins as a process that has recorded nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobmetrics import guard, recorder, settings
+from jobmetrics.instruments import definition
+from jobmetrics.registry import current
+from jobmetrics.registry.writer import Writer
+from jobmetrics.settings import Settings
+from tests.unit.doubles import FakeClock
+
+
+@pytest.fixture(autouse=True)
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process knows of settings, writers, definitions and errors is forgotten, and restored after."""
+    monkeypatch.setattr(settings, "_in_force", None)
+    monkeypatch.setattr(current, "_writer", None)
+    monkeypatch.setattr(current, "_made_from", None)
+    monkeypatch.setattr(recorder, "_default", None)
+    monkeypatch.setattr(definition, "_declared", {})
+    monkeypatch.setattr(guard, "_counts", {})
+    monkeypatch.setattr(guard, "_logged_at", {})
+    monkeypatch.setattr(guard, "_let_through", guard._let_through)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def in_force(registry_dir: Path) -> Settings:
+    """Settings in force that record into the test's own directory and let errors surface."""
+    return settings.configure(dir=registry_dir, propagate_errors=True)
+
+
+@pytest.fixture
+def writer(in_force: Settings, clock: FakeClock) -> Iterator[Writer]:
+    made = Writer(in_force, clock)
+    yield made
+    if made._slot is not None:
+        made._slot.release()

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobmetrics.errors import DirectoryRefused, FormatRefused
+from jobmetrics.families import JOBS, JOBS_DURATION, LIVE_SUM, OVERFLOW, Family
+from jobmetrics.registry import index as indexes
+from jobmetrics.registry import layout
+from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.index import Contended, IndexFile, Moved, Placement, SeriesIndex, family_from
+from jobmetrics.registry.locks import try_lock
+from tests.unit.registry.test_layout import of_version
+
+COUNTER = Family("c_total", "counter", "A counter.", ("user",))
+PLAIN = Family("p_total", "counter", "Without labels.")
+LIVE = Family("g", "gauge", "A live gauge.", ("user",), LIVE_SUM)
+
+
+@pytest.fixture
+def file(registry_dir: Path) -> IndexFile:
+    return IndexFile(Directory(str(registry_dir)), 10_000)
+
+
+def limited(registry_dir: Path, limit: int) -> IndexFile:
+    return IndexFile(Directory(str(registry_dir)), limit)
+
+
+def place(file: IndexFile, index: SeriesIndex, family: Family, *values: str) -> Placement:
+    return file.place(index, family, values, 0.0)
+
+
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(data))
+
+
+# ------------------------------------------------------------------ making and loading
+
+
+def test_index_is_made_with_its_limit(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    assert (index.limit, index.next_cell, index.families, index.series) == (10_000, 0, {}, {})
+    assert (registry_dir / "index").stat().st_size == layout.INDEX_HEADER_SIZE
+
+
+def test_index_is_made_once(file: IndexFile) -> None:
+    assert file.load().identity == file.load().identity
+
+
+def test_every_index_has_an_identity_of_its_own(registry_dir: Path, file: IndexFile) -> None:
+    first = file.load().identity
+    (registry_dir / "index").unlink()
+    assert file.load().identity != first
+
+
+def test_limit_of_the_directory_is_its_makers(registry_dir: Path, file: IndexFile) -> None:
+    file.load()
+    assert limited(registry_dir, 5).load().limit == 10_000
+
+
+def test_directory_that_anyone_may_write_to_is_refused(registry_dir: Path, file: IndexFile) -> None:
+    registry_dir.chmod(0o777)
+    with pytest.raises(DirectoryRefused):
+        file.load()
+
+
+def test_empty_file_that_a_dead_process_left_is_filled_in(registry_dir: Path, file: IndexFile) -> None:
+    (registry_dir / "index").write_bytes(b"")
+    file.load()
+    assert [path.name for path in registry_dir.iterdir()] == ["index"]
+
+
+@pytest.mark.parametrize("content", [b"x", bytes(64), b"x" * 5000], ids=["short", "zeroed", "foreign"])
+def test_damaged_index_is_set_aside(registry_dir: Path, file: IndexFile, content: bytes) -> None:
+    (registry_dir / "index").write_bytes(content)
+    file.load()
+    assert (registry_dir / "index.set-aside").read_bytes() == content
+
+
+def test_directory_in_the_indexs_place_is_set_aside(registry_dir: Path, file: IndexFile) -> None:
+    (registry_dir / "index").mkdir()
+    file.load()
+    assert (registry_dir / "index").is_file()
+
+
+def test_damaged_index_under_a_held_lock_is_left_alone(registry_dir: Path, file: IndexFile) -> None:
+    (registry_dir / "index").write_bytes(bytes(64))
+    with (registry_dir / "index").open("r+b") as held:
+        assert try_lock(held.fileno())
+        with pytest.raises(Contended):
+            file.load(0.0)
+    assert [path.name for path in registry_dir.iterdir()] == ["index"]
+
+
+def test_index_of_another_version_is_refused_and_left_as_it_is(registry_dir: Path, file: IndexFile) -> None:
+    file.load()
+    data = (registry_dir / "index").read_bytes()
+    other = of_version(2, layout.IndexHeader.unpack(data)) + data[layout.COMMITTED_OFFSET :]
+    (registry_dir / "index").write_bytes(other)
+    with pytest.raises(FormatRefused):
+        file.load()
+    assert (registry_dir / "index").read_bytes() == other
+
+
+# ------------------------------------------------------------------ placing series
+
+
+def test_series_are_placed_one_after_another(file: IndexFile) -> None:
+    index = file.load()
+    assert place(file, index, JOBS_DURATION, "rq", "f", "q") == Placement(0, 19)
+    assert place(file, index, COUNTER, "a") == Placement(19, 1)
+    assert place(file, index, COUNTER, "b") == Placement(20, 1)
+    assert index.next_cell == 21
+
+
+def test_series_has_one_place(file: IndexFile) -> None:
+    index = file.load()
+    assert place(file, index, COUNTER, "a") == place(file, index, COUNTER, "a")
+
+
+def test_another_process_finds_the_same_place(registry_dir: Path, file: IndexFile) -> None:
+    one, other = file.load(), file.load()
+    placed = place(file, one, COUNTER, "a")
+    assert place(limited(registry_dir, 10_000), other, COUNTER, "a") == placed
+
+
+def test_two_processes_never_get_the_same_cells(file: IndexFile) -> None:
+    one, other = file.load(), file.load()
+    assert place(file, one, COUNTER, "a").first != place(file, other, COUNTER, "b").first
+
+
+def test_what_was_placed_is_loaded(file: IndexFile) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "größe\0\udcff")
+    loaded = file.load()
+    assert (loaded.families, loaded.series, loaded.next_cell, loaded.damaged) == (
+        index.families, index.series, index.next_cell, 0,
+    )  # fmt: skip
+
+
+def test_live_cells_are_known_for_the_next_lease(file: IndexFile) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "a")
+    place(file, index, LIVE, "a")
+    assert index.live_cells == [(1, 1)]
+
+
+def test_refresh_takes_what_others_placed(file: IndexFile) -> None:
+    one, other = file.load(), file.load()
+    place(file, one, COUNTER, "a")
+    file.refresh(other)
+    assert other.find(COUNTER, ("a",)) == Placement(0, 1)
+
+
+@pytest.mark.parametrize("family", [JOBS, JOBS_DURATION, COUNTER, PLAIN, LIVE], ids=lambda family: str(family.name))
+def test_family_comes_back_from_its_record(file: IndexFile, family: Family) -> None:
+    record = file.load().family_record(family)
+    assert record is not None
+    data = record.pack(bytes(16), 64)
+    (found,) = layout.records(data, bytes(16), 64)
+    assert isinstance(found, layout.Record)
+    assert family_from(found.body) == family
+
+
+@pytest.mark.parametrize("body", [None, [], {}, 5, "x", {"name": "c_total"}])
+def test_body_that_describes_no_family_is_none(body: object) -> None:
+    assert family_from(body) is None
+
+
+def test_held_lock_is_not_waited_for_beyond_the_time_given(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    with (registry_dir / "index").open("r+b") as held:
+        assert try_lock(held.fileno())
+        with pytest.raises(Contended):
+            place(file, index, COUNTER, "a")
+    assert index.next_cell == 0
+
+
+def test_full_disk_leaves_the_index_as_it_was(
+    registry_dir: Path, file: IndexFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = file.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, offset: len(data) // 2)
+        with pytest.raises(OSError, match="no space left"):
+            place(file, index, COUNTER, "a")
+    assert place(file, index, COUNTER, "a") == Placement(0, 1)
+    assert file.load().damaged == 0
+
+
+# ------------------------------------------------------------------ the cap
+
+
+def test_series_beyond_the_cap_goes_to_the_overflow_series(registry_dir: Path) -> None:
+    file = limited(registry_dir, 20)
+    index = file.load()
+    placed = [place(file, index, COUNTER, str(number)) for number in range(30)]
+    assert {entry.first for entry in placed if entry.dropped} == {index.series[0, (OVERFLOW,)].first}
+    assert sum(not entry.dropped for entry in placed) == 10
+
+
+def test_no_family_takes_more_than_half(registry_dir: Path) -> None:
+    file = limited(registry_dir, 100)
+    index = file.load()
+    for number in range(200):
+        place(file, index, COUNTER, str(number))
+    assert place(file, index, LIVE, "a").dropped is False
+    assert sum(number == 0 and values != (OVERFLOW,) for number, values in index.series) == 50
+
+
+def test_status_and_system_stay_apart_in_the_overflow(registry_dir: Path) -> None:
+    file = limited(registry_dir, 40)
+    index = file.load()
+    for number in range(40):
+        for status in ("success", "failure"):
+            place(file, index, JOBS, "rq", f"job{number}", "q", status)
+    overflow = {values for _, values in index.series if OVERFLOW in values}
+    assert overflow == {("rq", OVERFLOW, OVERFLOW, "success"), ("rq", OVERFLOW, OVERFLOW, "failure")}
+
+
+def test_series_placed_before_the_cap_was_reached_keeps_its_place(registry_dir: Path) -> None:
+    file = limited(registry_dir, 4)
+    index = file.load()
+    first = place(file, index, COUNTER, "a")
+    for number in range(10):
+        place(file, index, COUNTER, str(number))
+    assert place(file, index, COUNTER, "a") == first
+
+
+def test_another_process_keeps_to_the_cap_too(registry_dir: Path) -> None:
+    file = limited(registry_dir, 20)
+    one, other = file.load(), file.load()
+    for number in range(30):
+        place(file, one, COUNTER, str(number))
+    assert place(file, other, COUNTER, "new").dropped is True
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), min_size=30, max_size=120))
+def test_directory_never_holds_more_than_its_limit(registry_dir: Path, asked: list[tuple[int, int]]) -> None:
+    (registry_dir / "index").unlink(missing_ok=True)
+    file = limited(registry_dir, 30)
+    index = file.load()
+    for number, value in asked:
+        place(file, index, Family(f"c{number}_total", "counter", "", ("user",)), str(value))
+    assert len(index.series) <= 30
+
+
+def test_directory_with_more_families_than_its_limit_never_holds_more(registry_dir: Path) -> None:
+    file = limited(registry_dir, 10)
+    index = file.load()
+    for number in range(40):
+        try:
+            place(file, index, Family(f"c{number}_total", "counter", "", ("user",)), "a")
+        except indexes.RegistryError:
+            continue  # refusing is one way to keep to it
+    assert len(index.series) <= 10
+
+
+# ------------------------------------------------------------------ one name declared twice
+
+
+def test_other_definition_of_a_name_is_another_family(file: IndexFile) -> None:
+    index = file.load()
+    wider = Family("c_total", "counter", "", ("user", "region"))
+    assert place(file, index, COUNTER, "a").first != place(file, index, wider, "a", "b").first
+    assert index.newest == {"c_total": 1}
+
+
+def test_other_help_is_the_same_family(file: IndexFile) -> None:
+    index = file.load()
+    same = Family("c_total", "counter", "Said otherwise.", ("user",))
+    assert place(file, index, COUNTER, "a") == place(file, index, same, "a")
+
+
+def test_definition_that_is_declared_anew_is_the_newest_again(file: IndexFile) -> None:
+    index = file.load()
+    first = place(file, index, COUNTER, "a")
+    place(file, index, Family("c_total", "counter", "", ("user", "region")), "a", "b")
+    assert place(file, index, COUNTER, "a") == first
+    assert index.newest == {"c_total": 0}
+    assert file.load().newest == {"c_total": 0}
+
+
+# ------------------------------------------------------------------ damage
+
+
+@pytest.mark.parametrize("bit", range(0, 8 * 40, 7))
+def test_damaged_series_record_costs_that_series_alone(registry_dir: Path, file: IndexFile, bit: int) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "a")
+    start = index.fed_to
+    place(file, index, COUNTER, "b")
+    place(file, index, COUNTER, "c")
+    flip(registry_dir / "index", start * 8 + bit)
+    loaded = file.load()
+    assert {values for _, values in loaded.series} == {("a",), ("c",)}
+    assert loaded.damaged > 0
+
+
+def test_series_after_damage_never_shares_cells_with_what_was_damaged(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "a")
+    start = index.fed_to
+    placed = place(file, index, JOBS_DURATION, "rq", "f", "q")
+    flip(registry_dir / "index", (index.fed_to - 8) * 8)
+    flip(registry_dir / "index", (start + 16) * 8)
+    loaded = file.load()
+    assert place(file, loaded, COUNTER, "new").first >= placed.first + placed.width
+
+
+def test_damaged_family_record_costs_that_family_alone(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "a")
+    place(file, index, LIVE, "a")
+    flip(registry_dir / "index", (layout.INDEX_HEADER_SIZE + 30) * 8)
+    loaded = file.load()
+    assert {loaded.families[number].name for number, _ in loaded.series} == {"g"}
+
+
+def test_index_cut_short_is_damage_behind_the_cut(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "a")
+    end = index.fed_to
+    place(file, index, COUNTER, "b")
+    os.truncate(registry_dir / "index", end)
+    loaded = file.load()
+    assert ({values for _, values in loaded.series}, loaded.damaged) == ({("a",)}, index.fed_to - end)
+
+
+def test_uncommitted_record_does_not_count(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "a")
+    with (registry_dir / "index").open("ab") as appended:
+        appended.write(index.series_record(COUNTER, 0, ("b",)).pack(index.identity, index.fed_to))
+    loaded = file.load()
+    assert ({values for _, values in loaded.series}, loaded.damaged) == ({("a",)}, 0)
+
+
+# ------------------------------------------------------------------ generations
+
+
+def test_index_in_force_is_current(file: IndexFile) -> None:
+    assert file.is_current(file.load()) is True
+
+
+def test_wiped_index_is_not_current(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    (registry_dir / "index").unlink()
+    assert file.is_current(index) is False
+
+
+def test_replaced_index_is_not_current(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    (registry_dir / "index").unlink()
+    file.load()
+    assert file.is_current(index) is False
+
+
+def test_index_that_cannot_be_read_just_now_is_taken_for_current(
+    file: IndexFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = file.load()
+
+    def no_descriptors(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", no_descriptors)
+    assert file.is_current(index) is True
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["wiped", "made anew"])
+def test_placing_in_an_index_that_is_gone_says_so(registry_dir: Path, file: IndexFile, again: bool) -> None:
+    index = file.load()
+    (registry_dir / "index").unlink()
+    if again:
+        file.load()
+    with pytest.raises(Moved):
+        place(file, index, COUNTER, "a")
+
+
+def test_refreshing_an_index_that_is_gone_says_so(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    (registry_dir / "index").unlink()
+    with pytest.raises(Moved):
+        file.refresh(index)

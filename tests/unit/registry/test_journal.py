@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from jobmetrics.registry import journal, layout
+from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.journal import KEEP, Entry, Journal
+from jobmetrics.registry.layout import SlotHeader
+from jobmetrics.registry.leasing import acquire
+from jobmetrics.registry.owner import Holder
+from jobmetrics.registry.slot import Slot, SlotPlan
+
+IDENTITY = bytes(range(16))
+NOW = 1_700_000_000.0
+
+
+class Bytes:
+    """A slot's bytes with a journal of a few entries, opened by one lease after another."""
+
+    def __init__(self, entries: int) -> None:
+        self.header = SlotHeader(entries, IDENTITY)
+        self.data = bytearray(self.header.cells_offset)
+        self.data[: layout.SLOT_HEADER_SIZE] = self.header.pack()
+
+    def owned(self, lease: int) -> Journal:
+        size = self.header.journal * layout.JOURNAL_WORDS * layout.CELL
+        words = memoryview(self.data)[layout.JOURNAL_OFFSET :][:size]
+        return Journal(words.cast("Q"), words.cast("d"), self.header.journal, lease)
+
+    def entries(self, lease: int | None) -> dict[int, Entry]:
+        return {entry.execution: entry for entry in journal.entries(self.data, self.header, lease)}
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+
+
+def begin_all(owned: Journal, *executions: int) -> list[int]:
+    """Start executions one second apart; their entries, all of which must be there."""
+    begun = [owned.begin(execution, NOW - 60 + i, 0) for i, execution in enumerate(executions)]
+    assert None not in begun
+    return [entry for entry in begun if entry is not None]
+
+
+def test_empty_journal_has_no_entries() -> None:
+    assert Bytes(4).entries(1) == {}
+
+
+def test_what_runs_is_in_the_journal() -> None:
+    slot = Bytes(4)
+    slot.owned(1).begin(2**64 - 1, NOW, 17)
+    assert slot.entries(1) == {2**64 - 1: Entry(2**64 - 1, NOW, 0.0, 17, running=True, lost=False)}
+
+
+def test_what_ended_is_in_the_journal_with_its_end() -> None:
+    slot = Bytes(4)
+    owned = slot.owned(1)
+    owned.end(begin_all(owned, 5)[0], NOW)
+    assert slot.entries(1) == {5: Entry(5, NOW - 60, NOW, 0, running=False, lost=False)}
+
+
+def test_what_runs_in_a_slot_that_nobody_holds_is_lost() -> None:
+    slot = Bytes(4)
+    begin_all(slot.owned(1), 5)
+    assert (slot.entries(None)[5].running, slot.entries(None)[5].lost) == (False, True)
+
+
+def test_what_an_earlier_owner_was_running_is_lost() -> None:
+    slot = Bytes(4)
+    begin_all(slot.owned(1), 5)
+    begin_all(slot.owned(2), 6)
+    assert {execution: entry.lost for execution, entry in slot.entries(2).items()} == {5: True, 6: False}
+
+
+def test_what_an_earlier_owner_ended_is_ended() -> None:
+    slot = Bytes(4)
+    owned = slot.owned(1)
+    owned.end(begin_all(owned, 5)[0], NOW)
+    entry = slot.entries(2)[5]
+    assert (entry.running, entry.lost, entry.end) == (False, False, NOW)
+
+
+def test_full_journal_takes_no_more() -> None:
+    owned = Bytes(2).owned(1)
+    begin_all(owned, 1, 2)
+    assert owned.begin(3, NOW, 0) is None
+
+
+def test_refused_execution_leaves_no_trace() -> None:
+    slot = Bytes(2)
+    owned = slot.owned(1)
+    begin_all(owned, 1, 2)
+    owned.begin(3, NOW, 0)
+    assert set(slot.entries(1)) == {1, 2}
+
+
+def test_ended_entry_is_used_again() -> None:
+    slot = Bytes(2)
+    owned = slot.owned(1)
+    first, _ = begin_all(owned, 1, 2)
+    owned.end(first, NOW)
+    assert owned.begin(3, NOW, 0) == first
+    assert set(slot.entries(1)) == {2, 3}
+
+
+def test_what_ended_last_is_overwritten_last() -> None:
+    slot = Bytes(3)
+    owned = slot.owned(1)
+    one, two, three = begin_all(owned, 1, 2, 3)
+    for entry in (two, three, one):
+        owned.end(entry, NOW)
+    overwritten = begin_all(owned, 4, 5, 6)
+    assert overwritten == [two, three, one]
+
+
+def test_journal_is_filled_before_anything_ended_is_overwritten() -> None:
+    slot = Bytes(4)
+    owned = slot.owned(1)
+    owned.end(begin_all(owned, 1)[0], NOW)
+    begin_all(owned, 2, 3, 4)
+    assert set(slot.entries(1)) == {1, 2, 3, 4}
+
+
+def test_running_entry_is_never_overwritten() -> None:
+    slot = Bytes(2)
+    owned = slot.owned(1)
+    begin_all(owned, 1)
+    for execution in range(10, 20):
+        entry = owned.begin(execution, NOW, 0)
+        assert entry is not None
+        owned.end(entry, NOW)
+    assert slot.entries(1)[1].running is True
+
+
+def test_what_the_dead_owner_was_running_is_kept_while_there_is_room() -> None:
+    slot = Bytes(4)
+    begin_all(slot.owned(1), 1)
+    begin_all(slot.owned(2), 2, 3, 4)
+    assert set(slot.entries(2)) == {1, 2, 3, 4}
+
+
+def test_what_the_dead_owner_was_running_gives_way_to_what_runs() -> None:
+    slot = Bytes(2)
+    begin_all(slot.owned(1), 1, 2)
+    begin_all(slot.owned(2), 3)
+    assert set(slot.entries(2)) == {2, 3}
+
+
+def test_old_ends_of_an_earlier_owner_give_way_before_fresh_ones() -> None:
+    slot = Bytes(2)
+    owned = slot.owned(1)
+    fresh, old = begin_all(owned, 1, 2)
+    owned.end(fresh, NOW - KEEP + 1)
+    owned.end(old, NOW - KEEP - 1)
+    begin_all(slot.owned(2), 3)
+    assert set(slot.entries(2)) == {1, 3}
+
+
+def test_earlier_owners_entries_give_way_oldest_first() -> None:
+    slot = Bytes(3)
+    owned = slot.owned(1)
+    entries = begin_all(owned, 1, 2, 3)
+    for entry, end in zip(entries, (NOW - 5, NOW - 20, NOW - 10), strict=True):
+        owned.end(entry, end)
+    begin_all(slot.owned(2), 4, 5)
+    assert set(slot.entries(2)) == {1, 4, 5}
+
+
+def test_state_that_is_none_is_no_entry() -> None:
+    slot = Bytes(2)
+    begin_all(slot.owned(1), 1)
+    struct.pack_into("<Q", slot.data, layout.JOURNAL_OFFSET, layout.pack_state(1, 3))
+    assert slot.entries(1) == {}
+
+
+def test_detached_journal_writes_nothing_any_more() -> None:
+    slot = Bytes(4)
+    owned = slot.owned(1)
+    entry = begin_all(owned, 1)[0]
+    before = bytes(slot.data)
+    owned.detach()
+    owned.end(entry, NOW)
+    owned.begin(2, NOW, 0)
+    assert bytes(slot.data) == before
+
+
+# ------------------------------------------------------------------ all journals of a directory
+
+
+def lease(registry_dir: Path) -> Slot:
+    plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 1)
+    return acquire(plan, Holder(), cells=1, live_cells=())
+
+
+def test_find_asks_every_slot_the_latest_start_first(registry_dir: Path) -> None:
+    one, two = lease(registry_dir), lease(registry_dir)
+    one.journal.begin(5, NOW - 2, 0)
+    two.journal.begin(5, NOW - 1, 0)
+    two.journal.begin(6, NOW, 0)
+    found = journal.find(Directory(str(registry_dir)), 5)
+    one.release()
+    two.release()
+    assert [(entry.start, entry.running) for entry in found] == [(NOW - 1, True), (NOW - 2, True)]
+
+
+def test_find_tells_what_a_slot_that_nobody_holds_was_running(registry_dir: Path) -> None:
+    slot = lease(registry_dir)
+    slot.journal.begin(5, NOW, 0)
+    slot.release()
+    assert [entry.lost for entry in journal.find(Directory(str(registry_dir)), 5)] == [True]
+
+
+def test_find_passes_over_slots_that_cannot_be_read(registry_dir: Path) -> None:
+    slot = lease(registry_dir)
+    slot.journal.begin(5, NOW, 0)
+    slot.release()
+    (registry_dir / "slot-00001").write_bytes(b"")
+    (registry_dir / "slot-00002").write_bytes(b"x" * 10_000)
+    (registry_dir / "slot-00003").mkdir()
+    (registry_dir / "slot-00004").write_bytes((registry_dir / "slot-00000").read_bytes()[:300])
+    assert len(journal.find(Directory(str(registry_dir)), 5)) == 1
+
+
+def test_find_reads_a_journal_longer_than_a_page(registry_dir: Path) -> None:
+    plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 200)
+    slot = acquire(plan, Holder(capacity=200), cells=1, live_cells=())
+    for execution in range(200):
+        slot.journal.begin(execution, NOW, 0)
+    slot.release()
+    assert len(journal.find(Directory(str(registry_dir)), 199)) == 1
+
+
+def test_find_in_a_missing_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        journal.find(Directory(str(tmp_path / "none")), 5)

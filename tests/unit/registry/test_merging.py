@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobmetrics.families import JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
+from jobmetrics.registry.merging import lower_to, merge, raise_to, set_at
+
+ADDED = (SUM, LIVE_SUM)
+CHOSEN = (MAX, MIN, MOST_RECENT)
+
+values = st.floats(allow_nan=False, allow_infinity=False)
+moments = st.floats(min_value=1.0, max_value=1e10)
+# Whole numbers add up exactly in any order.
+counts = st.integers(-(2**40), 2**40).map(float)
+
+
+def cells(*numbers: float) -> memoryview[float]:
+    view = memoryview(bytearray(8 * len(numbers))).cast("d")
+    for i, number in enumerate(numbers):
+        view[i] = number
+    return view
+
+
+def merged(mode: str, *rows: Sequence[float]) -> list[float]:
+    """All rows merged into an empty one, one after another."""
+    width = len(rows[0])
+    target = cells(*[0.0] * width)
+    for row in rows:
+        merge(mode, width, cells(*row), 0, target, 0)
+    return target.tolist()
+
+
+def rows_of(mode: str) -> st.SearchStrategy[tuple[float, float]]:
+    if mode in ADDED:
+        return st.tuples(counts, counts)
+    return st.tuples(moments if mode == MOST_RECENT else st.just(1.0), values) | st.just((0.0, 0.0))
+
+
+@pytest.mark.parametrize("mode", [*ADDED, *CHOSEN])
+@given(st.data())
+def test_unset_row_changes_nothing(mode: str, data: st.DataObject) -> None:
+    row = data.draw(rows_of(mode))
+    assert merged(mode, row, (0.0, 0.0)) == merged(mode, row) == merged(mode, (0.0, 0.0), row) == list(row)
+
+
+@pytest.mark.parametrize("mode", [SUM, LIVE_SUM, MAX, MIN])
+@given(st.data())
+def test_order_of_two_rows_does_not_matter(mode: str, data: st.DataObject) -> None:
+    one, other = data.draw(rows_of(mode)), data.draw(rows_of(mode))
+    assert merged(mode, one, other) == merged(mode, other, one)
+
+
+@pytest.mark.parametrize("mode", [*ADDED, *CHOSEN])
+@given(st.data())
+def test_grouping_of_rows_does_not_matter(mode: str, data: st.DataObject) -> None:
+    one, two, three = data.draw(st.tuples(rows_of(mode), rows_of(mode), rows_of(mode)))
+    assert merged(mode, merged(mode, one, two), three) == merged(mode, one, merged(mode, two, three))
+
+
+@pytest.mark.parametrize("mode", CHOSEN)
+@given(st.data())
+def test_row_merged_twice_is_as_merged_once(mode: str, data: st.DataObject) -> None:
+    one, other = data.draw(rows_of(mode)), data.draw(rows_of(mode))
+    assert merged(mode, one, other, other) == merged(mode, one, other)
+
+
+@given(st.lists(st.tuples(moments, values), min_size=1, max_size=5, unique_by=lambda row: row[0]))
+def test_most_recent_is_the_latest_in_any_order(rows: list[tuple[float, float]]) -> None:
+    assert merged(MOST_RECENT, *rows) == list(max(rows))
+
+
+@given(st.lists(values, min_size=1, max_size=5))
+def test_max_is_the_largest_ever_set(numbers: list[float]) -> None:
+    view = cells(0.0, 0.0)
+    for number in numbers:
+        raise_to(view, 0, number)
+    assert view.tolist() == [1.0, max(numbers)]
+
+
+@given(st.lists(values, min_size=1, max_size=5))
+def test_min_is_the_smallest_ever_set(numbers: list[float]) -> None:
+    view = cells(0.0, 0.0)
+    for number in numbers:
+        lower_to(view, 0, number)
+    assert view.tolist() == [1.0, min(numbers)]
+
+
+def test_earlier_value_does_not_replace_a_later_one() -> None:
+    view = cells(0.0, 0.0)
+    set_at(view, 0, 5.0, 20.0)
+    set_at(view, 0, 7.0, 10.0)
+    assert view.tolist() == [20.0, 5.0]
+
+
+def test_value_set_at_the_same_moment_replaces() -> None:
+    view = cells(20.0, 5.0)
+    set_at(view, 0, 7.0, 20.0)
+    assert view.tolist() == [20.0, 7.0]
+
+
+def test_sum_adds_every_cell_of_a_histogram() -> None:
+    assert merged(SUM, (1.0, 2.0, 3.0), (10.0, 20.0, 30.0)) == [11.0, 22.0, 33.0]
+
+
+@pytest.mark.parametrize("mode", [SUM, LIVE_SUM, *CHOSEN])
+def test_neighbouring_cells_stay_as_they_are(mode: str) -> None:
+    source, target = cells(9.0, 1.0, 5.0, 9.0), cells(7.0, 7.0, 0.0, 0.0, 7.0)
+    merge(mode, 2, source, 1, target, 2)
+    assert target.tolist() == [7.0, 7.0, 1.0, 5.0, 7.0]
+
+
+def test_cells_of_journal_series_are_not_merged() -> None:
+    assert merged(JOURNAL, (3.0,)) == [0.0]

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+import rq
+from rq import Queue, Retry
+from rq.job import Job, JobStatus
+
+from jobmetrics.context import current_execution
+from jobmetrics.recorder import default
+from jobmetrics.rq.worker import instrument, uninstrument
+from jobmetrics.settings import Settings
+from tests import readings
+
+HERE = __name__
+
+
+class Refused(Exception):
+    pass
+
+
+class Vanishes:
+    """Its pickle cannot be read again."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return int, ("no number",)
+
+
+def succeed(*_: object) -> str:
+    return "done"
+
+
+def fail() -> None:
+    raise Refused("on purpose")
+
+
+def ask_again() -> Retry:
+    return Retry(max=1)
+
+
+def exit_early() -> None:
+    raise SystemExit(3)
+
+
+def tell_execution() -> str:
+    execution = current_execution()
+    return "" if execution is None else execution.job.job_type
+
+
+def give_unpicklable() -> object:
+    return lambda: None
+
+
+class Worker(rq.SimpleWorker):
+    """Jobs run in the test's own process."""
+
+
+@pytest.fixture(autouse=True)
+def recorded(in_force: Settings) -> Iterator[None]:
+    instrument(Worker)
+    yield
+    uninstrument(Worker)
+    slot = default().writer.slot
+    if slot is not None:
+        slot.release()
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue("high", connection=fakeredis.FakeStrictRedis(server=fakeredis.FakeServer()))
+
+
+def work(queue: Queue, worker_class: type[rq.SimpleWorker] = Worker) -> None:
+    """Perform everything that is queued."""
+    worker = worker_class([queue], connection=queue.connection)
+    while (job := queue.dequeue_any([queue], None, connection=queue.connection)) is not None:
+        worker.execute_job(job[0], job[1])
+
+
+def ended(registry_dir: Path) -> dict[tuple[str, str], float]:
+    """Executions by job type and status."""
+    found = readings.values(registry_dir, "jobs_total")
+    assert {(values[0], values[2]) for values in found} <= {("rq", "high")}
+    return {(values[1], values[3]): number for values, number in found.items()}
+
+
+def failures(registry_dir: Path) -> dict[str, float]:
+    return {values[3]: number for values, number in readings.values(registry_dir, "jobs_failures_total").items()}
+
+
+def test_success(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(succeed)
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.succeed", "success"): 1.0}
+    assert failures(registry_dir) == {}
+
+
+def test_every_execution_has_a_duration(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(succeed)
+    queue.enqueue(fail)
+    work(queue)
+    readings.assert_durations_add_up(registry_dir)
+    assert sum(readings.counts(registry_dir, "jobs_duration_seconds").values()) == 2.0
+
+
+def test_wait_is_observed(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(succeed)
+    work(queue)
+    assert readings.counts(registry_dir, "jobs_queue_wait_seconds") == {("rq", f"{HERE}.succeed", "high"): 1.0}
+
+
+def test_nothing_runs_once_the_job_is_done(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(succeed)
+    work(queue)
+    assert readings.active(registry_dir) == {}
+
+
+def test_failure_by_its_exceptions_class(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(fail)
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.fail", "failure"): 1.0}
+    assert failures(registry_dir) == {"Refused": 1.0}
+
+
+def test_retry_after_an_exception(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(fail, retry=Retry(max=2))
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.fail", "retry"): 2.0, (f"{HERE}.fail", "failure"): 1.0}
+    assert failures(registry_dir) == {"Refused": 1.0}
+
+
+def test_retry_after_an_exception_with_an_interval(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(fail, retry=Retry(max=1, interval=60))
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.fail", "retry"): 1.0}
+
+
+def test_retry_by_return_and_then_used_up(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(ask_again)
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.ask_again", "retry"): 1.0, (f"{HERE}.ask_again", "failure"): 1.0}
+    assert failures(registry_dir) == {"MaxRetriesExceeded": 1.0}
+    assert readings.values(registry_dir, "jobs_retries_total") == {("rq", f"{HERE}.ask_again", "high"): 1.0}
+
+
+def test_stopped_job_is_revoked(registry_dir: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.enqueue(fail)
+    original = Worker.handle_exception
+
+    def stop(self: Any, job: Job, *exc_info: Any) -> None:
+        original(self, job, *exc_info)
+        self._stopped_job_id = job.id  # what an operator's stop command sets
+
+    monkeypatch.setattr(Worker, "handle_exception", stop)
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.fail", "revoked"): 1.0}
+    assert failures(registry_dir) == {}
+
+
+def test_function_that_does_not_exist(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue("nowhere.at.all")
+    work(queue)
+    assert ended(registry_dir) == {("nowhere.at.all", "failure"): 1.0}
+    assert len(failures(registry_dir)) == 1
+
+
+def test_data_that_cannot_be_unpickled(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(succeed, Vanishes())
+    work(queue)
+    assert ended(registry_dir) == {("unknown", "failure"): 1.0}
+    assert failures(registry_dir) == {"DeserializationError": 1.0}
+
+
+def test_result_that_cannot_be_pickled_is_a_success_as_rq_calls_it(registry_dir: Path, queue: Queue) -> None:
+    job = queue.enqueue(give_unpicklable)
+    work(queue)
+    status = "success" if job.get_status() == JobStatus.FINISHED else "failure"
+    assert ended(registry_dir) == {(f"{HERE}.give_unpicklable", status): 1.0}
+
+
+def test_exit_in_a_job_is_a_failure(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(exit_early)
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.exit_early", "failure"): 1.0}
+    assert failures(registry_dir) == {"SystemExit": 1.0}
+
+
+def test_job_knows_its_execution(queue: Queue) -> None:
+    job = queue.enqueue(tell_execution)
+    work(queue)
+    assert job.return_value() == f"{HERE}.tell_execution"
+    assert current_execution() is None
+
+
+def test_job_result_and_status_are_rqs_own(queue: Queue) -> None:
+    good, bad = queue.enqueue(succeed), queue.enqueue(fail)
+    work(queue)
+    assert (good.return_value(), good.get_status(), bad.get_status()) == ("done", JobStatus.FINISHED, JobStatus.FAILED)
+
+
+def test_ignored_job_type_is_not_recorded(
+    registry_dir: Path, queue: Queue, in_force: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(default(), "_ignore", (f"{HERE}.succ*",))
+    queue.enqueue(succeed)
+    work(queue)
+    assert ended(registry_dir) == {}
+
+
+def test_instrumenting_twice_counts_once(registry_dir: Path, queue: Queue) -> None:
+    instrument(Worker)
+    queue.enqueue(succeed)
+    work(queue)
+    assert ended(registry_dir) == {(f"{HERE}.succeed", "success"): 1.0}
+
+
+def test_instrumented_subclass_of_an_instrumented_class_counts_once(registry_dir: Path, queue: Queue) -> None:
+    class Own(Worker):
+        pass
+
+    instrument(Own)
+    queue.enqueue(succeed)
+    work(queue, Own)
+    assert ended(registry_dir) == {(f"{HERE}.succeed", "success"): 1.0}
+
+
+def test_class_instrumented_before_its_base_counts_once(registry_dir: Path, queue: Queue) -> None:
+    class Base(rq.SimpleWorker):
+        pass
+
+    class Own(Base):
+        pass
+
+    instrument(Own)
+    instrument(Base)
+    queue.enqueue(fail)
+    work(queue, Own)
+    assert ended(registry_dir) == {(f"{HERE}.fail", "failure"): 1.0}
+
+
+def test_uninstrumented_worker_records_nothing(registry_dir: Path, queue: Queue) -> None:
+    uninstrument(Worker)
+    queue.enqueue(succeed)
+    work(queue)
+    assert list(registry_dir.iterdir()) == []
+
+
+def test_uninstrumenting_leaves_the_class_as_it_was() -> None:
+    class Own(rq.SimpleWorker):
+        def handle_exception(self, job: Job, *exc_info: Any) -> Any:
+            return super().handle_exception(job, *exc_info)
+
+    before = dict(Own.__dict__)
+    uninstrument(instrument(Own))
+    assert dict(Own.__dict__) == before
+
+
+def test_uninstrumenting_what_was_never_instrumented_changes_nothing() -> None:
+    before = dict(rq.SimpleWorker.__dict__)
+    uninstrument(rq.SimpleWorker)
+    assert dict(rq.SimpleWorker.__dict__) == before
+
+
+def test_worker_says_what_it_is(registry_dir: Path, queue: Queue) -> None:
+    queue.enqueue(succeed)
+    work(queue)
+    (owner,) = readings.snapshot(registry_dir).owners
+    assert (owner.system, owner.role) == ("rq", "worker")

@@ -1,0 +1,126 @@
+"""The command's own manners: one line for what is wrong, and the right exit code."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobmetrics import __version__
+from jobmetrics.cli import main as entry
+from jobmetrics.errors import JobmetricsError
+
+# The commands take over signals and the log, which are the test process's own: processes of their own
+# test those, in tests/e2e/test_exporter.py.
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["jobmetrics", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("jobmetrics: ")
+    return line
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"jobmetrics {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("exporter", "--help"), ("dump", "-h"), ("demo", "--help")])
+def test_help_fits_80_columns(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, *arguments) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Usage: jobmetrics")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("--nonsense",),
+        ("exporter", "--nonsense"),
+        ("exporter", "extra"),
+        ("exporter", "--listen"),
+        ("exporter", "--refresh", "soon"),
+        ("exporter", "--timeout", "-1"),
+        ("demo", "--seconds", "x"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    complaint(capsys)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int | None) -> None:
+    """Let the command group do this instead of running a command."""
+    from jobmetrics.cli.group import jobmetrics
+
+    def main(**_: Any) -> int | None:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(jobmetrics, "main", main)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (JobmetricsError("redis://:secret@h\nis down"), 2, "redis://***@h is down"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "/x: Permission denied"),
+        (ModuleNotFoundError("No module", name="waitress.server"), 2, "needs waitress.server; pip install"),
+        (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero; this is a bug"),
+    ],
+)
+def test_errors_are_one_line(
+    error: Exception, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, error)
+    assert run(monkeypatch) == code
+    line = complaint(capsys)
+    assert said in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(None, 0), (0, 0), (1, 1), (KeyboardInterrupt(), 130)])
+def test_exit_codes(outcome: BaseException | int | None, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    command(monkeypatch, outcome)
+    assert run(monkeypatch) == code
+
+
+@pytest.mark.parametrize("missing", ["click", "prometheus_client", "waitress", "numpy"])
+def test_without_the_extra_it_says_what_to_install(
+    missing: str, registry_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith(("jobmetrics.cli.", "jobmetrics.exporter", "jobmetrics.registry.snapshot")):
+            monkeypatch.delitem(sys.modules, name)
+    real_import = builtins.__import__
+
+    def without(name: str, *arguments: Any, **keywords: Any) -> Any:
+        if name.partition(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real_import(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert run(monkeypatch, "exporter", "--dir", str(registry_dir), "--listen", "nonsense") == 2
+    assert "pip install 'jobmetrics[exporter]'" in complaint(capsys)

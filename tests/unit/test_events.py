@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from jobmetrics import events
+from jobmetrics.events import Ended, Job, Lost, Published, Started, Withdrawn
+
+JOB = Job("celery", "app.resize", "images")
+ALL = [JOB, Started(JOB, "1"), Ended("success"), Lost(JOB, "1", "failure"), Withdrawn(JOB, "expired"), Published(JOB)]
+
+
+@pytest.mark.parametrize("event", ALL, ids=lambda event: type(event).__name__)
+def test_event_is_frozen(event: object) -> None:
+    name = dataclasses.fields(event)[0].name  # type: ignore[arg-type]  # each of them is a dataclass
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(event, name, "changed")
+
+
+def test_equal_jobs_are_one_key() -> None:
+    assert {JOB: 1}[Job("celery", "app.resize", "images")] == 1
+
+
+def test_statuses_are_the_contracts() -> None:
+    assert events.STATUSES == ("success", "failure", "retry", "ignored", "rejected", "revoked")
+
+
+def test_withdrawal_reasons_are_the_contracts() -> None:
+    assert events.WITHDRAWN_REASONS == ("revoked", "expired", "rejected", "unknown")
+
+
+def test_lost_execution_does_not_claim_a_dead_process_unless_told() -> None:
+    assert Lost(JOB, "1", "failure").process_died is False

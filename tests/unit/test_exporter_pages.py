@@ -1,0 +1,102 @@
+"""The pages as a WSGI application, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from jobmetrics.exporter.pages import Pages
+
+
+class Gauge(Collector):
+    """One gauge; broken when its help says so."""
+
+    def __init__(self, text: str = "Help.") -> None:
+        self._text = text
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        if self._text == "broken":
+            raise ValueError("a secret")
+        return [GaugeMetricFamily("y", self._text, value=2)]
+
+
+def ask(
+    path: str, method: str = "GET", accept: str | None = None, reason: str | None = None, text: str = "Help."
+) -> tuple[int, dict[str, str], bytes]:
+    registry = CollectorRegistry()
+    registry.register(Gauge(text))
+    pages = Pages(registry, lambda: reason, version="1.2<3", directory="/a & b")
+    environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method}
+    if accept is not None:
+        environ["HTTP_ACCEPT"] = accept
+    setup_testing_defaults(environ)
+    answer: list[Any] = []
+    body = b"".join(pages(environ, lambda status, headers: answer.extend([status, dict(headers)])))  # type: ignore[arg-type]
+    return int(answer[0].split()[0]), answer[1], body
+
+
+@pytest.mark.parametrize(
+    "accept", [None, "", "*/*", "text/plain", "text/html", "application/openmetrics-text;version=x"]
+)
+def test_metrics_are_text_unless_something_better_is_asked_for(accept: str | None) -> None:
+    status, headers, body = ask("/metrics", accept=accept)
+    assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+    assert [sample.value for metric in parse_text(body.decode()) for sample in metric.samples] == [2.0]
+
+
+def test_metrics_are_openmetrics_when_prometheus_asks_for_it() -> None:
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+    _, headers, body = ask("/metrics", accept=accept)
+    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert body.endswith(b"# EOF\n")
+    metrics = parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]  # ships no types
+    assert [sample.value for metric in metrics for sample in metric.samples] == [2.0]
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    status, headers, body = ask(path)
+    assert (status, headers["Content-Length"]) == (200, str(len(body)))
+    assert ask(path, "HEAD") == (status, headers, b"")
+
+
+def test_readiness_tells_the_reason() -> None:
+    assert ask("/readyz")[::2] == (200, b"ready\n")
+    assert ask("/readyz", reason="/x is \ud800 gone")[::2] == (503, b"not ready: /x is \\ud800 gone\n")
+    assert ask("/healthz", reason="/x is gone")[::2] == (200, b"ok\n")
+
+
+def test_the_landing_page_escapes_what_it_shows() -> None:
+    status, headers, body = ask("/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert b"1.2&lt;3" in body
+    assert b"/a &amp; b" in body
+
+
+@pytest.mark.parametrize("path", ["/metrics/", "/x", "//", "/metrics%00"])
+def test_anything_else_is_not_found(path: str) -> None:
+    assert ask(path)[0] == 404
+    assert ask(path, "POST")[0] == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
+def test_other_methods_are_refused_naming_those_allowed(method: str) -> None:
+    status, headers, _ = ask("/metrics", method)
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_an_error_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    status, _, body = ask("/metrics", text="broken")
+    assert status == 500
+    assert b"secret" not in body
+    assert "error in /metrics" in caplog.text

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from jobmetrics import families
+from jobmetrics.events import STATUSES, SYSTEMS, WITHDRAWN_REASONS
+from jobmetrics.families import BUILT_IN, OVERFLOW, Family
+from jobmetrics.registry.layout import MAX_WIDTH
+from jobmetrics.settings import DEFAULT_BUCKETS
+
+JOB = ("system", "job_type", "queue_name")
+QUEUE = ("system", "broker", "queue_name")
+
+# The contract with whoever writes dashboards and alerts: name, type, labels, merge mode.
+RECORDED = {
+    ("jobs_total", "counter", (*JOB, "status"), "sum"),
+    ("jobs_withdrawn_total", "counter", (*JOB, "reason"), "sum"),
+    ("jobs_duration_seconds", "histogram", JOB, "sum"),
+    ("jobs_duration_unknown_total", "counter", JOB, "sum"),
+    ("jobs_active", "gauge", JOB, "journal"),
+    ("jobs_active_oldest_timestamp_seconds", "gauge", JOB, "journal"),
+    ("jobs_failures_total", "counter", (*JOB, "error_type"), "sum"),
+    ("jobs_retries_total", "counter", JOB, "sum"),
+    ("jobs_queue_wait_seconds", "histogram", JOB, "sum"),
+    ("jobs_published_total", "counter", JOB, "sum"),
+    ("jobs_cpu_seconds_total", "counter", JOB, "sum"),
+    ("jobs_within_target_total", "counter", JOB, "sum"),
+    ("jobs_target_duration_seconds", "gauge", JOB, "mostrecent"),
+    ("jobs_stage_duration_seconds", "histogram", (*JOB, "stage"), "sum"),
+    ("jobs_items_processed_total", "counter", JOB, "sum"),
+    ("jobs_last_success_timestamp_seconds", "gauge", JOB, "max"),
+    ("jobs_workers", "gauge", ("system",), "livesum"),
+    ("jobs_worker_capacity", "gauge", ("system",), "livesum"),
+    ("jobs_reserved", "gauge", ("system", "queue_name"), "livesum"),
+    ("jobs_worker_processes_lost_total", "counter", ("system",), "sum"),
+}
+COLLECTED = {
+    ("jobs_queue_depth", "gauge", QUEUE),
+    ("jobs_queue_oldest_timestamp_seconds", "gauge", QUEUE),
+    ("jobs_queue_jobs", "gauge", (*QUEUE, "state")),
+    ("jobs_queue_orphaned", "gauge", QUEUE),
+    ("jobs_queue_overdue", "gauge", QUEUE),
+    ("jobs_queue_unacknowledged", "gauge", ("system", "broker")),
+    ("jobs_queue_consumers", "gauge", QUEUE),
+    ("jobmetrics_collector_up", "gauge", ("collector", "broker")),
+    ("jobmetrics_collector_duration_seconds", "gauge", ("collector", "broker")),
+    ("jobmetrics_collector_last_success_timestamp_seconds", "gauge", ("collector", "broker")),
+}
+OWN = {
+    ("jobmetrics_build_info", "gauge", ("version",)),
+    ("jobmetrics_slots", "gauge", ("state",)),
+    ("jobmetrics_series", "gauge", ()),
+    ("jobmetrics_series_limit", "gauge", ()),
+    ("jobmetrics_dropped_series_total", "counter", ()),
+    ("jobmetrics_dropped_updates_total", "counter", ("reason",)),
+    ("jobmetrics_superseded_series", "gauge", ()),
+    ("jobmetrics_internal_errors_total", "counter", ("where",)),
+    ("jobmetrics_scrape_duration_seconds", "gauge", ()),
+    ("jobmetrics_directory_up", "gauge", ()),
+    ("jobs_worker_resident_memory_bytes", "gauge", ("system",)),
+}
+
+each_family = pytest.mark.parametrize("family", BUILT_IN, ids=lambda family: str(family.name))
+histogram = Family("h", "histogram", "", buckets=(1.0, 2.0, 3.0))
+
+
+def test_recorded_metrics_are_the_contracts() -> None:
+    found = {(f.name, f.type, f.labels, f.mode) for f in BUILT_IN if f.source == families.RECORDED}
+    assert found == RECORDED
+
+
+def test_collected_metrics_are_the_contracts() -> None:
+    assert {(f.name, f.type, f.labels) for f in BUILT_IN if f.source == families.COLLECTED} == COLLECTED
+
+
+def test_own_metrics_are_the_contracts() -> None:
+    assert {(f.name, f.type, f.labels) for f in BUILT_IN if f.source == families.OWN} == OWN
+
+
+def test_no_name_is_used_twice() -> None:
+    names = [family.name for family in BUILT_IN]
+    assert sorted(set(names)) == sorted(names)
+
+
+@each_family
+def test_name_is_a_prometheus_name(family: Family) -> None:
+    assert re.fullmatch(r"(jobs|jobmetrics)_[a-z][a-z_]*", family.name)
+
+
+@each_family
+def test_total_is_on_counters_only(family: Family) -> None:
+    assert family.name.endswith("_total") == (family.type == "counter")
+
+
+@each_family
+def test_no_label_names_a_job_or_a_process(family: Family) -> None:
+    assert not {"job_id", "id", "args", "pid", "worker", "hostname", "le"} & set(family.labels)
+
+
+@each_family
+def test_help_is_a_sentence(family: Family) -> None:
+    assert re.fullmatch(r"[A-Z].*\.|.*; always 1\.", family.help)
+
+
+@each_family
+def test_unit_is_in_the_name(family: Family) -> None:
+    units = [unit for unit in ("seconds", "bytes") if unit in family.name.split("_")]
+    assert [family.unit] == (units or [""])
+
+
+@each_family
+def test_mode_is_a_known_one(family: Family) -> None:
+    assert family.mode in families.MODES
+
+
+@each_family
+def test_closed_labels_are_labels_of_the_family(family: Family) -> None:
+    assert {label for label, _ in family.closed} <= set(family.labels)
+
+
+@each_family
+def test_series_fits_what_the_layout_allows(family: Family) -> None:
+    assert 1 <= family.width <= MAX_WIDTH
+
+
+def test_every_histogram_has_the_default_buckets() -> None:
+    assert {family.buckets for family in BUILT_IN if family.type == "histogram"} == {DEFAULT_BUCKETS}
+
+
+def test_nothing_but_a_histogram_has_buckets() -> None:
+    assert [family.name for family in BUILT_IN if family.type != "histogram" and family.buckets] == []
+
+
+def test_histogram_takes_a_cell_a_bucket_with_inf_and_the_sum() -> None:
+    assert histogram.width == 5
+
+
+@pytest.mark.parametrize(
+    ("mode", "width"), [("sum", 1), ("livesum", 1), ("journal", 1), ("max", 2), ("min", 2), ("mostrecent", 2)]
+)
+def test_gauge_takes_two_cells_where_it_must_know_whether_it_was_set(mode: str, width: int) -> None:
+    assert Family("g", "gauge", "", mode=mode).width == width
+
+
+def test_status_and_system_stay_apart_beyond_the_cap() -> None:
+    assert families.JOBS.overflow(("rq", "app.f", "high", "failure")) == ("rq", OVERFLOW, OVERFLOW, "failure")
+
+
+def test_withdrawal_reason_stays_apart_beyond_the_cap() -> None:
+    values = ("celery", "app.f", "high", "expired")
+    assert families.JOBS_WITHDRAWN.overflow(values) == ("celery", OVERFLOW, OVERFLOW, "expired")
+
+
+def test_unforeseen_value_of_a_closed_label_goes_with_the_others() -> None:
+    assert families.JOBS.overflow(("dramatiq", "app.f", "high", "lost")) == (OVERFLOW,) * 4
+
+
+def test_overflow_of_an_overflow_series_is_itself() -> None:
+    values = families.JOBS.overflow(("rq", "app.f", "high", "failure"))
+    assert families.JOBS.overflow(values) == values
+
+
+def test_overflow_wants_a_value_a_label() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        families.JOBS.overflow(("rq",))
+
+
+def test_reserved_is_every_combination_of_closed_values() -> None:
+    assert families.JOBS.reserved == len(SYSTEMS) * len(STATUSES)
+    assert families.JOBS_WITHDRAWN.reserved == len(SYSTEMS) * len(WITHDRAWN_REASONS)
+
+
+def test_family_without_closed_labels_reserves_one() -> None:
+    assert Family("c", "counter", "", ("user",)).reserved == 1
+
+
+def test_overflow_mark_is_no_status_or_system() -> None:
+    assert OVERFLOW not in {*STATUSES, *SYSTEMS, *WITHDRAWN_REASONS}

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from jobmetrics import guard, settings
+from jobmetrics.guard import guarded
+
+
+class TimeLimit(Exception):
+    """A job system's, raised from a signal handler wherever the job is."""
+
+
+@guarded("here")
+def fails(error: BaseException) -> str:
+    raise error
+
+
+@guarded("here")
+def works(value: str) -> str:
+    """Says it back."""
+    return value
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    seconds = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_guarded_function_returns_what_it_returns() -> None:
+    assert works("x") == "x"
+
+
+def test_guarded_function_keeps_name_and_docstring() -> None:
+    assert (works.__name__, works.__doc__) == ("works", "Says it back.")
+
+
+def test_error_is_kept_from_the_caller() -> None:
+    assert fails(ValueError("x")) is None
+
+
+def test_errors_are_counted_by_place() -> None:
+    fails(ValueError("x"))
+    fails(KeyError("x"))
+    guard.note("there", OSError("x"))
+    assert guard.take_counts() == {"here": 2, "there": 1}
+
+
+def test_counts_are_taken_once() -> None:
+    fails(ValueError("x"))
+    guard.take_counts()
+    assert guard.take_counts() == {}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
+def test_what_ends_a_process_is_never_swallowed(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        fails(error)
+    assert guard.take_counts() == {}
+
+
+def test_error_surfaces_when_errors_propagate() -> None:
+    settings.configure(propagate_errors=True)
+    with pytest.raises(ValueError, match="^x$"):
+        fails(ValueError("x"))
+    assert guard.take_counts() == {}
+
+
+def test_the_jobs_own_time_limit_passes_through() -> None:
+    guard.let_through(TimeLimit)
+    with pytest.raises(TimeLimit):
+        fails(TimeLimit())
+    assert guard.take_counts() == {}
+
+
+def test_let_through_adds_to_what_passed_before() -> None:
+    guard.let_through(TimeLimit)
+    guard.let_through(KeyError)
+    with pytest.raises(TimeLimit):
+        fails(TimeLimit())
+
+
+def test_let_through_twice_is_kept_once() -> None:
+    guard.let_through(TimeLimit)
+    once = guard._let_through
+    guard.let_through(TimeLimit)
+    assert guard._let_through == once
+
+
+def test_error_is_logged_with_place_and_cause(caplog: pytest.LogCaptureFixture, now: list[float]) -> None:
+    fails(ValueError("bad"))
+    assert lines(caplog) == ["jobmetrics: error in here, the job is not affected: ValueError: bad"]
+
+
+def test_one_place_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture, now: list[float]) -> None:
+    fails(ValueError("bad"))
+    now[0] += 59.9
+    fails(ValueError("bad"))
+    assert len(lines(caplog)) == 1
+    now[0] += 0.1
+    fails(ValueError("bad"))
+    assert len(lines(caplog)) == 2
+
+
+def test_another_place_is_logged_beside(caplog: pytest.LogCaptureFixture, now: list[float]) -> None:
+    fails(ValueError("bad"))
+    guard.note("there", ValueError("bad"))
+    assert len(lines(caplog)) == 2
+
+
+def test_traceback_is_for_debugging_only(caplog: pytest.LogCaptureFixture, now: list[float]) -> None:
+    caplog.set_level(logging.DEBUG, "jobmetrics")
+    fails(ValueError("bad"))
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["DEBUG"]
+
+
+def test_bad_environment_does_not_turn_a_note_into_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "bad")
+    assert fails(ValueError("x")) is None
