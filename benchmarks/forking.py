@@ -117,7 +117,7 @@ def rows() -> list[Row]:
             ours, peer = Path(root, "ours"), Path(root, "peer")
             peer.mkdir()
             with _side("ours", ours, living) as one, _side("peer", peer, living) as other:
-                figures = interleaved(lambda: _ask(one), lambda: _ask(other), ROUNDS)  # noqa: B023 - used at once
+                figures = interleaved(lambda: _ask(one), lambda: _ask(other), ROUNDS)
         found.append(compare(f"first record after fork, 200 series, {living} living", "us", budget, figures))
         if living == 8:
             row = compare("the same, for a work-horse", "us", budget, figures, absolute=WORK_HORSE_BUDGET_MS * 1000)

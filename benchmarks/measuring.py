@@ -50,5 +50,11 @@ def compare(
     """A row from both sides' figures."""
     ours, peer = figures
     return Row(
-        what, statistics.median(ours), statistics.median(peer), unit, budget, f"{spread(ours)} / {spread(peer)}", absolute
+        what,
+        statistics.median(ours),
+        statistics.median(peer),
+        unit,
+        budget,
+        f"{spread(ours)} / {spread(peer)}",
+        absolute,
     )

@@ -35,13 +35,18 @@ def let_through(*classes: type[BaseException]) -> None:
     _let_through = tuple(dict.fromkeys((*_let_through, *classes)))
 
 
+def passes(error: BaseException) -> bool:
+    """Whether an exception is the job's own business and must go on."""
+    return isinstance(error, _let_through)
+
+
 def note(where: str, error: BaseException) -> None:
     """Count an error that was kept from a job, and log it at most once a minute a place.
 
     Raises:
         BaseException: the error itself when `propagate_errors` is on, or when it is the job's own.
     """
-    if isinstance(error, _let_through) or _propagates():
+    if passes(error) or _propagates():
         raise error
     _counts[where] = _counts.get(where, 0) + 1
     now = time.monotonic()

@@ -158,6 +158,9 @@ class Recorder:
         job = self._instruments(event.job)
         if not job.ignored:
             self._published.at(job.labels).inc()
+        now = self._clock()
+        if now >= self._flush_at:
+            self._flush(now)
 
     # ---------------------------------------------------------------- counting
 

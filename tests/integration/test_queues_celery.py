@@ -198,7 +198,7 @@ def test_a_broker_that_accepts_and_says_nothing_times_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["memory://", "filesystem://", "amqp://u:secret@h//", "sqs://key:secret@", "pgmq://:secret@h"]
+    "url", ["memory://", "filesystem://", "amqp://u:secret@h//", "sqs://key:secret@", "mongodb://u:secret@h"]
 )
 def test_other_transports_are_absent_with_a_reason(url: str) -> None:
     with (

@@ -12,7 +12,7 @@ from jobmetrics.instruments import definition
 from jobmetrics.registry import current
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
-from tests.unit.doubles import FakeClock
+from tests.unit.doubles import FakeClock, die
 
 
 @pytest.fixture(autouse=True)
@@ -43,5 +43,4 @@ def in_force(registry_dir: Path) -> Settings:
 def writer(in_force: Settings, clock: FakeClock) -> Iterator[Writer]:
     made = Writer(in_force, clock)
     yield made
-    if made._slot is not None:
-        made._slot.release()
+    die(made)

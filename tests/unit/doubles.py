@@ -1,6 +1,8 @@
-"""Stand-ins that unit tests pass where the code takes a clock."""
+"""Stand-ins for time and for other processes."""
 
 from __future__ import annotations
+
+from jobmetrics.registry.writer import Writer
 
 
 class FakeClock:
@@ -14,3 +16,10 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+def die(writer: Writer) -> None:
+    """What the end of a writer's process means to its slot."""
+    slot = writer.slot
+    if slot is not None and slot.is_held():
+        slot.release()

@@ -11,6 +11,7 @@ from jobmetrics.context import current_execution, running
 from jobmetrics.events import Job, Started
 from jobmetrics.settings import Settings
 from tests import readings
+from tests.unit.doubles import die
 
 HERE = __name__
 
@@ -44,9 +45,7 @@ def tell() -> str | None:
 @pytest.fixture(autouse=True)
 def recorded(in_force: Settings) -> Iterator[None]:
     yield
-    slot = recorder.default().writer.slot
-    if slot is not None:
-        slot.release()
+    die(recorder.default().writer)
 
 
 def ended(registry_dir: Path) -> dict[tuple[str, ...], float]:
@@ -122,9 +121,7 @@ def test_function_runs_when_nothing_can_be_recorded(registry_dir: Path) -> None:
     assert double(3) == 6
 
 
-def test_error_in_the_recorder_never_reaches_the_function(
-    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_in_the_recorder_never_reaches_the_function(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.configure(dir=registry_dir)
 
     def broken(*_: object) -> None:

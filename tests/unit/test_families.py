@@ -106,8 +106,8 @@ def test_help_is_a_sentence(family: Family) -> None:
 
 @each_family
 def test_unit_is_in_the_name(family: Family) -> None:
-    units = [unit for unit in ("seconds", "bytes") if unit in family.name.split("_")]
-    assert [family.unit] == (units or [""])
+    units = {"seconds", "bytes"} & set(family.name.split("_"))
+    assert {family.unit} == (units or {""})
 
 
 @each_family

@@ -69,7 +69,7 @@ def test_what_ends_a_process_is_never_swallowed(error: BaseException) -> None:
 
 def test_error_surfaces_when_errors_propagate() -> None:
     settings.configure(propagate_errors=True)
-    with pytest.raises(ValueError, match="^x$"):
+    with pytest.raises(ValueError, match=r"^x$"):
         fails(ValueError("x"))
     assert guard.take_counts() == {}
 

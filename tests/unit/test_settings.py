@@ -55,7 +55,11 @@ GOOD_TEXTS: list[tuple[str, str, object]] = [
     ("dir_group", GROUP.gr_name, GROUP.gr_gid),
     *[("enabled", text, True) for text in ("1", "true", "Yes", " on ")],
     *[("enabled", text, False) for text in ("0", "false", "No", "OFF")],
-    ("buckets", "jobs_duration_seconds=0.1,1;jobs_*=1,60", {"jobs_duration_seconds": (0.1, 1.0), "jobs_*": (1.0, 60.0)}),
+    (
+        "buckets",
+        "jobs_duration_seconds=0.1,1;jobs_*=1,60",
+        {"jobs_duration_seconds": (0.1, 1.0), "jobs_*": (1.0, 60.0)},
+    ),
     ("buckets", "x=1,+Inf", {"x": (1.0,)}),
     ("buckets", "", {}),
     ("max_series", "500", 500),
@@ -142,9 +146,7 @@ BAD_KEYWORDS: list[tuple[str, object, str]] = [
 ]
 
 BAD_TEXTS: list[tuple[str, str, str]] = [
-    (key, value, allowed)
-    for key, value, allowed in BAD_KEYWORDS
-    if isinstance(value, str) and "\0" not in value
+    (key, value, allowed) for key, value, allowed in BAD_KEYWORDS if isinstance(value, str) and "\0" not in value
 ] + [
     ("buckets", "x=1,,2", "1 to 128 finite bounds"),
     ("max_series", "1e3", "from 1 to 10000000"),

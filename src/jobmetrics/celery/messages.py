@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from math import isfinite
 from typing import Any
 
 PUBLISHED_AT = "jobmetrics_published_at"  # header: epoch seconds, as text so that every serializer carries it
 UNKNOWN_QUEUE = "unknown"
 
 _MAX_ROUTES = 1024
-_routes: dict[tuple[str, str], str] = {}
+_routes: dict[tuple[int, str, str], str] = {}  # by app, exchange and routing key
 
 
 def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
@@ -21,18 +22,17 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     exchange, routing_key = exchange or "", routing_key or ""
     if not exchange:
         return routing_key or UNKNOWN_QUEUE
-    known = _routes.get((exchange, routing_key))
+    route = (id(app), exchange, routing_key)
+    known = _routes.get(route)
     if known is None:
-        known = next(
-            (
-                name
-                for name, queue in app.amqp.queues.items()
-                if getattr(queue.exchange, "name", "") == exchange and queue.routing_key == routing_key
-            ),
-            routing_key or exchange,
-        )
+        for name, queue in app.amqp.queues.items():
+            if getattr(queue.exchange, "name", "") == exchange and queue.routing_key == routing_key:
+                known = name
+                break
+        else:
+            return routing_key or exchange  # not kept: the queue may be declared later
         if len(_routes) < _MAX_ROUTES:
-            _routes[exchange, routing_key] = known
+            _routes[route] = known
     return known
 
 
@@ -49,7 +49,9 @@ def ready_at(request: Any) -> float | None:
         stamp = request.headers.get(PUBLISHED_AT)
     try:
         published = float(stamp)  # type: ignore[arg-type]  # a stranger's header may hold anything
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not isfinite(published):
         return None
     eta = _epoch(request.eta)
     return published if eta is None else max(published, eta)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from math import inf, nan
 from typing import Any, Concatenate, ParamSpec
 
-from jobmetrics import families
+from jobmetrics import families, guard
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import Family
 from jobmetrics.registry.merging import lower_to, raise_to, set_at
@@ -30,7 +30,9 @@ def _exact(value: object) -> float:
     """
     try:
         return float(value)  # type: ignore[arg-type]  # whatever cannot be one raises
-    except Exception:  # noqa: BLE001 - a number type's own __float__ may raise anything
+    except Exception as error:  # a number type's own __float__ may raise anything
+        if guard.passes(error):
+            raise
         return nan
 
 

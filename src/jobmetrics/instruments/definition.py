@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
 from jobmetrics import families, settings
-from jobmetrics.errors import InstrumentError
+from jobmetrics.errors import InstrumentError, SettingsError
 from jobmetrics.families import COUNTER, HISTOGRAM, Family
 
 MAX_NAME = 128
@@ -28,12 +29,15 @@ GAUGE_MODES = {
 _declared: dict[str, Family] = {}
 
 
+def _base(name: str) -> str:
+    """OpenMetrics' name of a family, under which a counter and a gauge may not both stand."""
+    return name.removesuffix("_total")
+
+
 def declare(family: Family) -> None:
     """Refuse a second, different definition within this process."""
-    known = _declared.setdefault(family.name, family)
-    if (known.type, known.labels, known.mode, known.buckets) != (
-        family.type, family.labels, family.mode, family.buckets,
-    ):  # fmt: skip
+    known = _declared.setdefault(_base(family.name), family)
+    if dataclasses.replace(known, help=family.help) != family:
         raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
 
 
@@ -63,12 +67,15 @@ def define(
         raise InstrumentError(f"{full!r} is no metric name: letters, digits, _ and :, at most {MAX_NAME} characters")
     if base.endswith(_RESERVED_SUFFIXES) or (type_ != COUNTER and base.endswith(("_total", "_info"))):
         raise InstrumentError(f"{full!r} ends with a suffix that Prometheus uses itself")
-    if any(full == own.name for own in families.BUILT_IN):
+    if any(base == _base(own.name) for own in families.BUILT_IN):
         raise InstrumentError(f"{full!r} is a metric of jobmetrics itself")
     _check_labels(full, type_, labels)
     bounds: tuple[float, ...] = ()
     if type_ == HISTOGRAM:
-        bounds = settings.parse("buckets", {full: tuple(buckets)}, shown_as="buckets")[full]
+        try:
+            bounds = settings.parse("buckets", {full: tuple(buckets)}, shown_as="buckets")[full]
+        except SettingsError as error:
+            raise InstrumentError(str(error)) from None
     help_text = str(documentation)[:MAX_DOCUMENTATION]
     return Family(full, type_, help_text, labels, mode, bounds, families.RECORDED, unit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypeAlias
 
 from jobmetrics import families, settings
 from jobmetrics.errors import InstrumentError
@@ -11,6 +11,11 @@ from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
 from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
 from jobmetrics.instruments.definition import GAUGE_MODES, declare, define
 from jobmetrics.instruments.labelled import Bound, Labelled, label_value
+
+if TYPE_CHECKING:
+    from contextlib import _GeneratorContextManager
+
+    Block: TypeAlias = _GeneratorContextManager[None]  # a context manager that decorates, too
 
 
 class _Metric(Labelled[Bound]):
@@ -50,14 +55,14 @@ class _Metric(Labelled[Bound]):
         Raises:
             ValueError: when they are not the family's labels.
         """
-        if not labelkwargs:
+        names = self.family.labels
+        if not labelkwargs and names:
             try:
                 known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
                 if not known.dropped:
                     return known
             except (KeyError, TypeError):
                 pass
-        names = self.family.labels
         if labelkwargs:
             if labelvalues or sorted(labelkwargs) != sorted(names):
                 raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labelkwargs)}")
@@ -100,9 +105,7 @@ class Counter(_Metric[BoundCounter]):
         """Add a number that is not negative."""
         self._only().inc(amount)
 
-    def count_exceptions(
-        self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
-    ) -> AbstractContextManager[None]:
+    def count_exceptions(self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception) -> Block:
         """Count the exceptions that leave a block or a decorated function."""
         return self._only().count_exceptions(exception)
 
@@ -154,11 +157,11 @@ class Gauge(_Metric[BoundGauge]):
         """Set it to the seconds since the epoch."""
         self._only().set_to_current_time()
 
-    def track_inprogress(self) -> AbstractContextManager[None]:
+    def track_inprogress(self) -> Block:
         """Count a block or a decorated function while it runs."""
         return self._only().track_inprogress()
 
-    def time(self) -> AbstractContextManager[None]:
+    def time(self) -> Block:
         """Set it to the seconds a block or a decorated function took."""
         return self._only().time()
 
@@ -195,6 +198,6 @@ class Histogram(_Metric[BoundHistogram]):
         """Count a value."""
         self._only().observe(amount)
 
-    def time(self) -> AbstractContextManager[None]:
+    def time(self) -> Block:
         """Observe the seconds a block or a decorated function took."""
         return self._only().time()

@@ -107,7 +107,9 @@ class Directory:
         try:
             fd = os.open(self.file(name), flags | SAFE_FLAGS, self.file_mode)
         except OSError as error:
-            if isinstance(error, (FileNotFoundError, FileExistsError)) or stat_is_file(self.file(name)):
+            if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError)) or stat_is_file(
+                self.file(name)
+            ):
                 raise
             raise Damaged(f"{name} is not a regular file") from None
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobmetrics.errors import Damaged, RegistryError
-from jobmetrics.families import LIVE_SUM, Family
+from jobmetrics.families import BUILT_IN, LIVE_SUM, Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import INDEX_NAME, Directory, closing, same_file, stat_is_file
 from jobmetrics.registry.locks import lock_directory_within, lock_within
@@ -24,6 +24,10 @@ _ATTEMPTS = 20
 
 class Contended(RegistryError):
     """Another process holds the index lock."""
+
+
+class Refused(RegistryError):
+    """The directory has no room for another family."""
 
 
 class Moved(RegistryError):
@@ -99,7 +103,7 @@ class SeriesIndex:
         self._family_records += 1
         self._next_family = max(self._next_family, record.number + 1)
         if record.number not in self.families:
-            self._reserved += int(record.body["reserved"])
+            self._reserved += family.reserved
         self.families[record.number] = family
         self.newest[family.name] = record.number
         self._numbers[_signature(family)] = record.number
@@ -136,6 +140,12 @@ class SeriesIndex:
         count = 0 if number is None else self._counts.get(number, 0)
         return self._counted + self._reserved + new >= self.limit or count >= max(1, self.limit // 2)
 
+    def refuses(self, family: Family) -> bool:
+        """Whether there is no room for even the overflow series of a new family. Built-in ones always have room."""
+        if self.number(family) is not None or family in BUILT_IN:
+            return False
+        return self._counted + self._reserved + family.reserved > self.limit
+
     def family_record(self, family: Family) -> layout.Record | None:
         """The record that must be appended before a series of this family; None when it is declared."""
         number = self.number(family)
@@ -146,7 +156,7 @@ class SeriesIndex:
         body = {
             "name": family.name, "type": family.type, "help": family.help, "labels": family.labels,
             "mode": family.mode, "buckets": family.buckets, "unit": family.unit, "source": family.source,
-            "closed": family.closed, "reserved": family.reserved,
+            "closed": family.closed,
         }  # fmt: skip
         return layout.Record(layout.FAMILY_RECORD, self._next_family if number is None else number, family.width, body)
 
@@ -288,10 +298,13 @@ class IndexFile:
         Raises:
             Contended: when the lock was not to be had within `wait` seconds.
             Moved: when another index has taken this one's place.
+            Refused: for a new family beyond the cap.
             OSError: when it cannot be written, such as on a full disk.
         """
         if index.is_full(family):
             self.refresh(index)  # another process may have placed it
+            if index.refuses(family):
+                raise Refused
             asked, values = values, family.overflow(values)
             found = index.find(family, asked)
             overflow = index.find(family, values) if found is None and index.is_full(family) else None

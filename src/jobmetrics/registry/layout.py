@@ -8,7 +8,7 @@ Index file
     64   records, each 8-byte aligned: mark, size, CRC, kind, family number or first cell, width, JSON body
 
 Slot file
-    0    header: magic, format version, journal entries, offset of the cells, identity, CRC
+    0    header: magic, format version, journal entries, offset of the cells, identity, serial, CRC
     64   owner record: lease number, process, system, role, capacity, CRC
     256  journal, five words an entry, by column: state, execution hash, start, end, series
     4096 or later, page aligned: the cells, float64
@@ -46,7 +46,8 @@ SERIES_RECORD = 2
 MAX_RECORD = 1 << 20
 MAX_WIDTH = 256  # cells of one series at the most
 
-_SLOT_HEADER = struct.Struct("<8sIII16s24x")  # magic, version, journal entries, cells offset, identity
+_SLOT_HEADER = struct.Struct("<8sIII16s8s16x")  # magic, version, journal entries, cells offset, identity, serial
+SLOT_KIND_SIZE = 36  # the bytes of it that all slots of a generation with journals of one length share
 SLOT_HEADER_SIZE = 64
 OWNER_OFFSET = 64
 _OWNER = struct.Struct("<QQQQII16s16s")  # lease, pid, start, pid namespace, capacity, zero, system, role
@@ -188,10 +189,12 @@ def cells_behind_damage(damaged: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SlotHeader:
-    """journal: entries; identity: of the index that laid the cells out, NO_IDENTITY while it is being formatted."""
+    """journal: entries; identity: of the index that laid the cells out, NO_IDENTITY while it is being formatted;
+    serial: random, one a formatting, so that a reader tells a file that goes on from one that begins anew."""
 
     journal: int
     identity: bytes
+    serial: bytes = bytes(8)
 
     @property
     def cells_offset(self) -> int:
@@ -199,7 +202,9 @@ class SlotHeader:
         return (end + PAGE - 1) // PAGE * PAGE
 
     def pack(self) -> bytes:
-        head = _SLOT_HEADER.pack(SLOT_MAGIC, FORMAT_VERSION, self.journal, self.cells_offset, self.identity)
+        head = _SLOT_HEADER.pack(
+            SLOT_MAGIC, FORMAT_VERSION, self.journal, self.cells_offset, self.identity, self.serial
+        )
         return head + _crc(head)
 
     @classmethod
@@ -208,13 +213,18 @@ class SlotHeader:
         head = data[: _SLOT_HEADER.size]
         if len(data) < SLOT_HEADER_SIZE or data[len(head) : SLOT_HEADER_SIZE] != _crc(head):
             raise Damaged("the slot has no valid header")
-        magic, version, journal, cells_offset, identity = _SLOT_HEADER.unpack(head)
+        magic, version, journal, cells_offset, identity, serial = _SLOT_HEADER.unpack(head)
         if magic == SLOT_MAGIC and version != FORMAT_VERSION:
             raise FormatRefused(f"the slot has format version {version}; this jobmetrics reads {FORMAT_VERSION}")
-        header = cls(journal, identity)
+        header = cls(journal, identity, serial)
         if magic != SLOT_MAGIC or not 1 <= journal <= 1 << 20 or cells_offset != header.cells_offset:
             raise Damaged("the slot has no valid header")
         return header
+
+
+def is_whole(slot_header: bytes | memoryview[int]) -> bool:
+    """Whether a slot header's bytes agree with its CRC."""
+    return zlib.crc32(slot_header[: _SLOT_HEADER.size]) == _CRC.unpack_from(slot_header, _SLOT_HEADER.size)[0]
 
 
 def is_slot_size(size: int, cells_offset: int) -> bool:

@@ -79,7 +79,7 @@ def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_re
         return None
     slot = Slot(plan, number, lock_fd, info, None)
     slot.map(fd, info.st_size)
-    if slot.has_header(plan.header) and layout.is_slot_size(info.st_size, plan.cells_offset):
+    if slot.is_of(plan.kind) and layout.is_slot_size(info.st_size, plan.cells_offset):
         return slot
     try:
         header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
@@ -155,7 +155,7 @@ def _make_ready(plan: SlotPlan, number: int, size: int, new: bool) -> bool:
         now = os.fstat(fd).st_size
         if now == 0 and new:
             reserve(fd, 0, size)
-            os.pwrite(fd, plan.header, 0)
+            os.pwrite(fd, _header(plan.entries, plan.identity).pack(), 0)
             return True
         if now == 0:  # its maker died, or it was cut: a reader that knew it must see another file
             os.unlink(directory.file(name))
@@ -187,4 +187,8 @@ def _reformat(fd: int, header: layout.SlotHeader, identity: bytes, size: int) ->
     position = header.cells_offset
     while position < size:
         position += os.pwrite(fd, zeros[: size - position], position)
-    os.pwrite(fd, layout.SlotHeader(header.journal, identity).pack(), 0)
+    os.pwrite(fd, _header(header.journal, identity).pack(), 0)
+
+
+def _header(entries: int, identity: bytes) -> layout.SlotHeader:
+    return layout.SlotHeader(entries, identity, os.urandom(8))

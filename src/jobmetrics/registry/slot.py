@@ -15,6 +15,11 @@ from jobmetrics.registry.memory import NO_CELLS
 from jobmetrics.registry.owner import Holder, pid_namespace
 
 
+def journal_entries(capacity: int) -> int:
+    """Journal entries for so many jobs at once: twice as many, so that ended ones are remembered for a while."""
+    return max(layout.MIN_JOURNAL, 1 << (2 * capacity - 1).bit_length())
+
+
 class SlotPlan:
     """What a slot of one generation looks like, worked out once for a process and its forked children.
 
@@ -22,14 +27,14 @@ class SlotPlan:
     would touch besides costs it a copied page.
     """
 
-    __slots__ = ("cells_offset", "directory", "entries", "header", "identity", "namespace", "prefix")
+    __slots__ = ("cells_offset", "directory", "entries", "identity", "kind", "namespace", "prefix")
 
     def __init__(self, directory: Directory, identity: bytes, capacity: int) -> None:
         self.directory = directory
         self.identity = identity
-        self.entries = max(layout.MIN_JOURNAL, 1 << (2 * capacity - 1).bit_length())
+        self.entries = journal_entries(capacity)
         header = layout.SlotHeader(self.entries, identity)
-        self.header = header.pack()
+        self.kind = header.pack()[: layout.SLOT_KIND_SIZE]
         self.cells_offset = header.cells_offset
         self.namespace = pid_namespace()
         self.prefix = directory.file(SLOT_PREFIX)
@@ -82,6 +87,10 @@ class Slot:
             return False
         return info.st_ino == self._ino and info.st_dev == self._dev
 
+    def is_roomy(self, capacity: int) -> bool:
+        """Whether the journal is long enough for so many jobs at once."""
+        return self._entries >= journal_entries(capacity)
+
     def forget(self) -> None:
         """In a forked child: let go of the parent's lease without ending it, and of its journal."""
         if self.is_held():
@@ -125,9 +134,9 @@ class Slot:
         self.cells = self._bytes[self._offset :].cast("d")
         return self.cells
 
-    def has_header(self, header: bytes) -> bool:
-        """Whether the mapped file begins with these bytes."""
-        return self._bytes[: layout.SLOT_HEADER_SIZE] == header
+    def is_of(self, kind: bytes) -> bool:
+        """Whether the mapped file's header is whole and begins with these bytes."""
+        return self._bytes[: len(kind)] == kind and layout.is_whole(self._bytes[: layout.SLOT_HEADER_SIZE])
 
     def take_over(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int) -> None:
         """Become the owner: the last owner's live cells are zeroed before the owner record is complete."""

@@ -58,18 +58,30 @@ class Reading:
     problem: str | None = None
 
 
+class Scratch:
+    """Memory that files are copied into, one at a time."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def view(self, size: int) -> memoryview[int]:
+        """So many bytes of it, whatever is in them."""
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        return memoryview(self._buffer)[:size]
+
+
 class SlotFile:
     """One slot number of one generation, whichever files bear its name over time."""
 
-    def __init__(self, directory: Directory, number: int) -> None:
+    def __init__(self, directory: Directory, number: int, scratch: Scratch) -> None:
         self._directory = directory
         self._name = slot_name(number)
         self._fd: int | None = None
         self._row: Cells = np.zeros(0)  # the last good one of this file
         self._retired: Cells = np.zeros(0)  # what files that were replaced by this one had counted
-        self._lease = 0
-        self._replaced = False
-        self._buffer = bytearray()
+        self._serial = b""
+        self._scratch = scratch
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -89,7 +101,7 @@ class SlotFile:
         if header.identity != index.identity:
             return self.last()
         row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset)[: columns.count].copy()
-        self._settle_replacement(row, layout.last_lease(data))
+        self._settle_replacement(row, header.serial)
         bad = columns.impossible(row, self._row)
         problem = None
         if bad.any():
@@ -119,33 +131,24 @@ class SlotFile:
         if self._fd is not None and same_file(self._fd, self._directory.file(self._name)):
             return self._fd
         fd = self._directory.open(self._name, os.O_RDONLY)
-        self._replaced = self._fd is not None
         self.close()
         self._fd = fd
         return fd
 
-    def _settle_replacement(self, row: Cells, lease: int) -> None:
-        """Another file bears the name: a copy goes on where the old one was, a new one begins anew."""
-        if self._replaced:
-            self._replaced = False
-            known = min(len(row), len(self._row))
-            goes_on = (
-                lease >= self._lease and len(row) >= len(self._row) and bool((row[:known] >= self._row[:known]).all())
-            )
-            if not goes_on:
-                self._retired = self._total()
-                self._row = np.zeros(0)
+    def _settle_replacement(self, row: Cells, serial: bytes) -> None:
+        """Another file may bear the name: a copy goes on where the old one was, a new one begins anew."""
+        if serial != self._serial:
+            self._retired = self._total()
+            self._row = np.zeros(0)
+            self._serial = serial
         elif len(row) < len(self._row):
             raise Damaged("is shorter than it was")
-        self._lease = lease
 
     def _copy(self, fd: int) -> tuple[bytes, layout.SlotHeader]:
         size = os.fstat(fd).st_size
-        if len(self._buffer) != size:
-            self._buffer = bytearray(size)
-        if os.preadv(fd, [self._buffer], 0) != size:
+        data = self._scratch.view(size)
+        if os.preadv(fd, [data], 0) != size:
             raise Damaged("was cut while it was read")
-        data = memoryview(self._buffer)
         header = layout.SlotHeader.unpack(bytes(data[: layout.SLOT_HEADER_SIZE]))
         if not layout.is_slot_size(size, header.cells_offset):
             raise Damaged(f"has {size} bytes, which no slot has")

@@ -21,7 +21,7 @@ from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, 
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
 from jobmetrics.registry.index import SeriesIndex, read_header
-from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Columns, Reading, SlotFile
+from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Columns, Reading, Scratch, SlotFile
 
 logger = logging.getLogger("jobmetrics")
 
@@ -80,6 +80,7 @@ class SnapshotReader:
         self._index_fd: int | None = None
         self._slots: dict[int, SlotFile] = {}
         self._columns: Columns | None = None
+        self._scratch = Scratch()
         self._logged_at: dict[str, float] = {}
 
     def close(self) -> None:
@@ -175,7 +176,7 @@ class SnapshotReader:
     def _read_slot(self, number: int, index: SeriesIndex, columns: Columns) -> Reading:
         slot = self._slots.get(number)
         if slot is None:
-            slot = self._slots[number] = SlotFile(self._directory, number)
+            slot = self._slots[number] = SlotFile(self._directory, number, self._scratch)
         try:
             reading = slot.read(index, columns)
         except FileNotFoundError:

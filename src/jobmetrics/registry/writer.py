@@ -23,7 +23,7 @@ from jobmetrics.errors import JobmetricsError
 from jobmetrics.families import Family
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import Directory
-from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, Placement, SeriesIndex
+from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, Placement, Refused, SeriesIndex
 from jobmetrics.registry.leasing import acquire
 from jobmetrics.registry.memory import NO_CELLS, NOWHERE, UNBOUND, Memory, Row
 from jobmetrics.registry.merging import merge
@@ -138,6 +138,9 @@ class Writer:
             except Contended:
                 self._contended = True
                 break
+            except Refused:
+                self.drop("no room for the metric")
+                return False
             except (OSError, ValueError, JobmetricsError) as error:
                 self._failed("index", error)
                 break
@@ -326,8 +329,14 @@ class Writer:
             if holder.capacity != self._holder.capacity:
                 self._plan = None
             self._holder = holder
-            if self._slot is not None:
+            if self._slot is None:
+                return
+            if self._slot.is_roomy(holder.capacity):
                 self._slot.describe(holder, self._started or process_start())
+            else:  # its journal is too short: lease another, and keep this one for what runs
+                self._old_slots.append(self._slot)
+                self._slot = None
+                self._row.cells = NO_CELLS
 
     # ---------------------------------------------------------------- journal
 

@@ -32,7 +32,7 @@ class Bytes:
         return Journal(words.cast("Q"), words.cast("d"), self.header.journal, lease)
 
     def entries(self, lease: int | None) -> dict[int, Entry]:
-        return {entry.execution: entry for entry in journal.entries(self.data, self.header, lease)}
+        return {entry.execution: entry for entry in journal.entries(bytes(self.data), self.header, lease)}
 
 
 @pytest.fixture(autouse=True)

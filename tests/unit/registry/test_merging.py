@@ -31,7 +31,7 @@ def merged(mode: str, *rows: Sequence[float]) -> list[float]:
     target = cells(*[0.0] * width)
     for row in rows:
         merge(mode, width, cells(*row), 0, target, 0)
-    return target.tolist()
+    return list(map(float, target.tolist()))
 
 
 def rows_of(mode: str) -> st.SearchStrategy[tuple[float, float]]:

@@ -14,7 +14,9 @@ from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.layout import Owner
 from jobmetrics.registry.leasing import acquire
 from jobmetrics.registry.owner import Holder, process_start
-from jobmetrics.registry.slot import MIN_CELLS, Slot, SlotPlan, reserve
+from jobmetrics.registry.slot import Slot, SlotPlan, reserve
+
+MIN_CELLS = 512
 
 IDENTITY = bytes(range(16))
 OTHER = bytes(range(16, 32))
@@ -95,8 +97,8 @@ def test_lease_number_counts_the_owners(registry_dir: Path, lease: Lease) -> Non
 
 
 def test_owner_record_tells_of_this_process(registry_dir: Path, lease: Lease) -> None:
-    lease(holder=Holder("celery", "child", 3))
-    namespace = os.stat("/proc/self/ns/pid").st_ino
+    lease(holder=Holder(b"celery", b"child", 3))
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
     assert owner(registry_dir) == Owner(1, os.getpid(), 77, namespace, "celery", "child", 3)
 
 
@@ -241,7 +243,7 @@ def test_damaged_slot_is_set_aside_and_work_goes_on(registry_dir: Path, lease: L
     assert (registry_dir / "slot-00000.set-aside").read_bytes() == content
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: Path(path).symlink_to("/dev/zero")])
 def test_anything_but_a_file_is_set_aside(registry_dir: Path, lease: Lease, make: Callable[[str], None]) -> None:
     make(str(registry_dir / "slot-00000"))
     lease()
@@ -297,8 +299,8 @@ def test_forgotten_slot_writes_no_journal(registry_dir: Path, lease: Lease) -> N
 
 
 def test_describing_anew_keeps_the_lease(registry_dir: Path, lease: Lease) -> None:
-    slot = lease(holder=Holder("celery", "child"))
-    slot.describe(Holder("rq", "worker", 2), 88)
+    slot = lease(holder=Holder(b"celery", b"child"))
+    slot.describe(Holder(b"rq", b"worker", 2), 88)
     found = owner(registry_dir)
     assert (found.lease, found.system, found.role, found.capacity, found.start) == (1, "rq", "worker", 2, 88)
 

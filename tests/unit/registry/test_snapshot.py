@@ -16,7 +16,7 @@ from jobmetrics.registry.snapshot import SnapshotReader
 from jobmetrics.registry.writer import BoundSeries, Writer
 from jobmetrics.settings import Settings
 from tests import readings
-from tests.unit.doubles import FakeClock
+from tests.unit.doubles import FakeClock, die
 from tests.unit.registry.test_layout import of_version
 
 COUNTER = Family("c_total", "counter", "", ("user",))
@@ -45,12 +45,6 @@ def reader(registry_dir: Path, clock: FakeClock) -> Iterator[SnapshotReader]:
     with_clock = SnapshotReader(str(registry_dir), clock)
     yield with_clock
     with_clock.close()
-
-
-def die(worker: Writer) -> None:
-    """What a process's end means to its slot."""
-    if worker.slot is not None and worker.slot.is_held():
-        worker.slot.release()
 
 
 def value(reader: SnapshotReader, name: str, *values: str) -> float | None:
@@ -113,19 +107,19 @@ def test_reading_changes_no_file(registry_dir: Path, reader: SnapshotReader, wor
 
 def test_closed_reader_holds_no_descriptor(reader: SnapshotReader, worker: Worker) -> None:
     count(worker(), 1.0)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     reader.read()
     reader.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_repeated_reading_opens_no_more_descriptors(reader: SnapshotReader, worker: Worker) -> None:
     count(worker(), 1.0)
     reader.read()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         reader.read()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # ------------------------------------------------------------------ merging
@@ -194,7 +188,7 @@ def test_most_recent_gauge_is_the_one_set_last(
 @pytest.mark.parametrize("mode", [MAX, MIN, MOST_RECENT])
 def test_gauge_that_was_never_set_is_absent(reader: SnapshotReader, worker: Worker, mode: str) -> None:
     each = worker()
-    each.bind(BoundGauge(each, Family("x", "gauge", "", (), mode), ()), lambda: None)
+    each.bind(BoundGauge(each, Family("x", "gauge", "", (), mode), ()), lambda _: None)
     assert reader.read().series == 1
     assert value(reader, "x") is None
 

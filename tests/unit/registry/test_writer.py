@@ -15,7 +15,7 @@ from jobmetrics.registry.memory import CAPACITY
 from jobmetrics.registry.writer import CHECK_INTERVAL, FIRST_PAUSE, LONGEST_PAUSE, BoundSeries, Writer
 from jobmetrics.settings import Settings
 from tests import readings
-from tests.unit.doubles import FakeClock
+from tests.unit.doubles import FakeClock, die
 
 COUNTER = Family("c_total", "counter", "", ("user",))
 LIVE = Family("g", "gauge", "", (), LIVE_SUM)
@@ -94,8 +94,7 @@ def test_writers_of_two_processes_add_up(registry_dir: Path, writer: Writer, in_
     counter(writer).inc()
     counter(other).inc(2.0)
     assert counted(registry_dir) == {("a",): 3.0}
-    assert other.slot is not None
-    other.slot.release()
+    die(other)
 
 
 def test_switched_off_writer_touches_nothing(registry_dir: Path) -> None:
@@ -145,8 +144,7 @@ def test_series_beyond_the_cap_count_as_others_and_nothing_is_lost(registry_dir:
     assert sum(found.values()) == 50.0
     assert found[OVERFLOW,] == 45.0
     assert small.take_dropped_series() == 45
-    assert small.slot is not None
-    small.slot.release()
+    die(small)
 
 
 # ------------------------------------------------------------------ a held index lock

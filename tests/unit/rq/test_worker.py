@@ -15,6 +15,7 @@ from jobmetrics.recorder import default
 from jobmetrics.rq.worker import instrument, uninstrument
 from jobmetrics.settings import Settings
 from tests import readings
+from tests.unit.doubles import die
 
 HERE = __name__
 
@@ -64,9 +65,7 @@ def recorded(in_force: Settings) -> Iterator[None]:
     instrument(Worker)
     yield
     uninstrument(Worker)
-    slot = default().writer.slot
-    if slot is not None:
-        slot.release()
+    die(default().writer)
 
 
 @pytest.fixture

@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from jobmetrics import guard, instruments, settings
+from jobmetrics.errors import InstrumentError
+from jobmetrics.families import BUILT_IN, Family
+from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, bound, label_value
+from jobmetrics.instruments.labelled import Labelled
+from jobmetrics.registry import current
+from jobmetrics.registry.writer import BoundSeries, Writer
+from jobmetrics.settings import DEFAULT_BUCKETS, Settings
+from tests import readings
+from tests.unit.doubles import die
+
+MODES = ["livesum", "sum", "max", "min", "mostrecent"]
+
+finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
+numbers = (
+    finite
+    | st.integers(-(10**400), 10**400)
+    | st.booleans()
+    | st.decimals()
+    | st.fractions()
+    | st.floats()
+    | st.just(Decimal("sNaN"))
+)
+
+
+class Unconvertible:
+    """A number type whose conversion fails in its own way."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("no single value")
+
+
+class TimeLimit(Exception):
+    """A job system's, raised from a signal handler wherever the job is."""
+
+
+class Interrupted:
+    """A number during whose conversion the job's time limit strikes."""
+
+    def __float__(self) -> float:
+        raise TimeLimit
+
+
+class Adding(float):
+    """A float whose addition is its own: in place of a cell it could lose updates."""
+
+    def __radd__(self, other: object) -> float:
+        raise AssertionError("a cell was added to by a type of its own")
+
+    __add__ = __radd__
+
+
+NO_NUMBERS: list[Any] = [
+    math.nan, math.inf, -math.inf, 10**400, Decimal("sNaN"), Decimal("Infinity"), Fraction(10**400),
+    Unconvertible(), None, "five", object(), [1.0], 1j,
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def recorded(in_force: Settings) -> Iterator[None]:
+    yield
+    die(current.writer())
+
+
+def value(registry_dir: Path, name: str, *labels: str) -> float:
+    return readings.samples(registry_dir, name)[labels].value
+
+
+def as_float(number: Any) -> float:
+    """The number as a float; NaN when it is none."""
+    try:
+        return float(number)
+    except (OverflowError, ValueError):
+        return math.nan
+
+
+# ------------------------------------------------------------------ counters
+
+
+def test_counter_counts(registry_dir: Path) -> None:
+    counter = Counter("c", "Things.")
+    counter.inc()
+    counter.inc(2.5)
+    assert value(registry_dir, "c_total") == 3.5
+
+
+def test_counter_takes_an_exemplar_and_leaves_it(registry_dir: Path) -> None:
+    Counter("c", "Things.").inc(2, {"trace_id": "x"})
+    assert value(registry_dir, "c_total") == 2.0
+
+
+@pytest.mark.parametrize("amount", [1, True, Decimal("0.5"), Fraction(1, 4), 0, -0.0, Adding(2.5)])
+def test_counter_takes_any_number(registry_dir: Path, amount: Any) -> None:
+    counter = Counter("c", "Things.")
+    counter.inc(amount)
+    counter.inc(amount)
+    assert value(registry_dir, "c_total") == 2 * float(amount)
+
+
+@pytest.mark.parametrize("amount", [amount for amount in NO_NUMBERS if repr(amount) != "-inf"], ids=repr)
+def test_counter_drops_and_counts_what_is_no_number(registry_dir: Path, amount: Any) -> None:
+    counter = Counter("c", "Things.")
+    counter.inc()
+    counter.inc(amount)
+    assert value(registry_dir, "c_total") == 1.0
+    assert current.writer().take_dropped_updates() == {"not finite": 1}
+
+
+@pytest.mark.parametrize("amount", [-1, -0.1, -math.inf, Decimal(-1)])
+def test_counter_drops_and_counts_what_is_negative(registry_dir: Path, amount: Any) -> None:
+    counter = Counter("c", "Things.")
+    counter.inc()
+    counter.inc(amount)
+    assert value(registry_dir, "c_total") == 1.0
+    assert current.writer().take_dropped_updates() == {"negative": 1}
+
+
+@examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(amount=numbers)
+def test_no_number_whatever_makes_a_counter_raise_fall_or_lose(registry_dir: Path, amount: Any) -> None:
+    counter = Counter("c", "Things.")
+    counter.inc(0.0)
+    before = value(registry_dir, "c_total")
+    counter.inc(amount)
+    number = as_float(amount)
+    dropped = sum(current.writer().take_dropped_updates().values())
+    if 0.0 <= number < math.inf and before + number < math.inf:
+        assert (value(registry_dir, "c_total"), dropped) == (before + number, 0)
+    elif not 0.0 <= number < math.inf:
+        assert (value(registry_dir, "c_total"), dropped) == (before, 1)
+
+
+def test_time_limit_during_a_conversion_reaches_the_job() -> None:
+    guard.let_through(TimeLimit)
+    with pytest.raises(TimeLimit):
+        Counter("c", "Things.").inc(Interrupted())  # type: ignore[arg-type]
+
+
+def test_counted_exceptions_pass_through(registry_dir: Path) -> None:
+    counter = Counter("c", "Things.")
+    with pytest.raises(KeyError), counter.count_exceptions():
+        raise KeyError
+    with counter.count_exceptions():
+        pass
+    assert value(registry_dir, "c_total") == 1.0
+
+
+def test_only_the_named_exceptions_are_counted(registry_dir: Path) -> None:
+    counter = Counter("c", "Things.")
+    counter.inc(0)
+    with pytest.raises(KeyError), counter.count_exceptions((ValueError, OSError)):
+        raise KeyError
+    assert value(registry_dir, "c_total") == 0.0
+
+
+def test_counting_decorator_counts_each_call(registry_dir: Path) -> None:
+    counter = Counter("c", "Things.", ["kind"])
+
+    @counter.labels("a").count_exceptions()
+    def fail() -> None:
+        raise ValueError("x")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="x"):
+            fail()
+    assert value(registry_dir, "c_total", "a") == 2.0
+
+
+# ------------------------------------------------------------------ gauges
+
+
+@pytest.mark.parametrize("mode", ["livesum", "sum"])
+def test_gauge_goes_up_and_down(registry_dir: Path, mode: str) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode=mode)
+    gauge.set(10)
+    gauge.inc(5)
+    gauge.dec(Decimal("2.5"))  # type: ignore[arg-type]
+    gauge.dec()
+    assert value(registry_dir, "g") == 11.5
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("max", 5.0), ("min", -2.0), ("mostrecent", 3.0)])
+def test_gauge_keeps_what_its_mode_says(registry_dir: Path, mode: str, expected: float) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode=mode)
+    for number in (5, -2, 3):
+        gauge.set(number)
+    assert value(registry_dir, "g") == expected
+
+
+@pytest.mark.parametrize("mode", ["max", "min", "mostrecent"])
+def test_gauge_that_is_not_added_refuses_inc(mode: str) -> None:
+    with pytest.raises(InstrumentError, match=rf"^g has the mode {mode}, which only takes set\(\)$"):
+        Gauge("g", "Things.", multiprocess_mode=mode).inc()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=repr)
+def test_gauge_drops_and_counts_what_is_no_number(registry_dir: Path, mode: str, number: Any) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode=mode)
+    gauge.set(4)
+    gauge.set(number)
+    assert value(registry_dir, "g") == 4.0
+    assert current.writer().take_dropped_updates() == {"not finite": 1}
+
+
+@pytest.mark.parametrize("mode", ["livesum", "sum"])
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=repr)
+def test_gauge_adds_nothing_that_is_no_number(registry_dir: Path, mode: str, number: Any) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode=mode)
+    gauge.set(4)
+    gauge.inc(number)
+    gauge.dec(number)
+    assert value(registry_dir, "g") == 4.0
+    assert current.writer().take_dropped_updates() == {"not finite": 2}
+
+
+@pytest.mark.parametrize("mode", ["all", "liveall", "livemax", "pid", ""])
+def test_other_modes_are_refused_with_the_alternatives(mode: str) -> None:
+    expected = f"multiprocess_mode={mode!r} is not allowed for g; it takes livesum, sum, max, min, mostrecent"
+    with pytest.raises(InstrumentError) as caught:
+        Gauge("g", "Things.", multiprocess_mode=mode)
+    assert str(caught.value) == expected
+
+
+def test_gauge_is_set_to_the_current_time(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.5)
+    Gauge("g", "Things.").set_to_current_time()
+    assert value(registry_dir, "g") == 1_700_000_000.5
+
+
+def test_progress_is_tracked_while_it_runs_and_after_an_error(registry_dir: Path) -> None:
+    gauge = Gauge("g", "Things.", ["t"])
+    within = []
+
+    @gauge.labels("a").track_inprogress()
+    def fail() -> None:
+        within.append(value(registry_dir, "g", "a"))
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert (within, value(registry_dir, "g", "a")) == ([1.0], 0.0)
+
+
+def test_sum_gauges_set_is_this_processs_share_on_top_of_what_was_left(registry_dir: Path, in_force: Settings) -> None:
+    Gauge("g", "Things.", multiprocess_mode="sum").set(5)
+    die(current.writer())
+    successor = Writer(in_force)
+    share = instruments.BoundSumGauge(successor, Family("g", "gauge", "Things."), ())
+    share.set(3)
+    share.set(4)
+    assert value(registry_dir, "g") == 9.0
+    die(successor)
+
+
+# ------------------------------------------------------------------ histograms
+
+
+def test_histogram_counts_by_size_upper_bounds_included(registry_dir: Path) -> None:
+    histogram = Histogram("h", "Sizes.", buckets=(1, 2, 4))
+    for amount in (0, 1, 1.5, 2, 4, 4.5):
+        histogram.observe(amount)
+    sample = readings.samples(registry_dir, "h")[()]
+    assert (sample.buckets, sample.sum) == ((2.0, 2.0, 1.0, 1.0), 13.0)
+
+
+@pytest.mark.parametrize("amount", [1, True, Decimal("0.5"), Fraction(1, 4), -2.5, Adding(0.5)])
+def test_histogram_takes_any_number(registry_dir: Path, amount: Any) -> None:
+    Histogram("h", "Sizes.").observe(amount)
+    sample = readings.samples(registry_dir, "h")[()]
+    assert (sum(sample.buckets), sample.sum) == (1.0, float(amount))
+
+
+@pytest.mark.parametrize("amount", NO_NUMBERS, ids=repr)
+def test_histogram_drops_and_counts_what_is_no_number(registry_dir: Path, amount: Any) -> None:
+    histogram = Histogram("h", "Sizes.")
+    histogram.observe(0.5)
+    histogram.observe(amount)
+    sample = readings.samples(registry_dir, "h")[()]
+    assert (sum(sample.buckets), sample.sum) == (1.0, 0.5)
+    assert current.writer().take_dropped_updates() == {"not finite": 1}
+
+
+@examples(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(amounts=st.lists(st.integers(-1000, 1000), max_size=20))
+def test_count_is_the_sum_of_the_buckets(registry_dir: Path, amounts: list[int]) -> None:
+    histogram = Histogram("h", "Sizes.", buckets=(-10, 0, 10))
+    histogram.observe(0)
+    before = readings.samples(registry_dir, "h")[()]
+    for amount in amounts:
+        histogram.observe(amount)
+    after = readings.samples(registry_dir, "h")[()]
+    assert sum(after.buckets) - sum(before.buckets) == len(amounts)
+    assert after.sum - before.sum == sum(amounts)
+
+
+@pytest.mark.parametrize("block", ["histogram", "gauge"])
+def test_block_is_timed_also_when_it_fails(registry_dir: Path, monkeypatch: pytest.MonkeyPatch, block: str) -> None:
+    seconds = iter([100.0, 102.5])
+    metric = Histogram("m", "Seconds.") if block == "histogram" else Gauge("m", "Seconds.")
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
+    with pytest.raises(KeyError), metric.time():
+        raise KeyError
+    sample = readings.samples(registry_dir, "m")[()]
+    assert (sample.sum if block == "histogram" else sample.value) == 2.5
+
+
+def test_default_buckets_are_the_settings_own(registry_dir: Path) -> None:
+    Histogram("h", "Sizes.").observe(1)
+    assert readings.snapshot(registry_dir).families[0][0].buckets == DEFAULT_BUCKETS
+
+
+def test_settings_buckets_beat_the_codes(registry_dir: Path) -> None:
+    settings.configure(dir=registry_dir, propagate_errors=True, buckets={"h*": [7]})
+    Histogram("h", "Sizes.", buckets=(1, 2)).observe(1)
+    assert readings.snapshot(registry_dir).families[0][0].buckets == (7.0,)
+
+
+def test_last_bucket_may_be_infinite(registry_dir: Path) -> None:
+    Histogram("h", "Sizes.", buckets=(1, math.inf)).observe(5)
+    assert readings.samples(registry_dir, "h")[()].buckets == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("buckets", [(2, 1), (1, 1), (math.nan,), (math.inf,), ("a",), tuple(range(129)), (10**400,)])
+def test_bad_buckets_are_refused_as_a_definition(buckets: Any) -> None:
+    with pytest.raises(InstrumentError, match="1 to 128 finite bounds"):
+        Histogram("h", "Sizes.", buckets=buckets)
+
+
+# ------------------------------------------------------------------ labels
+
+
+def test_labels_by_position_and_by_name_are_one_series(registry_dir: Path) -> None:
+    counter = Counter("c", "Things.", ["user", "region"])
+    counter.labels("a", "eu").inc()
+    counter.labels(region="eu", user="a").inc()
+    assert counter.labels("a", "eu") is counter.labels(region="eu", user="a")
+    assert value(registry_dir, "c_total", "a", "eu") == 2.0
+
+
+@pytest.mark.parametrize(("given_value", "text"), [(5, "5"), (None, "None"), (True, "True"), (1.5, "1.5")])
+def test_label_value_becomes_text(registry_dir: Path, given_value: object, text: str) -> None:
+    Counter("c", "Things.", ["user"]).labels(given_value).inc()
+    assert value(registry_dir, "c_total", text) == 1.0
+
+
+def test_label_value_that_has_no_hash_becomes_text(registry_dir: Path) -> None:
+    Counter("c", "Things.", ["user"]).labels([1]).inc()
+    assert value(registry_dir, "c_total", "[1]") == 1.0
+
+
+@pytest.mark.parametrize("text", ["", "größe", "\0", "\udcff", 'a"b\\c\n'])
+def test_any_text_is_a_label_value(registry_dir: Path, text: str) -> None:
+    Counter("c", "Things.", ["user"]).labels(text).inc()
+    assert value(registry_dir, "c_total", text) == 1.0
+
+
+def test_long_label_value_is_cut() -> None:
+    assert label_value("x" * 256) == "x" * 256
+    assert label_value("x" * 257) == "x" * 255 + "…"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"), [((), {}), (("a",), {}), (("a", "b", "c"), {}), ((), {"user": "a"}), (("a",), {"region": "b"})]
+)
+def test_wrong_labels_are_refused(values: tuple[str, ...], named: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"^c_total has"):
+        Counter("c", "Things.", ["user", "region"]).labels(*values, **named)
+
+
+def test_unknown_label_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InstrumentError, match=r"^c_total has the labels \['user'\], not \['usr'\]$"):
+        Counter("c", "Things.", ["user"]).labels(usr="a")
+
+
+def test_labelled_metric_is_not_recorded_without_labels() -> None:
+    with pytest.raises(InstrumentError, match=r"^c_total has labels: call labels\(\) first$"):
+        Counter("c", "Things.", ["user"]).inc()
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_metric_without_labels_refuses_labels_before_and_after_its_first_update(before: int) -> None:
+    counter = Counter("c", "Things.")
+    for _ in range(before):
+        counter.inc()
+    with pytest.raises(InstrumentError):
+        counter.labels()
+
+
+def test_bound_series_beyond_the_cap_are_not_kept(registry_dir: Path) -> None:
+    settings.configure(dir=registry_dir, propagate_errors=True, max_series=10)
+    counter = Counter("c", "Things.", ["user"])
+    for number in range(100):
+        counter.labels(str(number)).inc()
+    assert len(counter._children) <= 10
+    assert sum(readings.values(registry_dir, "c_total").values()) == 100.0
+
+
+# ------------------------------------------------------------------ definition
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"name": "c"}, "c_total"),
+        ({"name": "c_total"}, "c_total"),
+        ({"name": "c", "namespace": "acme", "subsystem": "web"}, "acme_web_c_total"),
+        ({"name": "c", "unit": "bytes"}, "c_bytes_total"),
+        ({"name": "c_bytes_total", "unit": "bytes"}, "c_bytes_total"),
+    ],
+)
+def test_counter_is_named_as_prometheus_client_names_it(parts: dict[str, str], expected: str) -> None:
+    assert Counter(documentation="Things.", **parts).family.name == expected
+
+
+def test_gauge_takes_its_unit_into_its_name() -> None:
+    assert Gauge("g", "Things.", unit="seconds").family.name == "g_seconds"
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a-b", "a b", "größe", "a\n", "a" * 129])
+def test_bad_name_is_refused(name: str) -> None:
+    with pytest.raises(InstrumentError, match="is no metric name"):
+        Gauge(name, "Things.")
+
+
+@pytest.mark.parametrize("name", ["g_total", "g_info", "g_created", "g_bucket", "g_count", "g_sum"])
+def test_suffix_that_prometheus_uses_itself_is_refused(name: str) -> None:
+    with pytest.raises(InstrumentError, match="ends with a suffix that Prometheus uses itself"):
+        Gauge(name, "Things.")
+
+
+@pytest.mark.parametrize(
+    "family",
+    [f for f in BUILT_IN if f.type == "gauge" and not f.name.endswith("_info")],
+    ids=lambda family: str(family.name),
+)
+def test_our_own_gauges_names_are_refused(family: Family) -> None:
+    with pytest.raises(InstrumentError, match="is a metric of jobmetrics itself"):
+        Gauge(family.name, "Things.")
+
+
+def test_our_own_counters_name_is_refused_without_its_suffix_too() -> None:
+    with pytest.raises(InstrumentError):
+        Gauge("jobs", "Things.")
+
+
+def test_gauge_and_counter_of_one_base_name_are_refused() -> None:
+    Counter("x", "Things.")
+    with pytest.raises(InstrumentError):
+        Gauge("x", "Things.")
+
+
+@pytest.mark.parametrize("label", ["", "1a", "a-b", "__a", "größe", "a\n", "a" * 65])
+def test_bad_label_name_is_refused(label: str) -> None:
+    with pytest.raises(InstrumentError, match="is no label name for g"):
+        Gauge("g", "Things.", [label])
+
+
+def test_histogram_has_its_own_le() -> None:
+    with pytest.raises(InstrumentError, match="may not have the label 'le'"):
+        Histogram("h", "Sizes.", ["le"])
+
+
+@pytest.mark.parametrize("labels", [["a", "a"], [f"l{number}" for number in range(17)]])
+def test_labels_are_few_and_each_once(labels: list[str]) -> None:
+    with pytest.raises(InstrumentError, match="at most 16 labels, each once"):
+        Gauge("g", "Things.", labels)
+
+
+def test_same_definition_twice_is_one_metric(registry_dir: Path) -> None:
+    Counter("c", "Things.", ["user"]).labels("a").inc()
+    Counter("c", "Said otherwise.", ["user"]).labels("a").inc()
+    assert value(registry_dir, "c_total", "a") == 2.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: Gauge("m", ""), lambda: Histogram("m", "")),
+        (lambda: Gauge("m", ""), lambda: Gauge("m", "", ["user"])),
+        (lambda: Gauge("m", ""), lambda: Gauge("m", "", multiprocess_mode="max")),
+        (lambda: Histogram("m", "", buckets=(1,)), lambda: Histogram("m", "", buckets=(2,))),
+    ],
+)
+def test_other_definition_of_a_name_is_refused(one: Any, other: Any) -> None:
+    one()
+    with pytest.raises(InstrumentError, match=r"^m is already defined in this process"):
+        other()
+
+
+def test_registry_is_taken_and_left() -> None:
+    assert Counter("c", "Things.", registry=object()).family.name == "c_total"
+
+
+def test_documentation_of_any_kind_is_recorded(registry_dir: Path) -> None:
+    class Lazy:
+        def __str__(self) -> str:
+            return "Translated later."
+
+    Counter("c", Lazy()).inc()  # type: ignore[arg-type]
+    assert readings.snapshot(registry_dir).families[0][0].help == "Translated later."
+
+
+def test_defining_touches_no_file(registry_dir: Path) -> None:
+    Counter("c", "Things.")
+    Histogram("h", "Sizes.")
+    Gauge("g", "Things.", ["user"]).labels("a")
+    assert list(registry_dir.iterdir()) == []
+
+
+# ------------------------------------------------------------------ batches
+
+
+def test_batch_is_applied_at_the_end(registry_dir: Path) -> None:
+    rows, size, level = Counter("c", "", ["t"]), Histogram("h", "", ["t"]), Gauge("g", "", ["t"])
+    with Batch() as batch:
+        batch.inc(rows.labels("a"), 3)
+        batch.observe(size.labels("a"), 12.5)
+        batch.set(level.labels("a"), 2)
+        assert list(registry_dir.iterdir()) == []
+    assert value(registry_dir, "c_total", "a") == 3.0
+    assert readings.samples(registry_dir, "h")["a",].sum == 12.5
+    assert value(registry_dir, "g", "a") == 2.0
+
+
+def test_batch_that_fails_applies_nothing(registry_dir: Path) -> None:
+    batch = Batch()
+    batch.inc(Counter("c", "", ["t"]).labels("a"))
+    with pytest.raises(KeyError), batch:
+        raise KeyError
+    batch.apply()
+    assert list(registry_dir.iterdir()) == []
+
+
+def test_batch_is_applied_once(registry_dir: Path) -> None:
+    with Batch() as batch:
+        batch.inc(Counter("c", "", ["t"]).labels("a"))
+    batch.apply()
+    assert value(registry_dir, "c_total", "a") == 1.0
+
+
+# ------------------------------------------------------------------ builds without the GIL
+
+
+def test_every_update_that_writes_cells_is_among_those_that_are_locked() -> None:
+    named = {(cls.__name__, name) for cls, name in bound.UPDATES}
+    writes = {
+        (cls.__name__, name)
+        for cls in vars(bound).values()
+        if isinstance(cls, type) and issubclass(cls, BoundSeries) and cls is not BoundSeries
+        for name in ("inc", "set", "observe")
+        if name in vars(cls)
+    }
+    assert named == writes
+
+
+def test_locked_update_is_made_under_the_writers_lock(writer: Writer) -> None:
+    seen: list[bool] = []
+
+    def update(self: BoundSeries, amount: float) -> None:
+        seen.append(self.writer.lock._is_owned())  # type: ignore[attr-defined]  # RLock's own word for it
+
+    bound.locked(update)(BoundSeries(writer, Family("c_total", "counter", ""), ()), 1.0)
+    assert seen == [True]
+
+
+def test_labelled_keeps_its_series(writer: Writer) -> None:
+    labelled = Labelled(BoundSeries, Family("c_total", "counter", "", ("user",)), writer)
+    assert labelled.at(("a",)) is labelled.at(("a",))

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobmetrics import guard, recorder
+from jobmetrics.events import STATUSES, WITHDRAWN_REASONS, Ended, Job, Lost, Published, Started, Withdrawn
+from jobmetrics.families import OVERFLOW
+from jobmetrics.recorder import FLUSH_INTERVAL, Recorder
+from jobmetrics.registry.writer import Writer
+from jobmetrics.settings import Settings, load
+from tests import readings
+from tests.unit.doubles import FakeClock, die
+
+JOB = Job("celery", "app.resize", "images")
+LABELS = ("celery", "app.resize", "images")
+OK = Ended("success")
+
+
+class Refused(Exception):
+    pass
+
+
+class RefusedHarder(Refused):
+    pass
+
+
+@pytest.fixture
+def wall() -> FakeClock:
+    return FakeClock(1_700_000_000.0)
+
+
+@pytest.fixture
+def record(writer: Writer, in_force: Settings, wall: FakeClock, clock: FakeClock) -> Recorder:
+    return Recorder(writer, in_force, wall=wall, clock=clock)
+
+
+def recorder_with(writer: Writer, **keywords: object) -> Recorder:
+    return Recorder(writer, load({}, **keywords))
+
+
+@pytest.fixture
+def other_worker(in_force: Settings, wall: FakeClock) -> Iterator[Recorder]:
+    """Another worker process."""
+    made = Recorder(Writer(in_force), in_force, wall=wall, clock=FakeClock())
+    yield made
+    die(made.writer)
+
+
+def run(record: Recorder, end: Ended = OK, job: Job = JOB, execution_id: str = "1") -> None:
+    execution = record.started(Started(job, execution_id))
+    assert execution is not None
+    record.ended(execution, end)
+
+
+def jobs(registry_dir: Path) -> dict[str, float]:
+    """Executions of the one job by status."""
+    found = readings.values(registry_dir, "jobs_total")
+    assert {values[:3] for values in found} <= {LABELS}
+    return {values[3]: number for values, number in found.items()}
+
+
+# ------------------------------------------------------------------ start and end
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_execution_is_counted_by_how_it_ended(registry_dir: Path, record: Recorder, status: str) -> None:
+    run(record, Ended(status))
+    assert jobs(registry_dir) == {status: 1.0}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_duration_is_observed_however_it_ended(
+    registry_dir: Path, record: Recorder, clock: FakeClock, status: str
+) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    clock.advance(2.25)
+    record.ended(execution, Ended(status))
+    sample = readings.samples(registry_dir, "jobs_duration_seconds")[LABELS]
+    assert (sum(sample.buckets), sample.sum) == (1.0, 2.25)
+
+
+def test_wall_clock_that_is_set_back_leaves_durations_alone(
+    registry_dir: Path, record: Recorder, clock: FakeClock, wall: FakeClock
+) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    clock.advance(2.0)
+    wall.advance(-3600.0)
+    record.ended(execution, OK)
+    assert readings.samples(registry_dir, "jobs_duration_seconds")[LABELS].sum == 2.0
+
+
+def test_second_end_is_not_counted(registry_dir: Path, record: Recorder) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    record.ended(execution, OK)
+    record.ended(execution, Ended("failure"))
+    assert jobs(registry_dir) == {"success": 1.0}
+
+
+def test_end_in_a_forked_child_is_not_counted(
+    registry_dir: Path, record: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    monkeypatch.setattr(recorder, "_forks", recorder._forks + 1)
+    record.ended(execution, OK)
+    assert jobs(registry_dir) == {}
+    assert readings.active(registry_dir) == {LABELS: 1}
+
+
+def test_abandoned_execution_is_left_to_others(registry_dir: Path, record: Recorder) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    record.abandoned(execution)
+    record.ended(execution, OK)
+    assert jobs(registry_dir) == {}
+
+
+def test_running_execution_is_active(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
+    record.started(Started(JOB, "1"))
+    wall.advance(10.0)
+    record.started(Started(JOB, "2"))
+    (entry,) = readings.snapshot(registry_dir).active
+    assert (entry.values, entry.count, entry.oldest) == (LABELS, 2, 1_700_000_000.0)
+
+
+def test_ended_execution_is_not_active(registry_dir: Path, record: Recorder) -> None:
+    run(record)
+    assert readings.active(registry_dir) == {}
+
+
+def test_wait_is_from_the_moment_it_could_have_run(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
+    record.started(Started(JOB, "1", wall.now - 1.5))
+    sample = readings.samples(registry_dir, "jobs_queue_wait_seconds")[LABELS]
+    assert (sum(sample.buckets), sample.sum) == (1.0, 1.5)
+
+
+def test_wait_of_a_producer_whose_clock_is_ahead_is_none(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
+    record.started(Started(JOB, "1", wall.now + 5.0))
+    sample = readings.samples(registry_dir, "jobs_queue_wait_seconds")[LABELS]
+    assert (sum(sample.buckets), sample.sum) == (1.0, 0.0)
+
+
+def test_unknown_wait_is_not_observed(registry_dir: Path, record: Recorder) -> None:
+    record.started(Started(JOB, "1", None))
+    assert readings.counts(registry_dir, "jobs_queue_wait_seconds") == {}
+
+
+def test_last_success_is_the_moment_of_its_end(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    wall.advance(7.0)
+    record.ended(execution, OK)
+    assert readings.values(registry_dir, "jobs_last_success_timestamp_seconds") == {LABELS: wall.now}
+
+
+def test_failure_is_no_last_success(registry_dir: Path, record: Recorder) -> None:
+    run(record, Ended("failure"))
+    assert readings.values(registry_dir, "jobs_last_success_timestamp_seconds") == {}
+
+
+def test_retry_is_counted_as_asked_for_again(registry_dir: Path, record: Recorder) -> None:
+    run(record, Ended("retry"))
+    assert readings.values(registry_dir, "jobs_retries_total") == {LABELS: 1.0}
+
+
+@pytest.mark.parametrize("status", [status for status in STATUSES if status != "failure"])
+def test_only_a_failure_is_counted_by_exception(registry_dir: Path, record: Recorder, status: str) -> None:
+    run(record, Ended(status, Refused()))
+    assert readings.values(registry_dir, "jobs_failures_total") == {}
+
+
+def test_failure_is_counted_by_exception(registry_dir: Path, record: Recorder) -> None:
+    run(record, Ended("failure", Refused()))
+    assert readings.values(registry_dir, "jobs_failures_total") == {(*LABELS, "Refused"): 1.0}
+
+
+# ------------------------------------------------------------------ error types
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (Refused("x"), "Refused"),
+        ("package.module.WorkerLost", "WorkerLost"),
+        ("WorkerLost", "WorkerLost"),
+        (None, "unknown"),
+        ("", "unknown"),
+        ("package.", "unknown"),
+    ],
+)
+def test_error_is_named_by_its_class(record: Recorder, error: BaseException | str | None, name: str) -> None:
+    assert record.error_type(error) == name
+
+
+@pytest.mark.parametrize("error", [Refused(), RefusedHarder(), f"{__name__}.Refused"])
+def test_mapping_names_a_class_and_its_subclasses(writer: Writer, error: BaseException | str) -> None:
+    assert recorder_with(writer, error_types={Refused: "refused"}).error_type(error) == "refused"
+
+
+def test_nearest_class_of_the_mapping_counts(writer: Writer) -> None:
+    mapping = {Refused: "refused", RefusedHarder: "harder", Exception: "any"}
+    assert recorder_with(writer, error_types=mapping).error_type(RefusedHarder()) == "harder"
+
+
+def test_long_error_name_is_cut(record: Recorder) -> None:
+    assert len(record.error_type(type("E" * 300, (Exception,), {})())) == 256
+
+
+# ------------------------------------------------------------------ what is ignored, and what never started
+
+
+@pytest.mark.parametrize("pattern", ["app.resize", "app.*", "*", "app.re?ize"])
+def test_ignored_job_type_is_not_recorded(registry_dir: Path, writer: Writer, pattern: str) -> None:
+    record = recorder_with(writer, ignore=pattern)
+    assert record.started(Started(JOB, "1")) is None
+    record.published(Published(JOB))
+    record.withdrawn(Withdrawn(JOB, "revoked"))
+    assert record.lost(Lost(JOB, "1", "failure", process_died=True)) is False
+    assert list(registry_dir.iterdir()) == []
+
+
+def test_ignore_patterns_mind_upper_and_lower_case(writer: Writer) -> None:
+    assert recorder_with(writer, ignore="APP.*").ignores("app.resize") is False
+
+
+@pytest.mark.parametrize("reason", WITHDRAWN_REASONS)
+def test_withdrawn_job_is_counted_by_its_reason_alone(registry_dir: Path, record: Recorder, reason: str) -> None:
+    record.withdrawn(Withdrawn(JOB, reason))
+    assert readings.values(registry_dir, "jobs_withdrawn_total") == {(*LABELS, reason): 1.0}
+    assert jobs(registry_dir) == {}
+
+
+def test_published_job_is_counted(registry_dir: Path, record: Recorder) -> None:
+    record.published(Published(JOB))
+    assert readings.values(registry_dir, "jobs_published_total") == {LABELS: 1.0}
+
+
+def test_long_job_type_is_cut(registry_dir: Path, record: Recorder) -> None:
+    run(record, job=Job("celery", "x" * 300, "q"))
+    ((values, _),) = readings.values(registry_dir, "jobs_total").items()
+    assert len(values[1]) == 256
+
+
+# ------------------------------------------------------------------ one process speaks for another
+
+
+def test_execution_of_a_dead_process_is_counted_with_its_duration(
+    registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
+) -> None:
+    other_worker.started(Started(JOB, "1"))
+    die(other_worker.writer)
+    wall.advance(4.0)
+    assert record.lost(Lost(JOB, "1", "failure", "WorkerLost", process_died=True)) is True
+    assert jobs(registry_dir) == {"failure": 1.0}
+    assert readings.samples(registry_dir, "jobs_duration_seconds")[LABELS].sum == 4.0
+    assert readings.values(registry_dir, "jobs_failures_total") == {(*LABELS, "WorkerLost"): 1.0}
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {("celery",): 1.0}
+
+
+def test_execution_that_had_ended_is_not_counted_again(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    run(other_worker)
+    die(other_worker.writer)
+    assert record.lost(Lost(JOB, "1", "failure", process_died=True)) is False
+    assert jobs(registry_dir) == {"success": 1.0}
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {}
+
+
+def test_lost_execution_is_counted_once_however_often_it_is_told(
+    registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
+) -> None:
+    other_worker.started(Started(JOB, "1"))
+    die(other_worker.writer)
+    told = [record.lost(Lost(JOB, "1", "failure")) for _ in range(3)]
+    wall.advance(30.0)
+    assert [*told, record.lost(Lost(JOB, "1", "failure"))] == [True, False, False, False]
+    assert jobs(registry_dir) == {"failure": 1.0}
+
+
+def test_execution_that_no_journal_knows_is_counted_without_a_duration(registry_dir: Path, record: Recorder) -> None:
+    assert record.lost(Lost(JOB, "1", "failure")) is True
+    assert record.lost(Lost(JOB, "1", "failure")) is False
+    assert readings.values(registry_dir, "jobs_duration_unknown_total") == {LABELS: 1.0}
+    readings.assert_durations_add_up(registry_dir)
+
+
+def test_rerun_of_a_lost_execution_is_another_one(
+    registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
+) -> None:
+    other_worker.started(Started(JOB, "1"))
+    die(other_worker.writer)
+    wall.advance(1.0)
+    run(record)
+    assert record.lost(Lost(JOB, "1", "failure")) is True
+    assert jobs(registry_dir) == {"success": 1.0, "failure": 1.0}
+
+
+def test_reporting_a_lost_execution_leaves_nothing_active(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    other_worker.started(Started(JOB, "1"))
+    die(other_worker.writer)
+    record.lost(Lost(JOB, "1", "failure"))
+    assert readings.active(registry_dir) == {}
+
+
+def test_loss_without_a_dead_process_counts_no_process(registry_dir: Path, record: Recorder) -> None:
+    record.lost(Lost(JOB, "1", "revoked"))
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {}
+
+
+def test_same_name_in_another_system_is_another_execution(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    run(other_worker)
+    assert record.lost(Lost(Job("rq", "f", "q"), "1", "failure")) is True
+
+
+# ------------------------------------------------------------------ what was dropped and kept from jobs
+
+
+def test_what_was_kept_from_jobs_is_shown(registry_dir: Path, record: Recorder, clock: FakeClock) -> None:
+    guard._counts["somewhere"] = 3
+    record.started(Started(JOB, "1"))
+    assert readings.values(registry_dir, "jobmetrics_internal_errors_total") == {("somewhere",): 3.0}
+
+
+def test_dropped_updates_are_shown_by_reason(registry_dir: Path, record: Recorder) -> None:
+    record.writer.drop("not finite")
+    record.started(Started(JOB, "1"))
+    assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {("not finite",): 1.0}
+
+
+def test_what_was_dropped_is_looked_for_once_a_second(registry_dir: Path, record: Recorder, clock: FakeClock) -> None:
+    record.started(Started(JOB, "1"))
+    record.writer.drop("x")
+    clock.advance(FLUSH_INTERVAL / 2)
+    record.started(Started(JOB, "2"))
+    assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {}
+    clock.advance(FLUSH_INTERVAL / 2)
+    record.started(Started(JOB, "3"))
+    assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {("x",): 1.0}
+
+
+def test_totals_and_ratios_stay_exact_beyond_the_cap(registry_dir: Path) -> None:
+    settings = load({}, dir=registry_dir, max_series=300)
+    record = Recorder(Writer(settings), settings)
+    for number in range(400):
+        run(record, Ended("failure" if number % 4 == 0 else "success"), Job("rq", f"job{number}", "q"), str(number))
+    found = readings.values(registry_dir, "jobs_total")
+    die(record.writer)
+    assert sum(number for values, number in found.items() if values[3] == "failure") == 100.0
+    assert sum(number for values, number in found.items() if values[3] == "success") == 300.0
+    assert ("rq", OVERFLOW, OVERFLOW, "failure") in found
+    assert len(record._jobs) <= 300
+
+
+# ------------------------------------------------------------------ the process's own
+
+
+def test_process_has_one_recorder(in_force: Settings) -> None:
+    assert recorder.default() is recorder.default()
+
+
+def test_recorder_follows_the_settings_in_force(in_force: Settings, tmp_path: Path) -> None:
+    from jobmetrics import settings
+
+    first = recorder.default()
+    settings.configure(dir=tmp_path / "other")
+    assert recorder.default() is not first
+    assert recorder.default().writer.directory.path == str(tmp_path / "other")
+
+
+def test_process_with_bad_settings_records_nothing_and_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "many")
+    execution = recorder.default().started(Started(JOB, "1"))
+    assert execution is not None
+    recorder.default().ended(execution, OK)
+    assert recorder.default().writer.enabled is False
