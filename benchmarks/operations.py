@@ -1,4 +1,4 @@
-"""Design section 8, the rows of single operations: bound and labelled, against prometheus_client's multiprocess mode."""
+"""Design section 8, single operations, bound and labelled, against prometheus_client's multiprocess mode."""
 
 from __future__ import annotations
 

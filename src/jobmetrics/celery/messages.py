@@ -10,7 +10,6 @@ from typing import Any
 PUBLISHED_AT = "jobmetrics_published_at"  # header: epoch seconds, as text so that every serializer carries it
 UNKNOWN_QUEUE = "unknown"
 
-_MAX_ROUTES = 1024
 _routes: dict[tuple[int, str, str], str] = {}  # by app, exchange and routing key
 
 
@@ -31,8 +30,7 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
                 break
         else:
             return routing_key or exchange  # not kept: the queue may be declared later
-        if len(_routes) < _MAX_ROUTES:
-            _routes[route] = known
+        _routes[route] = known
     return known
 
 

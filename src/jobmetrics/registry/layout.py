@@ -224,7 +224,8 @@ class SlotHeader:
 
 def is_whole(slot_header: bytes | memoryview[int]) -> bool:
     """Whether a slot header's bytes agree with its CRC."""
-    return zlib.crc32(slot_header[: _SLOT_HEADER.size]) == _CRC.unpack_from(slot_header, _SLOT_HEADER.size)[0]
+    (crc,) = _CRC.unpack_from(slot_header, _SLOT_HEADER.size)
+    return bool(crc == zlib.crc32(slot_header[: _SLOT_HEADER.size]))
 
 
 def is_slot_size(size: int, cells_offset: int) -> bool:

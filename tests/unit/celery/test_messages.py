@@ -91,7 +91,7 @@ def test_app_is_asked_once_a_route() -> None:
 def test_hostile_routing_keys_do_not_fill_the_memory() -> None:
     for number in range(2000):
         queue_name(App(), "media", str(number))
-    assert len(messages._routes) == 1024
+    assert len(messages._routes) == 0
 
 
 def test_queue_without_an_exchange_is_passed_over() -> None:
