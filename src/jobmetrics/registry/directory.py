@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused
+from jobmetrics.registry import descriptors
 
 INDEX_NAME = "index"
 SET_ASIDE_SUFFIX = ".set-aside"
@@ -113,13 +113,14 @@ class Directory:
                 raise
             raise Damaged(f"{name} is not a regular file") from None
         try:
+            descriptors.opened(fd)
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise Damaged(f"{name} is not a regular file")
             if flags & os.O_CREAT and info.st_size == 0:
                 self._share(fd, info)
         except BaseException:
-            os.close(fd)
+            descriptors.close(fd)
             raise
         return fd
 
@@ -166,12 +167,3 @@ def same_file(fd: int, path: str) -> bool:
     except OSError:
         return False
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
-
-
-@contextlib.contextmanager
-def closing(fd: int) -> Iterator[int]:
-    """Close the descriptor at the end, whatever happens."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from jobmetrics.errors import Damaged, RegistryError
 from jobmetrics.families import BUILT_IN, LIVE_SUM, Family
 from jobmetrics.registry import layout
-from jobmetrics.registry.directory import INDEX_NAME, Directory, closing, same_file, stat_is_file
+from jobmetrics.registry.descriptors import closing, opened
+from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, stat_is_file
 from jobmetrics.registry.locks import lock_directory_within, lock_within
 
 LOCK_WAIT = 0.05  # seconds a process waits for the index lock at the most
@@ -238,7 +239,7 @@ class IndexFile:
     def _set_aside_other(self) -> None:
         """What is no file cannot be locked; the directory itself is, so that nobody moves a good index away."""
         path = self._directory.file(INDEX_NAME)
-        with closing(os.open(self._directory.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+        with closing(opened(os.open(self._directory.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))) as fd:
             if lock_directory_within(fd, LOCK_WAIT) and os.path.lexists(path) and not stat_is_file(path):
                 self._directory.set_aside(INDEX_NAME)
 

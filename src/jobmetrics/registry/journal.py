@@ -16,7 +16,8 @@ from math import inf, nan
 
 from jobmetrics.errors import RegistryError
 from jobmetrics.registry import layout
-from jobmetrics.registry.directory import Directory, closing, slot_name
+from jobmetrics.registry.descriptors import closing
+from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.locks import is_locked
 
 KEEP = 120.0  # seconds for which an entry of an earlier owner is kept where there is room: Celery tells of a

@@ -9,7 +9,8 @@ from typing import Literal
 
 from jobmetrics.errors import Damaged, FormatRefused, RegistryError
 from jobmetrics.registry import layout
-from jobmetrics.registry.directory import SAFE_FLAGS, Directory, closing, same_file, slot_name
+from jobmetrics.registry.descriptors import close, closing, opened
+from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.owner import Holder
 from jobmetrics.registry.slot import Slot, SlotPlan, reserve
@@ -50,7 +51,7 @@ def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | No
     """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready."""
     path = f"{plan.prefix}{number:05d}"
     try:
-        lock_fd = os.open(path, _OPEN)
+        lock_fd = opened(os.open(path, _OPEN))
     except OSError:
         return None
     slot = None
@@ -69,7 +70,7 @@ def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | No
         return None
     finally:
         if slot is None:
-            os.close(lock_fd)
+            close(lock_fd)
     return slot
 
 

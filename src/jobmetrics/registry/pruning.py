@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from jobmetrics.errors import RegistryError
+from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import INDEX_NAME, SET_ASIDE_SUFFIX, Directory, same_file, slot_name
 from jobmetrics.registry.locks import lock_within, try_lock
 
@@ -46,7 +47,7 @@ def _open(directory: Directory, name: str, held: contextlib.ExitStack) -> int | 
         fd = directory.open(name, os.O_RDWR)
     except FileNotFoundError:
         return None
-    held.callback(os.close, fd)
+    held.callback(close, fd)
     return fd
 
 

@@ -9,10 +9,15 @@ from collections.abc import Iterable
 
 from jobmetrics.errors import Damaged
 from jobmetrics.registry import layout
-from jobmetrics.registry.directory import SLOT_PREFIX, Directory, closing, slot_name
+from jobmetrics.registry.descriptors import close, closing
+from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
 from jobmetrics.registry.journal import Journal
 from jobmetrics.registry.memory import NO_CELLS
 from jobmetrics.registry.owner import Holder, pid_namespace
+
+# What was recorded into is never unmapped: a thread may be about to write there, and Python would close the
+# descriptor that a mapping keeps, whose number may be somebody else's by then, after a daemoniser.
+_kept_mappings: list[memoryview[int]] = []
 
 
 def journal_entries(capacity: int) -> int:
@@ -92,15 +97,13 @@ class Slot:
         return self._entries >= journal_entries(capacity)
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's lease without ending it, and of its journal."""
-        if self.is_held():
-            os.close(self._lock_fd)
+        """In a forked child, which has closed the lock's descriptor: nothing is written to the parent's journal."""
         if self._journal is not None:
             self._journal.detach()
 
     def release(self) -> None:
         """End a lease that came to nothing: no other process shares it yet."""
-        os.close(self._lock_fd)
+        close(self._lock_fd)
 
     @property
     def journal(self) -> Journal:
@@ -126,7 +129,9 @@ class Slot:
             size = self._plan.size(cells) - self._plan.cells_offset + self._offset
             if info.st_size < size:
                 reserve(fd, info.st_size, size)
-            return self.map(fd, max(size, info.st_size))
+            cells_now = self.map(fd, max(size, info.st_size))
+        _kept_mappings.append(self._bytes)
+        return cells_now
 
     def map(self, fd: int, size: int) -> memoryview[float]:
         """Map the file, open at another descriptor than the lock's. Raises OSError."""
@@ -140,6 +145,7 @@ class Slot:
 
     def take_over(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int) -> None:
         """Become the owner: the last owner's live cells are zeroed before the owner record is complete."""
+        _kept_mappings.append(self._bytes)
         layout.clear_owner(self._bytes)
         cells = self.cells
         for first, width in live_cells:

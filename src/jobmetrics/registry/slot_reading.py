@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from jobmetrics.errors import Damaged
 from jobmetrics.families import COUNTER, HISTOGRAM
 from jobmetrics.registry import journal, layout
+from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import Directory, same_file, slot_name
 from jobmetrics.registry.index import SeriesIndex
 from jobmetrics.registry.locks import is_locked
@@ -86,7 +87,7 @@ class SlotFile:
     def close(self) -> None:
         """Close the descriptor."""
         if self._fd is not None:
-            os.close(self._fd)
+            close(self._fd)
             self._fd = None
 
     def read(self, index: SeriesIndex, columns: Columns) -> Reading:

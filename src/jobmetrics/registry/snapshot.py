@@ -19,6 +19,7 @@ import numpy as np
 from jobmetrics.errors import DirectoryMissing, RegistryError
 from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
 from jobmetrics.registry import layout
+from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
 from jobmetrics.registry.index import SeriesIndex, read_header
 from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Columns, Reading, Scratch, SlotFile
@@ -87,7 +88,7 @@ class SnapshotReader:
         """Close all descriptors; a later `read` opens them again."""
         self._forget_slots()
         if self._index_fd is not None:
-            os.close(self._index_fd)
+            close(self._index_fd)
         self._index_fd = self._index = None
 
     def read(self) -> Snapshot:

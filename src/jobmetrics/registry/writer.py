@@ -21,6 +21,7 @@ from collections.abc import Callable
 from jobmetrics import guard
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.families import Family
+from jobmetrics.registry import descriptors
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, Placement, Refused, SeriesIndex
@@ -36,7 +37,7 @@ logger = logging.getLogger("jobmetrics")
 CHECK_INTERVAL = 1.0  # seconds between two looks at the index's identity
 FIRST_PAUSE = 0.5  # seconds without a try after a failure; doubled with each up to
 LONGEST_PAUSE = 30.0
-FORK_WAIT = 0.2  # seconds a fork waits for a thread in the slow path
+FORK_WAIT = 10.0  # seconds a fork waits for a thread in the slow path, which is bounded: a hang guard
 MAX_POSTPONED = 10_000
 
 SUPPORTED = sys.platform != "win32"
@@ -89,7 +90,7 @@ class Writer:
         self._pause = 0.0
         self._contended = False
         self._check_at = 0.0
-        self._fork_clean = False
+        self._forking: set[int] = set()  # threads that hold the lock for a fork of theirs
         self._hint = _shared_word()
         self._dropped_updates: dict[str, int] = {}
         self._dropped_series = 0
@@ -369,15 +370,20 @@ class Writer:
     # ---------------------------------------------------------------- forks
 
     def before_fork(self) -> None:
-        self._fork_clean = self._inside != threading.get_ident() and self._lock.acquire(timeout=FORK_WAIT)
+        thread = threading.get_ident()
+        if self._inside != thread and self._lock.acquire(timeout=FORK_WAIT):
+            self._forking.add(thread)
 
     def after_fork_in_parent(self) -> None:
-        if self._fork_clean:
+        thread = threading.get_ident()
+        if thread in self._forking:
+            self._forking.discard(thread)
             self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """The parent's slot, its lease and what it holds in memory are the parent's; only the index is shared."""
-        clean, self._lock, self._inside = self._fork_clean, threading.RLock(), None
+        clean = threading.get_ident() in self._forking
+        self._forking, self._lock, self._inside = set(), threading.RLock(), None
         self._started = fork_moment()
         for slot in (self._slot, *self._old_slots):
             if slot is not None:
@@ -408,19 +414,19 @@ def _shared_word() -> memoryview[int]:
 class _SlowPath:
     """Holds a writer's lock and says which thread does: a class, since a generator costs a forked child more."""
 
-    __slots__ = ("_before", "_writer")
+    __slots__ = ("_before", "_lock", "_writer")
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._lock = writer.lock  # a fork in here gives the child's writer another
 
     def __enter__(self) -> None:
-        writer = self._writer
-        writer._lock.acquire()
-        self._before, writer._inside = writer._inside, threading.get_ident()
+        self._lock.acquire()
+        self._before, self._writer._inside = self._writer._inside, threading.get_ident()
 
     def __exit__(self, *_: object) -> None:
         self._writer._inside = self._before
-        self._writer._lock.release()
+        self._lock.release()
 
 
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
@@ -437,6 +443,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    descriptors.close_inherited()
     for writer in list(_writers):
         writer.after_fork_in_child()
 

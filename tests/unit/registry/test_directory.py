@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused
-from jobmetrics.registry.directory import Directory, closing, same_file, slot_name, slot_number
+from jobmetrics.registry.descriptors import closing
+from jobmetrics.registry.directory import Directory, same_file, slot_name, slot_number
 
 GROUP = os.getgid()
 

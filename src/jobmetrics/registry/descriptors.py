@@ -1,0 +1,44 @@
+"""The descriptors of the directory's files that this process has open, so that a forked child can let go of them.
+
+A child that kept one would keep its parent's lock alive: the lease of a slot, or the lock of the index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+_open: dict[int, tuple[int, int]] = {}  # descriptor: device and inode
+
+
+def opened(fd: int) -> int:
+    """Note a descriptor that was just opened; it is handed back. Raises OSError when it is not open."""
+    info = os.fstat(fd)
+    _open[fd] = (info.st_dev, info.st_ino)
+    return fd
+
+
+def close(fd: int) -> None:
+    """Close a descriptor that was noted. Raises OSError."""
+    _open.pop(fd, None)
+    os.close(fd)
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Close the descriptor at the end, whatever happens."""
+    try:
+        yield fd
+    finally:
+        close(fd)
+
+
+def close_inherited() -> None:
+    """In a forked child: close what the parent had open, unless the number is somebody else's by now."""
+    for fd, file in list(_open.items()):
+        with contextlib.suppress(OSError):
+            info = os.fstat(fd)
+            if (info.st_dev, info.st_ino) == file:
+                os.close(fd)
+    _open.clear()
