@@ -1,0 +1,294 @@
+"""Processes for these tests: forked children that record, take commands, and are stopped and killed.
+
+Nothing here records in the test's own process, so that no test leaves a writer behind for the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+import pytest
+
+from jobmetrics import families, settings
+from jobmetrics.context import Execution
+from jobmetrics.events import SUCCESS, Ended, Job, Lost, Started
+from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
+from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, define
+from jobmetrics.recorder import Recorder
+from jobmetrics.registry import writer as writers
+from jobmetrics.registry.directory import slot_number
+from jobmetrics.registry.writer import Writer
+from jobmetrics.settings import Settings
+
+HANG_SECONDS = 15.0  # a guard: nothing here comes near it
+
+HITS = define(COUNTER, "hits", "Counted by tests.", ("who",))
+LEVEL = define(GAUGE, "level", "A live gauge.", ("who",), mode=families.LIVE_SUM)
+HIGHEST = define(GAUGE, "highest", "A max gauge.", ("who",), mode=families.MAX)
+LOWEST = define(GAUGE, "lowest", "A min gauge.", ("who",), mode=families.MIN)
+LATEST = define(GAUGE, "latest", "A most recent gauge.", ("who",), mode=families.MOST_RECENT)
+SIZES = define(HISTOGRAM, "sizes", "A histogram.", ("who",), buckets=(1.0, 2.0, 5.0))
+
+
+def sizes(moderate: int, full: int) -> pytest.MarkDecorator:
+    """One test body at two sizes, as the argument `times`: moderate always, full with the long tests."""
+    full_size = pytest.param(full, marks=(pytest.mark.long, pytest.mark.timeout(3600)))
+    return pytest.mark.parametrize("times", [moderate, full_size])
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Worker:
+    """What one process records with. Its writer's clock stands still: `later` makes checks and retries due, and
+    shows with the next job what was dropped.
+
+    patient: wait for the index lock however long it takes, so that busy machines change no count; off where
+    the wait itself is looked at.
+    """
+
+    def __init__(self, path: Path, *, patient: bool = True, **more: Any) -> None:
+        in_force = Settings(dir=str(path), **{"propagate_errors": True, **more})
+        settings.use(in_force)
+        if patient:
+            assert hasattr(writers, "LOCK_WAIT")
+            setattr(writers, "LOCK_WAIT", HANG_SECONDS)  # noqa: B010 - a constant to mypy
+        self.clock = Clock()
+        self.writer = Writer(in_force, self.clock)
+        self.recorder = Recorder(self.writer, in_force, clock=lambda: time.perf_counter() + self.clock.now)
+        self.hits = Labelled(BoundCounter, HITS, self.writer)
+        self.levels = Labelled(BoundGauge, LEVEL, self.writer)
+        self.highest = Labelled(BoundGauge, HIGHEST, self.writer)
+        self.lowest = Labelled(BoundGauge, LOWEST, self.writer)
+        self.latest = Labelled(BoundGauge, LATEST, self.writer)
+        self.sizes = Labelled(BoundHistogram, SIZES, self.writer)
+        self.running: dict[str, Execution | None] = {}
+
+    def hit(self, who: str = "all", amount: float = 1.0, times: int = 1) -> None:
+        bound = self.hits.at((who,))
+        for _ in range(times):
+            bound.inc(amount)
+
+    def level(self, value: float, who: str = "all") -> None:
+        self.levels.at((who,)).set(value)
+
+    def measure(self, value: float, who: str = "all") -> None:
+        self.sizes.at((who,)).observe(value)
+
+    def start(self, name: str, job_type: str = "job") -> None:
+        self.running[name] = self.recorder.started(Started(Job("python", job_type, "queue"), name))
+
+    def end(self, name: str, status: str = SUCCESS, error: str | None = None) -> None:
+        execution = self.running.pop(name)
+        assert execution is not None
+        self.recorder.ended(execution, Ended(status, error))
+
+    def lost(self, name: str, job_type: str = "job") -> bool:
+        """Report the death of the process that ran an execution."""
+        return self.recorder.lost(Lost(Job("python", job_type, "queue"), name, "failure", "Killed", process_died=True))
+
+    def job(self, name: str = "one", times: int = 1) -> None:
+        for _ in range(times):
+            self.start(name)
+            self.end(name)
+
+    def later(self, seconds: float = 3600.0) -> None:
+        """Let time pass, and do what a worker does at each job's start."""
+        self.clock.now += seconds
+        self.writer.tick()
+
+    def resident(self) -> int:
+        """Bytes of memory that this process uses."""
+        return psutil.Process().memory_info().rss
+
+
+@dataclass
+class Child:
+    """A child process and the parent's end of a pipe to it."""
+
+    pid: int
+    pipe: Connection
+    status: int | None = None
+
+    def ask(self, name: str, *arguments: Any, **keywords: Any) -> Any:
+        """Have a serving child do something, and wait until it has."""
+        self.send(name, *arguments, **keywords)
+        return self.answer()
+
+    def send(self, name: str, *arguments: Any, **keywords: Any) -> None:
+        self.pipe.send((name, arguments, keywords))
+
+    def answer(self) -> Any:
+        if not self.pipe.poll(HANG_SECONDS):
+            self._fail_as_hung()
+        good, value = self.pipe.recv()
+        assert good, f"in process {self.pid}: {value}"
+        return value
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the process is gone."""
+        self.signal(signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL
+
+    def stopped(self) -> bool:
+        """Wait until the process has stopped itself (True) or ended (False)."""
+        pid, status = os.waitpid(self.pid, os.WUNTRACED)
+        assert pid == self.pid
+        if os.WIFSTOPPED(status):
+            return True
+        self.status = os.waitstatus_to_exitcode(status)
+        return False
+
+    def wait(self, seconds: float = HANG_SECONDS) -> int:
+        """The exit status once the process has ended, -N for one ended by signal N."""
+        if self.status is None:
+            fd = os.pidfd_open(self.pid)
+            try:
+                if not select.select([fd], [], [], seconds)[0]:
+                    self._fail_as_hung()
+            finally:
+                os.close(fd)
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def _fail_as_hung(self) -> NoReturn:
+        for process in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
+            process.send_signal(signal.SIGUSR1)  # its threads' tracebacks go to stderr
+            time.sleep(0.5)
+        self.end()
+        pytest.fail(f"process {self.pid} hangs; where it is stands on stderr")
+
+    def join(self) -> None:
+        """Wait for a good end."""
+        assert self.wait() == 0, f"process {self.pid} ended with {self.status}; its traceback is on stderr"
+
+    def leave(self) -> None:
+        """Let a serving child end by itself."""
+        self.pipe.send(None)
+        self.join()
+
+    def end(self) -> None:
+        """Make sure that it is gone."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+            self.status = -signal.SIGKILL
+        self.pipe.close()
+
+
+def fork(run: Callable[[Connection], object]) -> Child:
+    """Start a child that runs a function with its end of a pipe, and ends without any clean-up."""
+    here, there = Pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        faulthandler.register(signal.SIGUSR1, sys.__stderr__)
+        run_and_exit(lambda: (here.close(), run(there)))
+    there.close()
+    return Child(pid, here)
+
+
+def run_and_exit(run: Callable[[], object]) -> None:
+    """In a forked child: run, tell what went wrong on stderr, and never come back into pytest."""
+    status = 1
+    try:
+        run()
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - nothing may come back into pytest
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def child(run: Callable[[Connection], object]) -> Iterator[Child]:
+    """A child as `fork` starts it, gone at the end of the block."""
+    started = fork(run)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+@contextlib.contextmanager
+def children(runs: Sequence[Callable[[Connection], object]]) -> Iterator[list[Child]]:
+    """Several children, gone at the end of the block."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(child(run)) for run in runs]
+
+
+def serve(target: object, pipe: Connection) -> None:
+    """Do what the parent asks until it says None: methods of the target by name."""
+    while True:
+        command = pipe.recv()
+        if command is None:
+            return
+        name, arguments, keywords = command
+        try:
+            answer = getattr(target, name)(*arguments, **keywords)
+        except Exception:  # noqa: BLE001 - the parent's test shows it
+            pipe.send((False, traceback.format_exc()))
+        else:
+            pipe.send((True, answer))
+
+
+def worker(path: Path, **more: Any) -> contextlib.AbstractContextManager[Child]:
+    """A worker process that does what it is asked to; more: settings, and what `Worker` takes."""
+    return child(lambda pipe: serve(Worker(path, **more), pipe))
+
+
+def workers(path: Path, count: int, **more: Any) -> contextlib.AbstractContextManager[list[Child]]:
+    """Several such processes."""
+    return children([lambda pipe: serve(Worker(path, **more), pipe)] * count)
+
+
+def in_child(run: Callable[[], object]) -> None:
+    """Run something in a process of its own, to a good end."""
+    with child(lambda _: run()) as started:
+        started.join()
+
+
+def record(path: Path, *asked: tuple[Any, ...], **more: Any) -> None:
+    """What one process records in its life: ("hit", "a", 2.0), ("job",), ..."""
+
+    def run() -> None:
+        one = Worker(path, **more)
+        for name, *arguments in asked:
+            getattr(one, name)(*arguments)
+
+    in_child(run)
+
+
+def slot_files(path: Path) -> list[str]:
+    """The names of all slot files, those set aside not counted."""
+    return sorted(name for name in os.listdir(path) if slot_number(name) is not None)

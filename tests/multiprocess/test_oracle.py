@@ -1,0 +1,148 @@
+"""The oracle: the same program of operations, on prometheus_client in one process and on ours in several.
+
+Both expositions must say the same. Amounts are whole eighths, so that sums are exact in any order of addition.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import prometheus_client
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+import jobmetrics
+from jobmetrics import settings
+from jobmetrics.exporter.exposition import Exposition
+from jobmetrics.exporter.sparingly import Sparingly
+from tests import readings
+from tests.multiprocess.support import Child, children, serve
+
+PROCESSES = 3
+BUCKETS = (1.0, 2.5, 10.0)
+
+amounts = st.integers(0, 80).map(lambda eighths: eighths / 8)
+signed = st.integers(-80, 80).map(lambda eighths: eighths / 8)
+labels = st.sampled_from(["a", "b", "", "ü", 'say "\\\n"'])
+operations = st.lists(
+    st.tuples(
+        st.integers(0, PROCESSES - 1),
+        st.one_of(
+            st.tuples(st.just("count"), labels, amounts),
+            st.tuples(st.just("observe"), labels, signed),
+            st.tuples(st.just("raise_level"), labels, signed),
+            st.tuples(st.just("set_latest"), labels, signed),
+            st.tuples(st.just("count_plain"), st.just(""), amounts),
+        ),
+    ),
+    max_size=40,
+)
+Program: TypeAlias = list[tuple[int, tuple[str, str, float]]]
+
+
+class Instruments:
+    """The operations, on either module's instruments: they have the same signatures."""
+
+    def __init__(self, module: Any, **more: Any) -> None:
+        self._counter = module.Counter("oracle_things", "Things counted.", ["who"], **more)
+        self._plain = module.Counter("oracle_plain_total", "Without labels.", **more)
+        self._sizes = module.Histogram("oracle_sizes", "Sizes.", ["who"], buckets=BUCKETS, **more)
+        self._level = module.Gauge("oracle_level", "A level.", ["who"], **more)
+        self._latest = module.Gauge("oracle_latest", "The latest.", ["who"], multiprocess_mode="mostrecent", **more)
+
+    def count(self, who: str, amount: float) -> None:
+        self._counter.labels(who).inc(amount)
+
+    def count_plain(self, _: str, amount: float) -> None:
+        self._plain.inc(amount)
+
+    def observe(self, who: str, amount: float) -> None:
+        self._sizes.labels(who=who).observe(amount)
+
+    def raise_level(self, who: str, amount: float) -> None:
+        if amount >= 0:
+            self._level.labels(who).inc(amount)
+        else:
+            self._level.labels(who).dec(-amount)
+
+    def set_latest(self, who: str, value: float) -> None:
+        self._latest.labels(who).set(value)
+
+
+class Ours(Instruments):
+    """Ours, in a process of its own that lives through many programs: each goes to a directory of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(jobmetrics)
+
+    def begin(self, path: str) -> None:
+        from jobmetrics.instruments import definition
+
+        definition._declared.clear()
+        settings.configure(dir=path, propagate_errors=True)
+        super().__init__(jobmetrics)
+
+
+def _serve(pipe: Connection) -> None:
+    serve(Ours(), pipe)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[list[Child]]:
+    with children([_serve] * PROCESSES) as started:
+        yield started
+
+
+def _exposition(path: Path) -> str:
+    found = readings.snapshot(path)
+
+    class Shown:
+        def collect(self) -> Any:
+            return Exposition("", {}, Sparingly()).metrics(found.families)
+
+    registry = CollectorRegistry()
+    registry.register(Shown())  # type: ignore[arg-type]  # what it needs of a Collector
+    return generate_latest(registry).decode()
+
+
+def _said(text: str) -> dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], float]]:
+    """What an exposition says: families with samples, less the moments of creation, which ours does not keep."""
+    said = {}
+    for family in text_string_to_metric_families(text):
+        samples = {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+        if samples and not family.name.endswith("_created"):
+            said[family.name, family.type] = samples
+    return said
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(program=operations)
+def test_expositions_agree(program: Program, processes: list[Child], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("oracle") / "registry"
+    registry = CollectorRegistry()
+    peer = Instruments(prometheus_client, registry=registry)
+    for process in processes:
+        process.ask("begin", str(path))
+    for number, (name, who, amount) in program:
+        processes[number].ask(name, who, amount)
+        getattr(peer, name)(who, amount)
+    if path.exists():
+        ours, theirs = _said(_exposition(path)), _said(generate_latest(registry).decode())
+        # prometheus_client shows a metric without labels before it was used; ours knows it once it was.
+        theirs.setdefault(("oracle_plain", "counter"), {})
+        if ("oracle_plain", "counter") not in ours:
+            assert set(theirs.pop(("oracle_plain", "counter")).values()) <= {0.0}
+        assert ours == theirs
+        shutil.rmtree(path)
