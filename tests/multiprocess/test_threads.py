@@ -60,7 +60,7 @@ def hammer(path: Path, times: int) -> None:
     found = readings.snapshot(path)
     said = {family.name: samples[0] for family, samples in found.families}
     assert said["threads_counted_total"].value == THREADS * times
-    assert said["threads_sized"].buckets == (0.0, THREADS * times, 0.0)
+    assert list(said["threads_sized"].buckets) == [0.0, float(THREADS * times), 0.0]
     assert said["threads_sized"].sum == 1.5 * THREADS * times
     assert said["threads_level"].value == 7.0
     assert said["threads_highest"].value == THREADS * times - 1
@@ -113,7 +113,7 @@ def test_signal_handlers_and_finalisers_that_record_never_deadlock(registry_dir:
         writer = Writer(settings.Settings(dir=str(registry_dir), propagate_errors=True))
         family = define(COUNTER, "interrupted", "Counted anywhere.", ("who",))
         counted = Labelled(BoundCounter, family, writer)
-        signals = 0
+        signals = finalised = 0
 
         def handle(*_: object) -> None:
             nonlocal signals
@@ -129,7 +129,6 @@ def test_signal_handlers_and_finalisers_that_record_never_deadlock(registry_dir:
                 finalised += 1
                 counted.at((f"finaliser {finalised % 50}",)).inc()
 
-        finalised = 0
         gc.set_threshold(5)
         signal.signal(signal.SIGALRM, handle)
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
