@@ -51,13 +51,10 @@ class Directory:
             OSError: when it cannot be made.
         """
         try:
-            os.mkdir(self.path, 0o700)
-        except FileExistsError:
-            pass
+            self._make()
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.path, 0o700)
+            self._make()
         info = self.check()
         mine = info.st_uid == os.geteuid()
         if self.group is None:
@@ -72,6 +69,11 @@ class Directory:
             os.chmod(self.path, 0o2770)
         elif not mine and info.st_gid != self.group:
             raise DirectoryRefused(f"{self.path} belongs to group {info.st_gid}, dir_group is {self.group}")
+
+    def _make(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.path, 0o700)
+            os.chmod(self.path, 0o700)  # whatever the umask
 
     def check(self) -> os.stat_result:
         """Check that the directory is one that may be read.
@@ -106,12 +108,10 @@ class Directory:
         """
         try:
             fd = os.open(self.file(name), flags | SAFE_FLAGS, self.file_mode)
-        except OSError as error:
-            if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError)) or stat_is_file(
-                self.file(name)
-            ):
-                raise
-            raise Damaged(f"{name} is not a regular file") from None
+        except OSError:
+            if os.path.lexists(self.file(name)) and not stat_is_file(self.file(name)):
+                raise Damaged(f"{name} is not a regular file") from None
+            raise
         try:
             descriptors.opened(fd)
             info = os.fstat(fd)

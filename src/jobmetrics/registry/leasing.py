@@ -13,7 +13,7 @@ from jobmetrics.registry.descriptors import close, closing, opened
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.owner import Holder
-from jobmetrics.registry.slot import Slot, SlotPlan, reserve
+from jobmetrics.registry.slot import Slot, SlotPlan, fallocate, reserve
 
 _MAX_SLOTS = 100_000
 _PASSES = 20
@@ -63,6 +63,8 @@ def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | No
             info, named = os.fstat(lock_fd), os.fstat(fd)
             if info.st_ino != named.st_ino or info.st_dev != named.st_dev or info.st_size < size:
                 return None
+            if info.st_blocks * 512 < info.st_size:
+                fallocate(fd, 0, info.st_size)  # it has holes, such as a copy may have: a trap on a full disk
             slot = _mapped(plan, number, lock_fd, fd, info)
         finally:
             os.close(fd)

@@ -175,7 +175,7 @@ def reserve(fd: int, start: int, end: int) -> None:
         OSError: when there is not enough space.
     """
     try:
-        if not _fallocate(fd, start, end):
+        if not fallocate(fd, start, end):
             os.ftruncate(fd, end)  # the size first: it changes in one step, and no file has a size between
             zeros = bytes(1 << 16)
             for position in range(start, end, len(zeros)):
@@ -185,8 +185,12 @@ def reserve(fd: int, start: int, end: int) -> None:
         raise
 
 
-def _fallocate(fd: int, start: int, end: int) -> bool:
-    """False where the system or the file system cannot."""
+def fallocate(fd: int, start: int, end: int) -> bool:
+    """Reserve space without touching what is there; False where the system or the file system cannot.
+
+    Raises:
+        OSError: when there is not enough space.
+    """
     if not hasattr(os, "posix_fallocate"):
         return False
     try:
