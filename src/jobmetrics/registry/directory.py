@@ -135,9 +135,13 @@ class Directory:
 
     def slots(self) -> list[int]:
         """The numbers of all slot files, ascending. Raises OSError."""
+        return sorted(self.slot_inodes())
+
+    def slot_inodes(self) -> dict[int, int]:
+        """The inodes of all slot files by their numbers. Raises OSError."""
         with os.scandir(self.path) as entries:
-            numbers = (slot_number(entry.name) for entry in entries)
-            return sorted(number for number in numbers if number is not None)
+            found = ((slot_number(entry.name), entry.inode()) for entry in entries)
+            return {number: inode for number, inode in found if number is not None}
 
     def set_aside(self, name: str) -> None:
         """Move a damaged file out of the way; the one set aside before it is replaced. Raises OSError."""

@@ -12,7 +12,7 @@ from jobmetrics.errors import Damaged
 from jobmetrics.families import COUNTER, HISTOGRAM
 from jobmetrics.registry import journal, layout
 from jobmetrics.registry.descriptors import close
-from jobmetrics.registry.directory import Directory, same_file, slot_name
+from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.index import SeriesIndex
 from jobmetrics.registry.locks import is_locked
 
@@ -36,15 +36,18 @@ class Columns:
                 buckets = slice(place.first, place.first + place.width - 1)
                 self._rising[buckets] = self._whole[buckets] = True
 
-    def impossible(self, row: Cells, last: Cells) -> NDArray[np.bool_]:
-        """Which of a row's cells cannot be, given the last good row of the same file."""
-        rising, whole = self._rising[: len(row)], self._whole[: len(row)]
-        bad: NDArray[np.bool_] = ~np.isfinite(row)
-        bad |= rising & (row < 0.0)
-        bad |= whole & (row != np.floor(row))
-        known = min(len(last), len(row))
-        bad[:known] |= rising[:known] & (row[:known] < last[:known])
-        return bad
+    def impossible(self, row: Cells, last: Cells) -> NDArray[np.intp]:
+        """Which of a row's cells cannot be, given the last good row of the same file. Looks at changes only."""
+        if len(last) < len(row):
+            last = np.concatenate([last, np.zeros(len(row) - len(last))])
+        changed = np.flatnonzero(row != last)
+        if not len(changed):
+            return changed
+        values, before = row[changed], last[changed]
+        bad: NDArray[np.bool_] = ~np.isfinite(values)
+        bad |= self._rising[changed] & (values < before)
+        bad |= self._whole[changed] & (values != np.floor(values))
+        return changed[bad]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,12 @@ class SlotFile:
         self._directory = directory
         self._name = slot_name(number)
         self._fd: int | None = None
+        self._inode = 0
         self._row: Cells = np.zeros(0)  # the last good one of this file
         self._retired: Cells = np.zeros(0)  # what files that were replaced by this one had counted
         self._serial = b""
+        self._head = b""
+        self._header = layout.SlotHeader(layout.MIN_JOURNAL, layout.NO_IDENTITY)
         self._scratch = scratch
 
     def close(self) -> None:
@@ -90,13 +96,13 @@ class SlotFile:
             close(self._fd)
             self._fd = None
 
-    def read(self, index: SeriesIndex, columns: Columns) -> Reading:
-        """The slot now.
+    def read(self, index: SeriesIndex, columns: Columns, inode: int) -> Reading:
+        """The slot now. inode: of the file that bears its name.
 
         Raises:
             OSError, RegistryError: when the file cannot be read; `last` stands in for it.
         """
-        fd = self._current()
+        fd = self._current(inode)
         live = is_locked(fd)
         data, header = self._copy(fd)
         if header.identity != index.identity:
@@ -105,11 +111,11 @@ class SlotFile:
         self._settle_replacement(row, header.serial)
         bad = columns.impossible(row, self._row)
         problem = None
-        if bad.any():
+        if len(bad):
             problem = "holds values that cannot be; the last good ones stand in for them"
             row[bad] = 0.0
-            known = bad[: len(self._row)]
-            row[: len(known)][known] = self._row[: len(row)][known]
+            known = bad[bad < len(self._row)]
+            row[known] = self._row[known]
         self._row = row
         owner = _owner(data) if live else None
         running: tuple[journal.Entry, ...] = ()
@@ -128,13 +134,12 @@ class SlotFile:
             return self._row
         return _sum(self._retired, self._row)
 
-    def _current(self) -> int:
-        if self._fd is not None and same_file(self._fd, self._directory.file(self._name)):
-            return self._fd
-        fd = self._directory.open(self._name, os.O_RDONLY)
-        self.close()
-        self._fd = fd
-        return fd
+    def _current(self, inode: int) -> int:
+        if self._fd is None or self._inode != inode:
+            fd = self._directory.open(self._name, os.O_RDONLY)
+            self.close()
+            self._fd, self._inode = fd, os.fstat(fd).st_ino
+        return self._fd
 
     def _settle_replacement(self, row: Cells, serial: bytes) -> None:
         """Another file may bear the name: a copy goes on where the old one was, a new one begins anew."""
@@ -150,7 +155,10 @@ class SlotFile:
         data = self._scratch.view(size)
         if os.preadv(fd, [data], 0) != size:
             raise Damaged("was cut while it was read")
-        header = layout.SlotHeader.unpack(bytes(data[: layout.SLOT_HEADER_SIZE]))
+        head = bytes(data[: layout.SLOT_HEADER_SIZE])
+        if head != self._head:
+            self._header, self._head = layout.SlotHeader.unpack(head), head
+        header = self._header
         if not layout.is_slot_size(size, header.cells_offset):
             raise Damaged(f"has {size} bytes, which no slot has")
         return data, header  # type: ignore[return-value]  # a buffer, read like bytes

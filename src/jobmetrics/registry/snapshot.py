@@ -149,8 +149,9 @@ class SnapshotReader:
         running: dict[int, list[float]] = {}
         owners: list[layout.Owner] = []
         counts = {LIVE: 0, FREE: 0, DAMAGED: 0}
-        for number in sorted({*self._directory.slots(), *self._slots}):
-            reading = self._read_slot(number, index, self._columns)
+        inodes = self._directory.slot_inodes()
+        for number in sorted({*inodes, *self._slots}):
+            reading = self._read_slot(number, inodes.get(number), index, self._columns)
             if reading.state is not None:
                 counts[reading.state] += 1
             if reading.row is not None:
@@ -174,12 +175,14 @@ class SnapshotReader:
             superseded=sum(index.newest[index.families[number].name] != number for number, _ in index.series),
         )
 
-    def _read_slot(self, number: int, index: SeriesIndex, columns: Columns) -> Reading:
+    def _read_slot(self, number: int, inode: int | None, index: SeriesIndex, columns: Columns) -> Reading:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = SlotFile(self._directory, number, self._scratch)
+        if inode is None:
+            return slot.last()
         try:
-            reading = slot.read(index, columns)
+            reading = slot.read(index, columns, inode)
         except FileNotFoundError:
             return slot.last()
         except (OSError, RegistryError) as error:
