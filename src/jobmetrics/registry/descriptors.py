@@ -21,8 +21,10 @@ def opened(fd: int) -> int:
 
 def close(fd: int) -> None:
     """Close a descriptor that was noted. Raises OSError."""
-    _open.pop(fd, None)
-    os.close(fd)
+    file = _open.get(fd)
+    os.close(fd)  # first: a fork at any moment must find whatever is still open
+    if _open.get(fd) is file:  # unless the number is another's by now
+        _open.pop(fd, None)
 
 
 @contextlib.contextmanager

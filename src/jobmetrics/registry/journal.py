@@ -18,7 +18,7 @@ from jobmetrics.errors import RegistryError
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import closing
 from jobmetrics.registry.directory import Directory, slot_name
-from jobmetrics.registry.locks import is_locked
+from jobmetrics.registry.locks import is_ready
 
 KEEP = 120.0  # seconds for which an entry of an earlier owner is kept where there is room: Celery tells of a
 # dead process up to ten seconds later
@@ -51,6 +51,7 @@ class Journal:
         self._ended = layout.pack_state(lease, layout.ENDED)
         self._free: deque[int] | None = None  # first in, first out: what ended last is overwritten last
         self._kept: deque[int] = deque()
+        self._moved: dict[int, tuple[Journal, int]] = {}  # entries that go on in a new generation's journal
 
     def begin(self, execution: int, start: float, series: int) -> int | None:
         """Note that an execution starts; its entry, or None when all are taken by running ones."""
@@ -74,6 +75,25 @@ class Journal:
         self._words[entry] = self._ended
         if self._free is not None:
             self._free.append(entry)
+        if self._moved and entry in self._moved:
+            journal, moved = self._moved.pop(entry)
+            journal.end(moved, at)
+
+    def running(self) -> list[tuple[int, int, float, int]]:
+        """This owner's running executions: entry, execution, start and series."""
+        n, words, times = self._entries, self._words, self._times
+        return [
+            (entry, words[n + entry], times[2 * n + entry], words[4 * n + entry])
+            for entry in range(n)
+            if words[entry] == self._running
+        ]
+
+    def go_on_in(self, journal: Journal, entry: int, series: int) -> None:
+        """Note a running execution in a new generation's journal too: both end together. series: its cell there."""
+        n = self._entries
+        moved = journal.begin(self._words[n + entry], self._times[2 * n + entry], series)
+        if moved is not None:
+            self._moved[entry] = (journal, moved)
 
     def detach(self) -> None:
         """In a forked child: what it still holds of the parent's journal is written nowhere."""
@@ -135,7 +155,7 @@ def find(directory: Directory, execution: int) -> list[Entry]:
     for number in directory.slots():
         try:
             with closing(directory.open(slot_name(number), os.O_RDONLY)) as fd:
-                live = is_locked(fd)
+                live = is_ready(fd)
                 head = os.pread(fd, layout.PAGE, 0)
                 header = layout.SlotHeader.unpack(head)
                 if header.cells_offset > len(head):

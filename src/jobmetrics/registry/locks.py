@@ -19,7 +19,8 @@ except ImportError:  # Windows, where nothing is recorded and the import must no
 _FLOCK = struct.Struct("@hhqqi")  # struct flock with a 64-bit off_t: type, whence, start, len, pid
 _OFD_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _OFD_GETLK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
-_WHOLE_FILE_EXCLUSIVE = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 0, 0, 0)
+_HOLD = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 0, 1, 0)  # the file's first byte
+_READY = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 1, 1, 0)  # its second
 
 RETRY_INTERVAL = 0.002  # seconds between two tries for a lock that someone holds
 
@@ -32,7 +33,7 @@ def try_lock(fd: int) -> bool:
     """
     try:
         if _OFD_SETLK is not None:
-            fcntl.fcntl(fd, _OFD_SETLK, _WHOLE_FILE_EXCLUSIVE)
+            fcntl.fcntl(fd, _OFD_SETLK, _HOLD)
         else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the system
@@ -68,6 +69,16 @@ def _within(attempt: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def say_ready(fd: int) -> None:
+    """The holder of the lock says that its file is in order. With flock, holding it has to do.
+
+    Raises:
+        OSError: when the file system has no such locks.
+    """
+    if _OFD_SETLK is not None:
+        fcntl.fcntl(fd, _OFD_SETLK, _READY)
+
+
 def is_locked(fd: int) -> bool:
     """Whether anyone else holds the lock, asked on a read-only descriptor.
 
@@ -76,8 +87,17 @@ def is_locked(fd: int) -> bool:
     Raises:
         OSError: when the file system has no such locks.
     """
+    return _is_held(fd, _HOLD)
+
+
+def is_ready(fd: int) -> bool:
+    """Whether a holder of the lock has said that its file is in order; asked as `is_locked` does."""
+    return _is_held(fd, _READY)
+
+
+def _is_held(fd: int, question: bytes) -> bool:
     if _OFD_GETLK is not None:
-        answer = fcntl.fcntl(fd, _OFD_GETLK, _WHOLE_FILE_EXCLUSIVE)
+        answer = fcntl.fcntl(fd, _OFD_GETLK, question)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

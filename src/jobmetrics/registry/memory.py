@@ -10,12 +10,16 @@ NO_CELLS = memoryview(bytearray()).cast("d")  # writable, so that setting raises
 
 class Row:
     """The cells that bound series record into. They change under it at a fork, a lease and a growth, while
-    a series' offset in it stays true."""
+    a series' offset in it stays true.
 
-    __slots__ = ("cells",)
+    before: what `cells` was when the process moved to a new generation, and to another row.
+    """
+
+    __slots__ = ("before", "cells")
 
     def __init__(self, cells: memoryview[float] = NO_CELLS) -> None:
         self.cells = cells
+        self.before = NO_CELLS
 
 
 UNBOUND = (Row(), 0)

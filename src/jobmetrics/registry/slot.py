@@ -12,6 +12,7 @@ from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import close, closing
 from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
 from jobmetrics.registry.journal import Journal
+from jobmetrics.registry.locks import say_ready
 from jobmetrics.registry.memory import NO_CELLS
 from jobmetrics.registry.owner import Holder, pid_namespace
 
@@ -153,6 +154,7 @@ class Slot:
                 cells[i] = 0.0
         self._lease = layout.last_lease(self._bytes) + 1
         self.describe(holder, started)
+        say_ready(self._lock_fd)  # until now a reader sees a slot that nobody holds, not its dead owner's
 
     def describe(self, holder: Holder, started: int) -> None:
         """Write the owner record. started: of this process, as `process_start` gives it."""

@@ -14,7 +14,7 @@ from jobmetrics.registry import journal, layout
 from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.index import SeriesIndex
-from jobmetrics.registry.locks import is_locked
+from jobmetrics.registry.locks import is_ready
 
 Cells = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ class SlotFile:
             OSError, RegistryError: when the file cannot be read; `last` stands in for it.
         """
         fd = self._current(inode)
-        live = is_locked(fd)
+        live = is_ready(fd)
         data, header = self._copy(fd)
         if header.identity != index.identity:
             return self.last()

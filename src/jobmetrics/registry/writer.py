@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from jobmetrics import guard
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import Family
+from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, Family
 from jobmetrics.registry import descriptors
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import Directory
@@ -84,6 +84,9 @@ class Writer:
         self._slot: Slot | None = None
         self._old_slots: list[Slot] = []  # of earlier generations, held until the process ends
         self._row = Row()
+        self._old_rows: list[Row] = []
+        self._moved_from: list[tuple[SeriesIndex, Slot]] = []  # generations whose running executions go on
+        self._live: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # live gauges, which follow their process
         self._memory = Memory()
         self._waiting: list[BoundSeries] = []  # bound to memory
         self._retry_at = 0.0
@@ -172,6 +175,10 @@ class Writer:
             merge(series.family.mode, place.width, row.cells, offset, cells, place.first)
             for i in range(offset, offset + place.width):
                 row.cells[i] = 0.0
+        elif series.family.mode == LIVE_SUM and len(row.before) > offset:
+            cells[place.first] += row.before[offset]
+        if series.family.mode == LIVE_SUM:
+            self._live.add(series)
         if place.dropped:
             self._dropped_series += 1
         series.dropped = place.dropped
@@ -232,7 +239,21 @@ class Writer:
         if self._pause:
             logger.info("jobmetrics: recording into %s again", self.directory.path)
         self._pause = 0.0
+        if self._moved_from:
+            self._carry_over()
         return True
+
+    def _carry_over(self) -> None:
+        """What is true of this process now is true in the new generation: its live gauges and what it runs."""
+        moved_from, self._moved_from = self._moved_from, []
+        for series in list(self._live):
+            self._bind(series)
+        for index, slot in moved_from:
+            values = {place.first: values for (_, values), place in index.series.items()}
+            for entry, _, _, first in slot.journal.running():
+                series = BoundSeries(self, JOBS_ACTIVE, values.get(first, ()))
+                if first in values and self._bind(series) and self._slot is not None and series.where[0] is self._row:
+                    slot.journal.go_on_in(self._slot.journal, entry, series.where[1])
 
     def _lease(self, index: SeriesIndex) -> None:
         plan = self._plan
@@ -258,10 +279,12 @@ class Writer:
 
     def _move(self) -> None:
         """Follow the directory to its new index. The old slot stays held: a thread may be about to write there."""
-        if self._slot is not None:
+        if self._slot is not None and self._index is not None:
             self._old_slots.append(self._slot)
+            self._moved_from.append((self._index, self._slot))
         self._slot = self._index = None
-        self._row.cells = NO_CELLS
+        self._row.before, self._row.cells = self._row.cells, NO_CELLS
+        self._old_rows.append(self._row)
         self._row = Row()
         logger.info("jobmetrics: %s has a new index, recording goes on there", self.directory.path)
 
@@ -391,6 +414,10 @@ class Writer:
         self._slot = None
         self._old_slots = []
         self._row.cells = NO_CELLS
+        for row in self._old_rows:
+            row.before = NO_CELLS
+        self._old_rows = []
+        self._moved_from = []
         self._postponed = deque()
         self._memory.row.cells = NO_CELLS
         self._memory.clear()
