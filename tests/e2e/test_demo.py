@@ -184,7 +184,7 @@ def test_a_difference_is_printed_and_exits_1(demo: Callable[..., Demo]) -> None:
     assert re.search(r"\d+ of \d+ comparisons differ", run.said)
 
 
-def test_nothing_to_compare_exits_1(demo: Callable[..., Demo], tmp_path: Path) -> None:
+def test_a_library_without_sources_is_one_clear_error(demo: Callable[..., Demo], tmp_path: Path) -> None:
     # A library without sources has nothing to work on.
     empty = tmp_path / "path"
     empty.mkdir()

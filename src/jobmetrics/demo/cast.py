@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from redis import RedisError
+
 from jobmetrics.demo import config as run_config
 from jobmetrics.demo import redis_source
 from jobmetrics.demo.config import DemoConfig
@@ -96,8 +98,11 @@ def rq_listens(config: DemoConfig) -> Callable[[], bool]:
     """Whether the RQ worker has registered."""
 
     def ready() -> bool:
-        with redis_source.client(config.redis_url or "") as connection:
-            return bool(connection.exists(f"rq:worker:{config.rq_worker}"))
+        try:
+            with redis_source.client(config.redis_url or "") as connection:
+                return bool(connection.exists(f"rq:worker:{config.rq_worker}"))
+        except RedisError:
+            return False
 
     return ready
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from redis import RedisError
+
 from jobmetrics.demo.config import DemoConfig
+from jobmetrics.demo.errors import DemoError
 from jobmetrics.demo.redis_source import client
 
 BATCH = 500
@@ -18,12 +21,15 @@ def purge(config: DemoConfig) -> None:
     """
     if config.redis_url is None:
         return
-    with client(config.redis_url) as connection:
-        connection.srem("rq:queues", f"rq:queue:{config.rq_queue}")
-        connection.srem("rq:workers", f"rq:worker:{config.rq_worker}")
-        # SCAN, not KEYS, which would stop a big server for everybody.
-        for keys in _batches(connection.scan_iter(match=f"*{config.run}*", count=BATCH)):
-            connection.delete(*keys)
+    try:
+        with client(config.redis_url) as connection:
+            connection.srem("rq:queues", f"rq:queue:{config.rq_queue}")
+            connection.srem("rq:workers", f"rq:worker:{config.rq_worker}")
+            # SCAN, not KEYS, which would stop a big server for everybody.
+            for keys in _batches(connection.scan_iter(match=f"*{config.run}*", count=BATCH)):
+                connection.delete(*keys)
+    except RedisError as error:
+        raise DemoError(f"the keys that hold {config.run} could not be cleared from Redis: {error}") from error
 
 
 def _batches(keys: Iterator[bytes]) -> Iterator[list[bytes]]:

@@ -27,6 +27,7 @@ class Process:
     name: str
     popen: subprocess.Popen[bytes]
     log: Path
+    serves: bool = False
     reaped: bool = False
 
     @property
@@ -71,8 +72,18 @@ class Processes:
         self._impatient = impatient
         self._running: list[Process] = []
 
-    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
-        """Start a process; its working directory is the demo's, so that it imports nothing by chance."""
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        serves: bool = False,
+    ) -> Process:
+        """Start a process; `serves` says that the others need it, so that it is the last to be ended.
+
+        Its working directory is the demo's, so that it imports nothing by chance.
+        """
         path = self._logs / f"{name.replace(' ', '-')}.log"
         with path.open("wb") as log:
             try:
@@ -87,7 +98,7 @@ class Processes:
                 )
             except OSError as error:
                 raise DemoError(f"the {name} could not be started: {error}") from error
-        process = Process(name, popen, path)
+        process = Process(name, popen, path, serves)
         self._running.append(process)
         return process
 
@@ -116,8 +127,8 @@ class Processes:
             self._running.remove(process)
 
     def stop_all(self) -> None:
-        """End all, the first one started last: it is the server of the others."""
-        self.stop(*self._running[1:])
+        """End all, those that serve the others last."""
+        self.stop(*(process for process in self._running if not process.serves))
         self.stop(*self._running)
 
 

@@ -79,7 +79,7 @@ def start(server: str, processes: Processes, home: Path, interrupts: Interrupts)
         f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\nappendonly no\ndaemonize no\ndir "{folder}"\n',
         encoding="utf-8",
     )
-    process = processes.start("Redis", [server, str(options)])
+    process = processes.start("Redis", [server, str(options)], serves=True)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     while not _is(process, url):
         processes.check()

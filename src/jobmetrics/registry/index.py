@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
 from jobmetrics.families import BUILT_IN, LIVE_SUM, Family
@@ -35,8 +35,7 @@ class Moved(RegistryError):
     """The index was replaced by another: a new generation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where a series lives. dropped: it is an overflow series that stands for the one asked for."""
 
     first: int

@@ -11,8 +11,8 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import inf, nan
+from typing import NamedTuple
 
 from jobmetrics.errors import RegistryError
 from jobmetrics.registry import layout
@@ -24,8 +24,7 @@ KEEP = 120.0  # seconds for which an entry of an earlier owner is kept where the
 # dead process up to ten seconds later
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One execution in a journal.
 
     start, end: epoch seconds (end 0.0 while it runs, start NaN when it is damaged); series: first cell of its

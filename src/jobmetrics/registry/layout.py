@@ -21,8 +21,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobmetrics.errors import Damaged, FormatRefused
 
@@ -70,8 +69,7 @@ def _crc(data: bytes) -> bytes:
 # ------------------------------------------------------------------ index
 
 
-@dataclass(frozen=True, slots=True)
-class IndexHeader:
+class IndexHeader(NamedTuple):
     """identity: random, one a generation; limit: series the directory may hold; created: epoch seconds."""
 
     identity: bytes
@@ -109,8 +107,7 @@ def unpack_committed(header: bytes) -> int:
     return int(length)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One checked record. number: a family's number, or a series' first cell."""
 
     kind: int
@@ -187,8 +184,7 @@ def cells_behind_damage(damaged: int) -> int:
 # ------------------------------------------------------------------ slot
 
 
-@dataclass(frozen=True, slots=True)
-class SlotHeader:
+class SlotHeader(NamedTuple):
     """journal: entries; identity: of the index that laid the cells out, NO_IDENTITY while it is being formatted;
     serial: random, one a formatting, so that a reader tells a file that goes on from one that begins anew."""
 
@@ -234,8 +230,7 @@ def is_slot_size(size: int, cells_offset: int) -> bool:
     return rest == 0 and cells >= MIN_CELLS and cells & (cells - 1) == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Who holds a slot. lease: counts the slot's owners, from 1; start: of the process, in the kernel's own
     unit (0 when unknown); namespace: of its pid (0 when unknown); capacity: jobs it can run at once."""
 

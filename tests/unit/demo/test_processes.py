@@ -123,3 +123,20 @@ def test_a_process_that_was_reaped_is_stopped_once(running: Processes) -> None:
     running.stop_all()
     running.stop_all()
     assert process.popen.returncode == 0
+
+
+def test_those_that_serve_the_others_end_last(tmp_path: Path) -> None:
+    running = Processes(tmp_path, tmp_path, os.environ, impatient=lambda: False)
+    # Each notes the moment of its SIGTERM in a file of its own.
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print(time.monotonic_ns())))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    server = running.start("server", [sys.executable, "-c", code], serves=True)
+    client = running.start("client", [sys.executable, "-c", code])
+    for process in (server, client):
+        wait_until(lambda process=process: "ready" in process.log.read_text())  # type: ignore[misc]
+    running.stop_all()
+    assert int(client.log.read_text().split()[1]) < int(server.log.read_text().split()[1])

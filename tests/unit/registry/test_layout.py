@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -135,7 +134,7 @@ def test_slot_header_is_no_index_header() -> None:
 def test_record_comes_back(record: Record, identity: bytes, offset: int) -> None:
     data = record.pack(identity, offset)
     told = found(data, identity, offset)
-    assert told == [dataclasses.replace(record, body=json.loads(json.dumps(record.body)))]
+    assert told == [record._replace(body=json.loads(json.dumps(record.body)))]
 
 
 @given(made_records)
@@ -283,7 +282,7 @@ def test_slot_that_was_never_leased_has_no_owner() -> None:
 
 
 def test_owner_names_too_long_are_cut() -> None:
-    owner = Owner.unpack(packed(dataclasses.replace(OWNER, role="r" * 40)))
+    owner = Owner.unpack(packed(OWNER._replace(role="r" * 40)))
     assert owner.role == "r" * 16
 
 

@@ -1,0 +1,75 @@
+"""Design section 8: what the worker side costs to import, and the memory that 200 series add to a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.measuring import Row, compare, interleaved
+
+ROUNDS = 15
+SERIES = 200
+IMPORT_BUDGET_MS = 15.0
+MEMORY_BUDGET_MIB = 2.0
+
+_compiled = ""  # where compiled modules are kept for the run
+
+_IMPORT = "import {framework}, time; start = time.perf_counter(); {more}; print((time.perf_counter() - start) * 1000)"
+_RSS = "import psutil; rss = lambda: psutil.Process().memory_info().rss / 2**20"
+_OURS = "from jobmetrics import Counter, settings; settings.configure(dir={directory!r})"
+_PEER = "import os; os.environ['PROMETHEUS_MULTIPROC_DIR'] = {directory!r}; from prometheus_client import Counter"
+_RECORD = """
+counter = Counter("bench_jobs", "d", ["n"])
+for number in range({series}):
+    counter.labels(str(number)).inc()
+print(rss() - before)
+"""
+
+
+def _run(script: str) -> float:
+    """Run with compiled modules, as an installed package has them, whatever this shell says of writing them."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = _compiled
+    command = [sys.executable, "-c", script]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+
+def _import_ms(framework: str, module: str) -> Row:
+    """The peer is the import of the framework's own worker module again, which costs next to nothing: the budget
+    is absolute."""
+    ours = _IMPORT.format(framework=framework, more=f"import {module}")
+    bare = _IMPORT.format(framework=framework, more="pass")
+    _run(ours)  # compiles
+    figures = interleaved(lambda: _run(ours), lambda: _run(bare), ROUNDS)
+    return compare(f"import of {module}", "ms", float("nan"), figures, absolute=IMPORT_BUDGET_MS)
+
+
+def _memory_mib() -> Row:
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+    def measured(side: str) -> float:
+        with tempfile.TemporaryDirectory(dir=base) as root:
+            path = f"{root}/registry" if side == _OURS else root
+            begin = f"{_RSS}; import celery.app.trace, numbers; before = rss(); {side.format(directory=path)}"
+            return _run(begin + _RECORD.format(series=SERIES))
+
+    figures = interleaved(lambda: measured(_OURS), lambda: measured(_PEER), ROUNDS)
+    return compare(f"memory added, {SERIES} series", "MiB", float("nan"), figures, absolute=MEMORY_BUDGET_MIB)
+
+
+def rows() -> list[Row]:
+    """The rows, measured."""
+    global _compiled
+    with tempfile.TemporaryDirectory() as _compiled:
+        return _rows()
+
+
+def _rows() -> list[Row]:
+    return [
+        _import_ms("celery, celery.signals, celery.exceptions, celery.app.trace", "jobmetrics.celery.plugin"),
+        _import_ms("rq", "jobmetrics.rq"),
+        _memory_mib(),
+    ]
