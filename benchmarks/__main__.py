@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import operations
+from benchmarks import celery, operations, rq, scrape, timed
 from benchmarks.measuring import Row
 
 
@@ -16,7 +16,7 @@ def main() -> int:
     table = Table(title="Measured here, medians; ratio = ours / peer")
     for heading in ("what", "ours", "peer", "ratio", "budget", "kept", "spread (ours / peer)"):
         table.add_column(heading, justify="left" if heading in ("what", "kept") else "right")
-    rows: list[Row] = [*operations.rows()]
+    rows: list[Row] = [*operations.rows(), *celery.rows(), *rq.rows(), *timed.rows(), *scrape.rows()]
     for row in rows:
         budget = f"{row.absolute:g} {row.unit}" if row.absolute is not None else f"{row.budget:g}"
         table.add_row(

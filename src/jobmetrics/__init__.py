@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from jobmetrics.context import CurrentJob, current_job
 from jobmetrics.decorators import timed_job
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.instruments import Batch, Counter, Gauge, Histogram
+from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, duration, increment, observe, set_gauge
 from jobmetrics.settings import Settings, configure
+from jobmetrics.stages import items, stage
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Counter", "Gauge", "Histogram", "JobmetricsError", "Settings", "configure", "timed_job"]
+__all__ = [
+    "Batch",
+    "Counter",
+    "CurrentJob",
+    "Gauge",
+    "Histogram",
+    "JobmetricsError",
+    "Settings",
+    "configure",
+    "current_job",
+    "duration",
+    "increment",
+    "items",
+    "observe",
+    "set_gauge",
+    "stage",
+    "timed_job",
+]

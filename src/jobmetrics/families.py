@@ -146,6 +146,30 @@ JOBS_RESERVED = _family(
 JOBS_WORKER_PROCESSES_LOST = _family(
     "jobs_worker_processes_lost_total", COUNTER, "Worker processes that died in a job.", "system"
 )
+JOBS_SCHEDULE_LAST_SENT = _family(
+    "jobs_schedule_last_sent_timestamp_seconds",
+    GAUGE,
+    "When a scheduler last sent the entry, since the epoch.",
+    "system",
+    "schedule_entry",
+    mode=MAX,
+)
+JOBS_SCHEDULE_NEXT_DUE = _family(
+    "jobs_schedule_next_due_timestamp_seconds",
+    GAUGE,
+    "When the entry is due next, since the epoch; long past when no scheduler runs or the entry is skipped.",
+    "system",
+    "schedule_entry",
+    mode=MOST_RECENT,
+)
+JOBS_SCHEDULE_LATENESS = _family(
+    "jobs_schedule_lateness_seconds",
+    GAUGE,
+    "How long after its time the entry was last sent.",
+    "system",
+    "schedule_entry",
+    mode=MOST_RECENT,
+)
 
 QUEUE_LABELS = ("system", "broker", "queue_name")
 JOBS_QUEUE_DEPTH = _family("jobs_queue_depth", GAUGE, "Jobs waiting.", *QUEUE_LABELS, source=COLLECTED)
@@ -176,6 +200,55 @@ JOBS_QUEUE_UNACKNOWLEDGED = _family(
 )
 JOBS_QUEUE_CONSUMERS = _family(
     "jobs_queue_consumers", GAUGE, "Workers listening on the queue.", *QUEUE_LABELS, source=COLLECTED
+)
+JOBS_QUEUE_OVERDUE_OLDEST = _family(
+    "jobs_queue_overdue_oldest_timestamp_seconds",
+    GAUGE,
+    "When the scheduled job most overdue should have been queued, since the epoch; absent when none is overdue.",
+    *QUEUE_LABELS,
+    source=COLLECTED,
+)
+JOBS_QUEUE_SCHEDULERS = _family(
+    "jobs_queue_schedulers", GAUGE, "Schedulers that queue the queue's scheduled jobs.", *QUEUE_LABELS, source=COLLECTED
+)
+JOBS_REGISTERED_WORKERS = _family(
+    "jobs_registered_workers", GAUGE, "Workers known to the broker, by state.", "system", "broker", "state",
+    source=COLLECTED,
+)  # fmt: skip
+JOBS_REGISTERED_WORKERS_STALE = _family(
+    "jobs_registered_workers_stale",
+    GAUGE,
+    "Workers known to the broker whose heartbeats have run out.",
+    "system",
+    "broker",
+    source=COLLECTED,
+)
+JOBS_REGISTERED_WORKERS_HEARTBEAT = _family(
+    "jobs_registered_workers_oldest_heartbeat_timestamp_seconds",
+    GAUGE,
+    "Last heartbeat of the worker that has been silent longest, since the epoch; absent when there are no workers.",
+    "system",
+    "broker",
+    source=COLLECTED,
+)
+JOBS_CRON_SCHEDULERS = _family(
+    "jobs_cron_schedulers", GAUGE, "Cron schedulers known to the broker.", "system", "broker", source=COLLECTED
+)
+JOBS_CRON_HEARTBEAT = _family(
+    "jobs_cron_oldest_heartbeat_timestamp_seconds",
+    GAUGE,
+    "Last heartbeat of the cron scheduler that has been silent longest, since the epoch; absent when there is none.",
+    "system",
+    "broker",
+    source=COLLECTED,
+)
+JOBS_CRON_NEXT = _family(
+    "jobs_cron_next_timestamp_seconds",
+    GAUGE,
+    "When cron schedulers send their next job, since the epoch; in the past when they are late.",
+    "system",
+    "broker",
+    source=COLLECTED,
 )
 COLLECTOR_UP = _family(
     "jobmetrics_collector_up", GAUGE, "Whether the last reading of the broker succeeded.", "collector", "broker",

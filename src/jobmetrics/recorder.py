@@ -9,57 +9,118 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
+from math import inf
 
 from jobmetrics import families as f
-from jobmetrics import guard
+from jobmetrics import guard, targets
 from jobmetrics.context import Execution
 from jobmetrics.events import FAILURE, RETRY, SUCCESS, Ended, Job, Lost, Published, Started, Withdrawn
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, label_value
+from jobmetrics.instruments.bound import has_gil
 from jobmetrics.registry import current
 from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
+from jobmetrics.registry.merging import raise_to
 from jobmetrics.registry.writer import BoundSeries, Writer
-from jobmetrics.settings import Settings, making
+from jobmetrics.settings import Settings, making, peek
 
 logger = logging.getLogger("jobmetrics")
 
 UNKNOWN_ERROR = "unknown"
 FLUSH_INTERVAL = 1.0  # seconds between two looks at what was dropped or kept from jobs
 
+PYTHON = "python"  # the system of plain functions under `timed_job`
+
+_ONE_STEP = has_gil()  # whether an update needs no lock
+
 _forks = 0
+_main_thread = threading.main_thread().ident
 
 
 def _count_fork() -> None:
-    global _forks
+    global _forks, _main_thread
     _forks += 1
+    _main_thread = threading.get_ident()  # the only thread that a child begins with
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
 
-class _JobInstruments:
+class JobSeries:
     """The series of one job's common labels, found once: most jobs come again."""
 
-    __slots__ = ("active", "duration", "ignored", "labels", "last_success", "success", "wait")
+    __slots__ = (
+        "_bounds", "active", "cpu", "duration", "ignored", "job", "labels", "last_success", "recorder", "success",
+        "target", "wait",
+    )  # fmt: skip
 
     def __init__(self, recorder: Recorder, job: Job) -> None:
+        self.recorder = recorder
+        self.job = job
         self.ignored = recorder.ignores(job.job_type)
         labels = (job.system, label_value(job.job_type), label_value(job.queue_name))
         self.labels = labels
         self.active = recorder.active.at(labels)
         self.duration = recorder.duration.at(labels)
         self.wait = recorder.wait.at(labels)
+        self.cpu = recorder.cpu.at(labels)
         self.success = recorder.jobs.at((*labels, SUCCESS))
         self.last_success = recorder.last_success.at(labels)
+        self.target = targets.of(job.job_type)
+        self._bounds = self.duration.family.buckets
+
+    def succeeded(self, seconds: float, cpu: float | None, at: float) -> None:
+        """Count a success: its run time and processor time (None when unknown) in seconds, its end since the epoch."""
+        if not (_ONE_STEP and cpu is not None and 0.0 <= cpu < inf and self._in_one(seconds, cpu, at)):
+            self.duration.observe(seconds)
+            if cpu is not None:
+                self.cpu.inc(cpu)
+            self.success.inc()
+            self.last_success.set(at)
+
+    def _in_one(self, seconds: float, cpu: float, at: float) -> bool:
+        """The four updates that most executions end with, as one; False if nothing was written.
+
+        Their cells are in one row but for a process's first job. All are looked at before the first is written.
+        """
+        row, duration = self.duration.where
+        row_of_cpu, used = self.cpu.where
+        row_of_success, success = self.success.where
+        row_of_last, last = self.last_success.where
+        if not (row is row_of_cpu and row is row_of_success and row is row_of_last):
+            return False
+        cells, total = row.cells, duration + len(self._bounds) + 1
+        try:
+            cells[total], cells[used], cells[success], cells[last + 1]  # or an IndexError
+        except IndexError:
+            return False
+        cells[total] += seconds
+        cells[duration + bisect_left(self._bounds, seconds)] += 1.0
+        cells[used] += cpu
+        cells[success] += 1.0
+        raise_to(cells, last, at)
+        return True
+
+
+def _has_greenlets() -> bool:
+    """Whether gevent or eventlet has made threads of this process into greenlets."""
+    return threading.local.__module__ != "_thread"
 
 
 class Recorder:
     """Records events into a writer's cells.
 
-    wall: epoch seconds; clock: seconds that never go back, for durations.
+    wall: epoch seconds; clock: seconds that never go back, for durations; process_cpu, thread_cpu: processor
+    seconds of this process and of the calling thread.
+
+    Processor time of an execution is its process's where a job system runs one job at a time in a process's main
+    thread (helper threads and all), its thread's anywhere else (Celery's thread pool, plain functions). Among
+    greenlets nobody can tell whose it was, and none is recorded.
     """
 
     def __init__(
@@ -69,17 +130,27 @@ class Recorder:
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.perf_counter,
+        process_cpu: Callable[[], float] = time.process_time,
+        thread_cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         self.writer = writer
         self._ignore = settings.ignore
         self._error_types = settings.error_types
         self._wall = wall
-        self._clock = clock
+        self.clock = clock
+        self._process_cpu = process_cpu
+        self.thread_cpu = thread_cpu
+        self._greenlets = _has_greenlets()
         self.jobs = Labelled(BoundCounter, f.JOBS, writer)
         self.duration = Labelled(BoundHistogram, f.JOBS_DURATION, writer)
         self.wait = Labelled(BoundHistogram, f.JOBS_QUEUE_WAIT, writer)
         self.last_success = Labelled(BoundGauge, f.JOBS_LAST_SUCCESS, writer)
         self.active = Labelled(BoundSeries, f.JOBS_ACTIVE, writer)
+        self.cpu = Labelled(BoundCounter, f.JOBS_CPU, writer)
+        self._within_target = Labelled(BoundCounter, f.JOBS_WITHIN_TARGET, writer)
+        self._target_duration = Labelled(BoundGauge, f.JOBS_TARGET_DURATION, writer)
+        self._stage_duration = Labelled(BoundHistogram, f.JOBS_STAGE_DURATION, writer)
+        self._items = Labelled(BoundCounter, f.JOBS_ITEMS_PROCESSED, writer)
         self._withdrawn = Labelled(BoundCounter, f.JOBS_WITHDRAWN, writer)
         self._duration_unknown = Labelled(BoundCounter, f.JOBS_DURATION_UNKNOWN, writer)
         self._failures = Labelled(BoundCounter, f.JOBS_FAILURES, writer)
@@ -89,39 +160,102 @@ class Recorder:
         self._dropped_updates = Labelled(BoundCounter, f.DROPPED_UPDATES, writer)
         self._dropped_series = Labelled(BoundCounter, f.DROPPED_SERIES, writer)
         self._internal_errors = Labelled(BoundCounter, f.INTERNAL_ERRORS, writer)
-        self._jobs: dict[Job, _JobInstruments] = {}
+        self._jobs: dict[Job, JobSeries] = {}
         self._flush_at = 0.0
 
     # ---------------------------------------------------------------- this process runs the job
 
     def started(self, event: Started) -> Execution | None:
         """An execution starts here. Returns what `ended` wants; None for a job type that is ignored."""
-        job = self._instruments(event.job)
+        job = self.series_of(event.job)
         if job.ignored:
             return None
-        self.writer.tick()
-        at, start = self._wall(), self._clock()
+        name = event.execution_id
+        execution = self.begin(job, name, execution_hash(event.job.system, name), event.ready_at)
+        if not self._greenlets:
+            in_main = threading.get_ident() == _main_thread
+            execution.cpu_clock = clock = self._process_cpu if in_main else self.thread_cpu
+            execution.cpu = -clock()
+        return execution
+
+    def begin(
+        self, job: JobSeries, execution_id: str | int, execution: int, ready_at: float | None = None
+    ) -> Execution:
+        """An execution of a job that is not ignored starts here; its processor time is the caller's to count.
+
+        execution: 64 bits that stand for it; ready_at: as in `Started`.
+        """
+        writer = self.writer
+        writer.tick()
+        at, start = self._wall(), self.clock()
         if start >= self._flush_at:
             self._flush(start)
-        entry = self.writer.begin(job.active, execution_hash(event.job.system, event.execution_id), at)
-        if event.ready_at is not None:
-            job.wait.observe(max(0.0, at - event.ready_at))  # clocks of two hosts may disagree
-        return Execution(event.job, event.execution_id, at, start, entry, _forks)
+        entry = writer.begin(job.active, execution, at)
+        if ready_at is not None:
+            job.wait.observe(max(0.0, at - ready_at))  # clocks of two hosts may disagree
+        begun = Execution(job, execution_id, at, start, entry, _forks)
+        if self._greenlets:
+            begun.cpu = None
+        if job.target is not None:
+            self.set_target(begun, job.target)
+        return begun
 
     def ended(self, execution: Execution, event: Ended) -> None:
         """An execution of this process ended; the second end of one is not counted."""
+        self.end(execution, event.status, event.error, event.cpu_seconds)
+
+    def end(
+        self,
+        execution: Execution,
+        status: str,
+        error: BaseException | str | None = None,
+        cpu_seconds: float | None = None,
+    ) -> None:
+        """As `ended`, without an event."""
         if execution.ended or execution.forks != _forks:
             return
         execution.ended = True
+        job: JobSeries = execution.series
+        at, cpu = self._wall(), execution.cpu
+        duration = self.clock() - execution.clock_start
+        if cpu_seconds is not None:
+            cpu = cpu_seconds
+        elif cpu is not None and execution.cpu_clock is not None:
+            cpu += execution.cpu_clock()
         if execution.entry is not None:
             journal, entry = execution.entry
-            journal.end(entry, self._wall())
-        self._count_end(execution.job, event, self._clock() - execution.clock_start)
+            journal.end(entry, at)
+        if status == SUCCESS:
+            job.succeeded(duration, cpu, at)
+            if execution.target is not None and duration <= execution.target:
+                self._within_target.at(job.labels).inc()
+        else:
+            job.duration.observe(duration)
+            if cpu is not None:
+                job.cpu.inc(cpu)
+            self._count_other_end(job, status, error)
         self.writer.flush()
 
     def abandoned(self, execution: Execution) -> None:
         """An execution left this process without an end known here: somebody else will report it."""
         execution.ended = True
+
+    # ---------------------------------------------------------------- inside the job
+
+    def set_target(self, execution: Execution, seconds: float) -> None:
+        """Declare the duration within which this execution should succeed."""
+        execution.target = seconds
+        labels = execution.series.labels
+        self._target_duration.at(labels).set(seconds)
+        self._within_target.at(labels).inc(0.0)  # there from the start, so that a ratio is 0 and not absent
+
+    def stage(self, execution: Execution, name: str, seconds: float) -> None:
+        """A named part of an execution took so long."""
+        self._stage_duration.at((*execution.series.labels, label_value(name))).observe(seconds)
+
+    def items(self, execution: Execution, count: float) -> None:
+        """An execution has done so many more items."""
+        self._items.at(execution.series.labels).inc(count)
 
     # ---------------------------------------------------------------- one process speaks for another
 
@@ -130,62 +264,69 @@ class Recorder:
 
         Returns whether it was counted.
         """
-        job = self._instruments(event.job)
+        job = self.series_of(event.job)
         if job.ignored:
             return False
         execution = execution_hash(event.job.system, event.execution_id)
         entry, known = _unended(self.writer.find_execution(execution))
         if entry is None and known:
             return False
+        if entry is not None and entry.running and not event.run_time_known:
+            return False  # called lost while it runs: its own process will count its end
         if event.process_died:
             self._processes_lost.at((event.job.system,)).inc()
         now = self._wall()
         own = self.writer.begin(job.active, execution, entry.start if entry is not None else now)
         if own is not None:
             own[0].end(own[1], now)  # whoever hears of it again, finds it here
-        duration = max(0.0, now - entry.start) if entry is not None else None
-        self._count_end(event.job, Ended(event.status, event.error), duration)
+        duration = max(0.0, now - entry.start) if entry is not None and event.run_time_known else None
+        self._count_lost(job, event, duration)
         return True
 
     def withdrawn(self, event: Withdrawn) -> None:
         """A job will never start."""
-        job = self._instruments(event.job)
+        job = self.series_of(event.job)
         if not job.ignored:
             self._withdrawn.at((*job.labels, event.reason)).inc()
 
     def published(self, event: Published) -> None:
         """A job was sent."""
-        job = self._instruments(event.job)
+        job = self.series_of(event.job)
         if not job.ignored:
             self._published.at(job.labels).inc()
-        now = self._clock()
+        now = self.clock()
         if now >= self._flush_at:
             self._flush(now)
 
     # ---------------------------------------------------------------- counting
 
-    def _count_end(self, job: Job, event: Ended, duration: float | None) -> None:
-        known = self._instruments(job)
+    def _count_lost(self, job: JobSeries, event: Lost, duration: float | None) -> None:
         if duration is None:
-            self._duration_unknown.at(known.labels).inc()
+            self._duration_unknown.at(job.labels).inc()
         else:
-            known.duration.observe(duration)
+            job.duration.observe(duration)
+        if event.cpu_seconds is not None:
+            job.cpu.inc(event.cpu_seconds)
         if event.status == SUCCESS:
-            known.success.inc()
-            known.last_success.set(self._wall())
-            return
-        self.jobs.at((*known.labels, event.status)).inc()
-        if event.status == FAILURE:
-            self._failures.at((*known.labels, self.error_type(event.error))).inc()
-        elif event.status == RETRY:
-            self._retries.at(known.labels).inc()
+            job.success.inc()
+            job.last_success.set(self._wall())
+        else:
+            self._count_other_end(job, event.status, event.error)
 
-    def _instruments(self, job: Job) -> _JobInstruments:
+    def _count_other_end(self, job: JobSeries, status: str, error: BaseException | str | None) -> None:
+        self.jobs.at((*job.labels, status)).inc()
+        if status == FAILURE:
+            self._failures.at((*job.labels, self.error_type(error))).inc()
+        elif status == RETRY:
+            self._retries.at(job.labels).inc()
+
+    def series_of(self, job: Job) -> JobSeries:
+        """The series of a job's common labels; bounded, so that hostile job names do not fill the memory."""
         known = self._jobs.get(job)
         if known is None:
             if len(self._jobs) >= self.writer.max_series:
-                self._jobs.clear()  # hostile job names must not fill the memory
-            known = self._jobs[job] = _JobInstruments(self, job)
+                self._jobs.clear()
+            known = self._jobs[job] = JobSeries(self, job)
         return known
 
     def ignores(self, job_type: str) -> bool:
@@ -227,14 +368,26 @@ def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
 
 
 _default: Recorder | None = None
+_made_for: Settings | None = None
+_instead: Recorder | None = None
 
 
 def default() -> Recorder:
     """This process's recorder, into the directory of the settings in force."""
-    global _default
+    global _default, _made_for
+    if _instead is not None:
+        return _instead
+    if _default is not None and _made_for is peek():
+        return _default
     writer = current.writer()
-    if _default is None or _default.writer is not writer:
-        with making():
-            if _default is None or _default.writer is not writer:
-                _default = Recorder(writer, current.settings_or_off())
+    with making():
+        if _default is None or _default.writer is not writer:
+            _default = Recorder(writer, current.settings_or_off())
+        _made_for = peek()
     return _default
+
+
+def use(recorder: Recorder | None) -> None:
+    """Record with this recorder, whatever the settings, until it is taken away with None: for tests."""
+    global _instead
+    _instead = recorder

@@ -21,11 +21,13 @@ from jobmetrics.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "JOBMETRICS_"
 CONFIG_VARIABLE = "JOBMETRICS_CONFIG"
+EXPORTER_TABLE = "exporter"
 
 DEFAULT_BUCKETS: tuple[float, ...] = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0,
 )  # fmt: skip
 MAX_BUCKETS = 128
+MAX_LIMIT = 1024  # characters, or labels: what a record of the index has room for
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _NO_GROUP = 2**32 - 1  # what chown takes for "leave it"
@@ -100,6 +102,16 @@ def _positive_int(value: Any) -> int:
         number = 0
     if not 1 <= number <= 10_000_000:
         raise ValueError("a whole number from 1 to 10000000")
+    return number
+
+
+def _limit(value: Any) -> int:
+    try:
+        number = _positive_int(value)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= MAX_LIMIT:
+        raise ValueError(f"a whole number from 1 to {MAX_LIMIT}")
     return number
 
 
@@ -217,6 +229,10 @@ class Settings:
         "series the whole directory may hold; taken when the directory is created",
         default=10_000,
     )
+    max_name_length: int = _setting(_limit, "characters a metric's name may have", default=128)
+    max_label_name_length: int = _setting(_limit, "characters a label's name may have", default=64)
+    max_label_value_length: int = _setting(_limit, "characters of a label value that are kept", default=256)
+    max_labels: int = _setting(_limit, "labels a metric may have", default=16)
     ignore: tuple[str, ...] = _setting(_patterns, "job types that are not recorded, as patterns", default=())
     error_types: Mapping[str, str] = _setting(
         _error_types, "names the error_type label shows for exception classes", default_factory=dict
@@ -276,11 +292,29 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def from_file(path: str) -> dict[str, Any]:
-    """The settings in a TOML file, at its top level.
+    """The settings in a TOML file, at its top level. Its table [exporter] is the commands' own.
 
     Raises:
         SettingsError: when the file cannot be read, is no TOML, or has an unknown key or a bad value.
     """
+    table = _toml(path)
+    table.pop(EXPORTER_TABLE, None)
+    return {name: parse(name, value, shown_as=f"{name} (in {path})") for name, value in table.items()}
+
+
+def exporter_table(path: str) -> dict[str, Any]:
+    """The table [exporter] of a TOML file: what the exporter's command line takes beside the settings.
+
+    Raises:
+        SettingsError: when the file cannot be read, is no TOML, or has something else of that name.
+    """
+    table = _toml(path).get(EXPORTER_TABLE, {})
+    if not isinstance(table, dict):
+        raise SettingsError(f"{EXPORTER_TABLE} (in {path}) is not allowed; it takes a table [{EXPORTER_TABLE}]")
+    return table
+
+
+def _toml(path: str) -> dict[str, Any]:
     try:
         if sys.version_info >= (3, 11):
             import tomllib
@@ -290,12 +324,11 @@ def from_file(path: str) -> dict[str, Any]:
         raise SettingsError(f"{CONFIG_VARIABLE} needs the package tomli on Python 3.10") from None
     try:
         with open(path, "rb") as file:
-            table = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise SettingsError(f"{CONFIG_VARIABLE}={path!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{CONFIG_VARIABLE}={path!r} is no TOML: {error}") from None
-    return {name: parse(name, value, shown_as=f"{name} (in {path})") for name, value in table.items()}
 
 
 def load(environ: Mapping[str, str] | None = None, /, **keywords: object) -> Settings:

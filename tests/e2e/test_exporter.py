@@ -2,168 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text
 from redis import Redis
 
 from tests import servers
+from tests.e2e.exporters import COMMAND, JOB, LIMIT, OPENMETRICS, Exporter, Exposed, complaint, recording, run, running
 from tests.readings import until
-
-COMMAND = [sys.executable, "-m", "jobmetrics"]
-LIMIT = 60.0  # seconds, a hang guard
-OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-
-Labels = frozenset[tuple[str, str]]
-
-# Stands in for a worker: two ended executions and one that still runs, until its standard input is closed.
-RECORDS = """
-import sys, time
-from jobmetrics import settings
-from jobmetrics.families import JOBS, JOBS_ACTIVE, JOBS_DURATION
-from jobmetrics.instruments import BoundCounter, BoundHistogram
-from jobmetrics.registry.writer import BoundSeries, Writer
-
-writer = Writer(settings.load(dir=sys.argv[1]))
-job = ("celery", "app.resize", "mail")
-for seconds in (0.02, 4.0):
-    BoundCounter(writer, JOBS, (*job, "success")).inc()
-    BoundHistogram(writer, JOBS_DURATION, job).observe(seconds)
-assert writer.begin(BoundSeries(writer, JOBS_ACTIVE, job), 7, 1700000000.0)
-print("recorded", flush=True)
-sys.stdin.read()
-"""
-JOB = {"system": "celery", "job_type": "app.resize", "queue_name": "mail"}
-
-
-class Exposed:
-    """What one scrape said."""
-
-    def __init__(self, text: str, *, openmetrics: bool = False) -> None:
-        parse = parse_openmetrics if openmetrics else parse_text
-        self.types = {}
-        self.values: dict[tuple[str, Labels], float] = {}
-        for family in parse(text):
-            self.types[family.name] = family.type
-            for sample in family.samples:
-                key = (sample.name, frozenset(sample.labels.items()))
-                assert key not in self.values, f"{key} is there twice"
-                self.values[key] = sample.value
-
-    def __call__(self, name: str, **labels: str) -> float | None:
-        """A sample's value, None when it is absent."""
-        return self.values.get((name, frozenset(labels.items())))
-
-    def names(self) -> set[str]:
-        return {name for name, _ in self.values}
-
-
-class Exporter:
-    """A running exporter."""
-
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self.process = process
-        self._log = log
-        self.url = ""
-        until(self._serves, "the exporter to serve", LIMIT)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def _serves(self) -> bool:
-        assert self.process.poll() is None, self.log
-        found = re.search(r"^jobmetrics exporter: serving (http://\S+)/metrics from (\S+)$", self.log, re.MULTILINE)
-        self.url = found[1] if found else ""
-        return found is not None
-
-    def ask(self, path: str, method: str = "GET", accept: str = "") -> tuple[int, dict[str, str], str]:
-        place = urlsplit(self.url)
-        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=LIMIT)
-        try:
-            connection.request(method, path, headers={"Accept": accept} if accept else {})
-            answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read().decode()
-        finally:
-            connection.close()
-
-    def scrape(self) -> Exposed:
-        status, headers, text = self.ask("/metrics")
-        assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
-        return Exposed(text)
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Its exit code, and how long it took to end."""
-        start = time.monotonic()
-        self.process.send_signal(number)
-        code = self.process.wait(LIMIT)
-        return code, time.monotonic() - start
-
-
-@contextlib.contextmanager
-def running(
-    directory: Path, log: Path, *options: str, listen: str = "127.0.0.1:0", **variables: str
-) -> Iterator[Exporter]:
-    command = [*COMMAND, "exporter", "--listen", listen, "--dir", str(directory), "--refresh", "0.1", *options]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env={**os.environ, **variables}, stdout=output, stderr=subprocess.STDOUT, text=True
-        )
-    try:
-        yield Exporter(process, log)
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextlib.contextmanager
-def recording(directory: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has recorded and runs one execution."""
-    with subprocess.Popen(
-        [sys.executable, "-c", RECORDS, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "recorded\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def run(
-    *arguments: str, limited: bool = False, variables: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end. limited: without root's right to read whatever it likes."""
-    command = [*COMMAND, *arguments]
-    if limited and os.geteuid() == 0:
-        capabilities = "-dac_override,-dac_read_search"
-        command = [servers.program("setpriv"), f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", *command]
-    return subprocess.run(
-        command, env={**os.environ, **(variables or {})}, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
-
-
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one clear line of a command that could not go on."""
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("jobmetrics: ")
-    return line
 
 
 @pytest.fixture

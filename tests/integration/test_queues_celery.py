@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from amqp.exceptions import NotFound
 from celery import Celery
-from kombu import Queue
+from celery.signals import before_task_publish
+from kombu import Exchange, Queue
 from redis import Redis
 from redis.connection import AbstractConnection
 
+from jobmetrics.celery import publish
 from jobmetrics.celery.queues import collectors
+from jobmetrics.celery.redis_queues import RedisQueues
 from jobmetrics.collecting import Collector, CollectorOptions, Target
 from jobmetrics.errors import CollectorError, SettingsError
-from jobmetrics.families import JOBS_QUEUE_DEPTH
+from jobmetrics.families import (
+    JOBS_QUEUE_CONSUMERS,
+    JOBS_QUEUE_DEPTH,
+    JOBS_QUEUE_OLDEST,
+    JOBS_QUEUE_UNACKNOWLEDGED,
+    Family,
+)
+from tests import servers
+from tests.integration.processes import process
+from tests.readings import until
 from tests.servers import RedisServer
 
 
@@ -48,10 +63,14 @@ def options_for(url: str, *queues: str, app: str | None = None, timeout: float =
 
 
 def depths(made: Collector) -> dict[str, float]:
+    return read(made, JOBS_QUEUE_DEPTH)
+
+
+def read(made: Collector, family: Family) -> dict[str, float]:
+    """A family's values by queue; "" for one that has no queue in its labels."""
     readings = made.collect()
-    assert {reading.family for reading in readings} <= {JOBS_QUEUE_DEPTH}
     assert {reading.values[:2] for reading in readings} <= {("celery", made.broker)}
-    return {reading.values[2]: reading.value for reading in readings}
+    return {"".join(reading.values[2:]): reading.value for reading in readings if reading.family is family}
 
 
 def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
@@ -128,7 +147,7 @@ def test_an_applications_prefix_steps_queues_and_broker_are_taken(redis_url: str
         assert depths(made) == {"mail": 0}, "without the application nobody knows the prefix"
 
 
-def test_it_reads_in_one_round_trip_and_changes_nothing(
+def test_it_reads_in_two_round_trips_and_changes_nothing(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = redis_server.url
@@ -139,9 +158,10 @@ def test_it_reads_in_one_round_trip_and_changes_nothing(
         client.config_resetstat()
         sent = counted_sends(monkeypatch)
         made.collect()
-        assert len(sent) == 1
+        assert len(sent) == 2  # lengths, then the fronts of queues that hold something
         commands = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert commands.pop("cmdstat_llen") == 51 * 4
+        assert (commands.pop("cmdstat_hlen"), commands.pop("cmdstat_lindex")) == (1, 1)
         assert commands.keys() <= {"cmdstat_config|resetstat", "cmdstat_info", "cmdstat_client|setinfo"}
         assert {key: client.dump(key) for key in client.scan_iter()} == before
 
@@ -198,7 +218,7 @@ def test_a_broker_that_accepts_and_says_nothing_times_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["memory://", "filesystem://", "amqp://u:secret@h//", "sqs://key:secret@", "mongodb://u:secret@h"]
+    "url", ["memory://", "filesystem://", "amqp://u:secret@127.0.0.1:1//", "sqs://key:secret@", "mongodb://u:secret@h"]
 )
 def test_other_transports_are_absent_with_a_reason(url: str) -> None:
     with (
@@ -225,3 +245,155 @@ def test_queues_without_a_broker_are_refused() -> None:
 def test_kombu_queues_of_an_application_may_be_declared_in_any_form(redis_url: str) -> None:
     app = make_app(redis_url, task_queues=(Queue("a"), Queue("b", routing_key="x")))
     assert list(app.amqp.queues) == ["a", "b"]
+
+
+# ------------------------------------------------------------------ age, acknowledgement, discovery
+
+
+@pytest.fixture
+def stamping() -> Iterator[None]:
+    before_task_publish.connect(publish._stamp, weak=False, dispatch_uid="test")
+    yield
+    before_task_publish.disconnect(dispatch_uid="test")
+
+
+def test_the_oldest_is_the_one_next_to_run(redis_url: str, stamping: None) -> None:
+    app = make_app(redis_url)
+    with collector(options_for(redis_url, "mail", "empty")) as made:
+        assert read(made, JOBS_QUEUE_OLDEST) == {}
+        first, second, third = time.time(), 0.0, 0.0
+        send(app, "mail", priority=9)
+        second = time.time()
+        send(app, "mail", priority=0)  # Redis serves 0 first
+        third = time.time()
+        send(app, "mail", priority=0)
+        assert first < second <= read(made, JOBS_QUEUE_OLDEST)["mail"] <= third
+        with Redis.from_url(redis_url) as client:
+            client.delete("mail")
+        assert first <= read(made, JOBS_QUEUE_OLDEST)["mail"] <= second
+
+
+def test_a_message_without_a_stamp_has_no_age(redis_url: str) -> None:
+    send(make_app(redis_url), "mail")
+    with Redis.from_url(redis_url) as client:
+        client.lpush("junk", "no message")
+    with collector(options_for(redis_url, "mail", "junk")) as made:
+        assert read(made, JOBS_QUEUE_OLDEST) == {}
+        assert depths(made) == {"mail": 1, "junk": 1}
+
+
+def test_delivered_messages_are_unacknowledged_until_they_are(redis_url: str) -> None:
+    app = make_app(redis_url, broker_transport_options={"global_keyprefix": "pre:"})
+    send(app, "mail", 2)
+    with collector(CollectorOptions((Target("main", redis_url),), ("mail",))) as plain:
+        made = RedisQueues("main", "here", app.connection_for_read(), ["mail"])
+        assert read(made, JOBS_QUEUE_UNACKNOWLEDGED) == {"": 0}
+        with app.connection_for_read() as connection, connection.SimpleQueue("mail") as queue:
+            message = queue.get(timeout=5)
+            assert read(made, JOBS_QUEUE_UNACKNOWLEDGED) == {"": 1}
+            assert depths(made) == {"mail": 1}
+            assert read(plain, JOBS_QUEUE_UNACKNOWLEDGED) == {"": 0}, "another prefix is another broker"
+            message.ack()
+        assert read(made, JOBS_QUEUE_UNACKNOWLEDGED) == {"": 0}
+        made.close()
+
+
+def test_queues_bound_to_the_default_exchange_are_found(redis_url: str) -> None:
+    app = make_app(redis_url)
+    exchange = Exchange("celery", "direct")
+    with app.connection_for_write() as connection:
+        for name in ("celery", "mail", "w1@host.celery.pidbox", "celeryev.1"):
+            Queue(name, exchange, routing_key=name)(connection.channel()).declare()
+    send(app, "mail", 2)
+    with collector(options_for(redis_url)) as made:
+        assert depths(made) == {"celery": 0, "mail": 2}
+
+
+# ------------------------------------------------------------------ sentinel and TLS
+
+
+def test_a_sentinel_is_asked_for_its_master(redis_server: RedisServer, tmp_path: Path) -> None:
+    (port,) = servers.free_ports(1)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor mine 127.0.0.1 {redis_server.port} 1\n")
+    send(make_app(redis_server.url), "mail", 3)
+    with process([servers.program("redis-server"), str(config), "--sentinel"], tmp_path / "log"):
+        url = f"sentinel://127.0.0.1:{port}/0?master_name=mine"
+        with collector(options_for(url, "mail")) as made:
+
+            def answers() -> bool:
+                try:
+                    return depths(made) == {"mail": 3}
+                except CollectorError:
+                    return False
+
+            until(answers, "the sentinel to know its master", seconds=20)
+
+
+def test_a_tls_url_is_read(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"],
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (port,) = servers.free_ports(1)
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    with servers.redis_server(*options, "--tls-auth-clients", "no", "--tls-ca-cert-file", str(certificate)) as server:
+        send(make_app(server.url), "mail", 2)
+        url = f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=none"
+        with collector(options_for(url, "mail")) as made:
+            assert depths(made) == {"mail": 2}
+
+
+# ------------------------------------------------------------------ RabbitMQ
+
+
+def test_rabbitmq_tells_depth_and_consumers_of_classic_and_quorum_queues(rabbitmq_url: str) -> None:
+    app = make_app(rabbitmq_url)
+    with app.connection_for_write() as connection:
+        channel = connection.channel()
+        channel.queue_declare("classic", durable=True, auto_delete=False)
+        channel.queue_declare("quorum", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+        channel.basic_consume("classic", callback=lambda _: None)
+        with collector(options_for(rabbitmq_url, "classic", "quorum")) as made:
+            assert read(made, JOBS_QUEUE_CONSUMERS) == {"classic": 1, "quorum": 0}
+            channel.basic_publish(channel.prepare_message(b"x", content_encoding="binary"), "", "quorum")
+            until(lambda: depths(made) == {"classic": 0, "quorum": 1}, "one message")
+            assert read(made, JOBS_QUEUE_UNACKNOWLEDGED) == {}
+            assert read(made, JOBS_QUEUE_OLDEST) == {}
+
+
+def test_rabbitmq_is_never_given_a_queue(rabbitmq_url: str) -> None:
+    with make_app(rabbitmq_url).connection_for_write() as connection:
+        connection.channel().queue_declare("there", durable=True, auto_delete=False)
+        with collector(options_for(rabbitmq_url, "missing", "there", "gone")) as made:
+            for _ in range(2):
+                assert depths(made) == {"there": 0}
+        with pytest.raises(NotFound):
+            connection.channel().queue_declare("missing", passive=True)
+        assert connection.channel().queue_declare("there", passive=True).consumer_count == 0
+
+
+def test_rabbitmq_that_is_down_is_one_clear_line(rabbitmq_url: str) -> None:
+    wrong = rabbitmq_url.replace("guest:guest", "guest:wrong-one")
+    with collector(options_for(wrong, "mail")) as made, pytest.raises(CollectorError, match="cannot be read") as told:
+        made.collect()
+    assert "wrong-one" not in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_several_brokers_are_read_by_name(redis_url: str, rabbitmq_url: str) -> None:
+    send(make_app(redis_url), "mail")
+    brokers = (Target("cache", redis_url), Target("bus", rabbitmq_url))
+    found = {}
+    for made in collectors(CollectorOptions(brokers, ("mail",))):
+        found[made.broker] = depths(made)
+        made.close()
+    assert found == {"cache": {"mail": 1}, "bus": {}}

@@ -1,22 +1,41 @@
-"""Depth of RQ's queues on a real Redis, against what RQ itself puts there."""
+"""What RQ's Redis says of queues, workers and schedulers, on real servers, against what RQ itself puts there."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from redis.connection import AbstractConnection
-from rq import Queue
+from redis.exceptions import RedisError
+from rq import Queue, SimpleWorker
+from rq.scheduler import RQScheduler
 
+from jobmetrics import families as f
 from jobmetrics.collecting import Collector, CollectorOptions, Target
 from jobmetrics.errors import CollectorError, SettingsError
-from jobmetrics.families import JOBS_QUEUE_DEPTH
+from jobmetrics.families import JOBS_QUEUE_DEPTH, Family
 from jobmetrics.rq.queues import collectors
-from tests.servers import RedisServer
+from tests.integration.processes import process
+from tests.integration.rq_workers import RQ_VERSION
+from tests.readings import until
+from tests.servers import RedisServer, free_ports, program
+from tests.servers import redis_server as redis_on
+
+
+def succeed() -> None:
+    pass
+
+
+def fail() -> None:
+    raise ValueError("on purpose")
 
 
 @contextmanager
@@ -35,10 +54,21 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 
 def depths(made: Collector) -> dict[str, float]:
+    return {labels[0]: value for labels, value in read(made, JOBS_QUEUE_DEPTH).items()}
+
+
+def read(made: Collector, family: Family) -> dict[tuple[str, ...], float]:
+    """One family's readings by the labels beyond system and broker."""
     readings = made.collect()
-    assert {reading.family for reading in readings} <= {JOBS_QUEUE_DEPTH}
     assert {reading.values[:2] for reading in readings} <= {("rq", "main")}
-    return {reading.values[2]: reading.value for reading in readings}
+    return {reading.values[2:]: reading.value for reading in readings if reading.family is family}
+
+
+def states(made: Collector, queue: str) -> dict[str, float]:
+    """Jobs by state; those that are 0 are checked to be there and left out."""
+    found = {state: value for (name, state), value in read(made, f.JOBS_QUEUE_JOBS).items() if name == queue}
+    assert found.keys() == {"started", "deferred", "scheduled", "finished", "failed", "canceled"}
+    return {state: value for state, value in found.items() if value}
 
 
 def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
@@ -81,22 +111,243 @@ def test_a_name_that_is_no_text_is_still_read(redis_url: str, client: Redis) -> 
         assert depths(made) == {"\udcff": 1}
 
 
-def test_it_takes_two_round_trips_and_changes_nothing(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [1, 60])
+def test_it_takes_three_round_trips_at_any_size_and_changes_nothing(
+    size: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Redis.from_url(redis_server.url) as client, collector(redis_server.url) as made:
-        for number in range(30):
-            Queue(f"q{number}", connection=client).enqueue(print)
+        for number in range(size):
+            queue = Queue(f"q{number}", connection=client)
+            for _ in range(10):
+                queue.enqueue(print)
+            queue.enqueue_at(datetime(2020, 1, 1, tzinfo=timezone.utc), print)
+            client.zadd(f"rq:wip:q{number}", {"job:execution": 1.0})
+            client.sadd("rq:workers", f"rq:worker:{number}")
+            client.hset(f"rq:worker:{number}", mapping={"state": "busy", "last_heartbeat": "2026-01-01T00:00:00Z"})
+            client.zadd("rq:cron_schedulers", {f"cron{number}": 1.0})
         made.collect()  # connects
         before = {key: client.dump(key) for key in client.scan_iter()}
         client.config_resetstat()
         sent = counted_sends(monkeypatch)
-        made.collect()
-        assert len(sent) == 2
-        info = client.info("commandstats")
-        assert (info.pop("cmdstat_llen")["calls"], info.pop("cmdstat_smembers")["calls"]) == (30, 1)
-        assert info.keys() <= {"cmdstat_config|resetstat", "cmdstat_info"}
+        readings = made.collect()
+        assert len(sent) == 3
+        assert sum(reading.value for reading in readings if reading.family is JOBS_QUEUE_DEPTH) == 10 * size
+        info: Any = client.info("commandstats")
+        asked = {name.removeprefix("cmdstat_"): calls["calls"] for name, calls in info.items()}
         assert {key: client.dump(key) for key in client.scan_iter()} == before
+    for name in ("config|resetstat", "info"):
+        asked.pop(name, None)
+    reading_commands = {
+        "smembers",
+        "time",
+        "zrange",
+        "llen",
+        "zcard",
+        "zcount",
+        "lrange",
+        "scard",
+        "exists",
+        "hmget",
+        "hget",
+    }
+    assert asked.keys() == reading_commands
+    assert (asked["llen"], asked["zcard"], asked["hmget"]) == (size, 6 * size, size)
+
+
+def test_jobs_by_state_are_those_of_rqs_registries(redis_url: str, client: Redis) -> None:
+    queue = Queue("high", connection=client)
+    with collector(redis_url, "high", "empty") as made:
+        assert states(made, "high") == states(made, "empty") == {}
+        first = queue.enqueue(succeed)
+        queue.enqueue(succeed, depends_on=queue.enqueue(fail))
+        SimpleWorker([queue], connection=client).work(burst=True)
+        later = queue.enqueue_in(timedelta(hours=1), succeed)
+        waiting = queue.enqueue(succeed)
+        assert states(made, "high") == {"finished": 1, "failed": 1, "deferred": 1, "scheduled": 1}
+        waiting.cancel()
+        assert states(made, "high") == {"finished": 1, "failed": 1, "deferred": 1, "scheduled": 1, "canceled": 1}
+        assert depths(made) == {"high": 0, "empty": 0}
+        first.delete()
+        later.delete()
+        assert states(made, "high") == {"failed": 1, "deferred": 1, "canceled": 1}
+        assert states(made, "empty") == {}
+
+
+def test_orphaned_and_overdue_by_the_servers_clock(redis_url: str, client: Redis) -> None:
+    queue = Queue("high", connection=client)
+    with collector(redis_url, "high") as made:
+        assert read(made, f.JOBS_QUEUE_ORPHANED) == read(made, f.JOBS_QUEUE_OVERDUE) == {("high",): 0}
+        assert read(made, f.JOBS_QUEUE_OVERDUE_OLDEST) == {}
+        now = time.time()
+        client.zadd("rq:wip:high", {"a:1": now - 60, "b:1": now + 600, "c:1": "inf"})
+        queue.enqueue_at(datetime(2020, 1, 1, tzinfo=timezone.utc), print)
+        queue.enqueue_at(datetime(2021, 1, 1, tzinfo=timezone.utc), print)
+        queue.enqueue_in(timedelta(hours=1), print)
+        assert read(made, f.JOBS_QUEUE_ORPHANED) == {("high",): 1}
+        assert states(made, "high") == {"started": 3, "scheduled": 3}
+        assert read(made, f.JOBS_QUEUE_OVERDUE) == {("high",): 2}
+        assert read(made, f.JOBS_QUEUE_OVERDUE_OLDEST) == {("high",): 1577836800.0}
+        # What it read is still there: nothing was cleaned up.
+        assert client.zcard("rq:wip:high") == 3
+
+
+def test_oldest_is_when_the_job_next_to_run_was_queued(redis_url: str, client: Redis) -> None:
+    queue = Queue("high", connection=client)
+    with collector(redis_url, "high") as made:
+        assert read(made, f.JOBS_QUEUE_OLDEST) == {}
+        first = queue.enqueue(print)
+        second = queue.enqueue(print)
+        assert first.enqueued_at is not None
+        assert second.enqueued_at is not None
+        assert read(made, f.JOBS_QUEUE_OLDEST) == {("high",): pytest.approx(_seconds(first.enqueued_at), abs=1)}
+        client.hset(first.key, "enqueued_at", "2026-01-31T23:59:59.500000Z")
+        assert read(made, f.JOBS_QUEUE_OLDEST) == {("high",): 1769903999.5}
+        client.delete(first.key)  # it expired: the next one tells
+        client.hset(second.key, "enqueued_at", "2026-01-31T23:59:59Z")  # as old releases write it
+        assert read(made, f.JOBS_QUEUE_OLDEST) == {("high",): 1769903999.0}
+        client.hset(second.key, "enqueued_at", "no moment")
+        assert read(made, f.JOBS_QUEUE_OLDEST) == {}
+
+
+def test_workers_by_state_consumers_and_stale_heartbeats(redis_url: str, client: Redis) -> None:
+    with collector(redis_url, "high", "low") as made:
+        none = dict.fromkeys([("started",), ("idle",), ("busy",), ("suspended",), ("other",)], 0.0)
+        assert read(made, f.JOBS_REGISTERED_WORKERS) == none
+        assert read(made, f.JOBS_REGISTERED_WORKERS_HEARTBEAT) == {}
+        worker: Any = SimpleWorker([Queue("high", connection=client)], connection=client)
+        worker.register_birth()
+        worker.set_state("idle")
+        lost: Any = SimpleWorker([Queue("high", connection=client), Queue("low", connection=client)], connection=client)
+        lost.register_birth()
+        lost.set_state("busy")
+        assert read(made, f.JOBS_QUEUE_CONSUMERS) == {("high",): 2, ("low",): 1}
+        assert read(made, f.JOBS_REGISTERED_WORKERS) == {**none, ("idle",): 1, ("busy",): 1}
+        assert read(made, f.JOBS_REGISTERED_WORKERS_STALE) == {(): 0}
+        client.hset(lost.key, mapping={"last_heartbeat": "2026-01-31T23:59:59Z", "state": "paused"})
+        assert read(made, f.JOBS_REGISTERED_WORKERS_HEARTBEAT) == {(): 1769903999.0}
+        assert read(made, f.JOBS_REGISTERED_WORKERS) == {**none, ("idle",): 1, ("other",): 1}
+        client.delete(lost.key)  # its heartbeats ran out
+        assert read(made, f.JOBS_REGISTERED_WORKERS) == {**none, ("idle",): 1}
+        assert read(made, f.JOBS_REGISTERED_WORKERS_STALE) == {(): 1}
+        worker.register_death()
+
+
+def test_schedulers_and_cron(redis_url: str, client: Redis) -> None:
+    with collector(redis_url, "high", "low") as made:
+        assert read(made, f.JOBS_QUEUE_SCHEDULERS) == {("high",): 0, ("low",): 0}
+        assert read(made, f.JOBS_CRON_SCHEDULERS) == {(): 0}
+        scheduler: Any = RQScheduler(["high"], connection=client)
+        scheduler.acquire_locks()
+        assert read(made, f.JOBS_QUEUE_SCHEDULERS) == {("high",): 1, ("low",): 0}
+        scheduler.release_locks()
+        assert read(made, f.JOBS_QUEUE_SCHEDULERS) == {("high",): 0, ("low",): 0}
+
+
+@pytest.mark.skipif(RQ_VERSION < (2, 7), reason="RQ has this cron from 2.7 on")
+def test_cron_schedulers_heartbeat_and_next_job(redis_url: str, client: Redis) -> None:
+    from rq.cron import CronScheduler
+
+    cron = CronScheduler(connection=client)
+    cron.register(print, queue_name="high", interval=60)
+    with collector(redis_url, "high") as made:
+        cron.register_birth()
+        cron.enqueue_jobs()
+        cron.save()
+        assert read(made, f.JOBS_CRON_SCHEDULERS) == {(): 1}
+        (heartbeat,) = read(made, f.JOBS_CRON_HEARTBEAT).values()
+        (planned,) = read(made, f.JOBS_CRON_NEXT).values()
+        assert abs(heartbeat - time.time()) < 30
+        assert 30 < planned - heartbeat < 90
+        client.hset(cron.key, "cron_jobs", "no json")
+        assert read(made, f.JOBS_CRON_NEXT) == {}
+        client.delete(cron.key)
+        assert read(made, f.JOBS_CRON_SCHEDULERS) == {(): 1}
+        cron.register_death()
+
+
+def test_several_servers_are_told_apart(redis_url: str, redis_server: RedisServer) -> None:
+    targets = (Target("one", redis_url), Target("two", redis_server.url))
+    with Redis.from_url(redis_server.url) as other:
+        Queue("high", connection=other).enqueue(print)
+    found = {}
+    for made in collectors(CollectorOptions(rq_urls=targets, rq_queues=("high",))):
+        for reading in made.collect():
+            if reading.family is JOBS_QUEUE_DEPTH:
+                found[reading.values] = reading.value
+        made.close()
+    assert found == {("rq", "one", "high"): 0, ("rq", "two", "high"): 1}
+
+
+def test_acl_user_that_may_only_read(redis_server: RedisServer) -> None:
+    client: Any
+    with Redis.from_url(redis_server.url) as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">s3cret", "~rq:*", "+@read", "+time", "+@connection")
+        Queue("high", connection=client).enqueue(print)
+        url = redis_server.url.replace("redis://", "redis://reader:s3cret@")
+        with collector(url) as made:
+            assert depths(made) == {"high": 1}
+        client.execute_command("ACL", "SETUSER", "reader", "-llen")
+        with collector(url) as made, pytest.raises(CollectorError) as refused:
+            made.collect()
+    assert "s3cret" not in str(refused.value)
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with redis_on("--unixsocket", str(path)):
+        with Redis(unix_socket_path=str(path), db=3) as client:
+            Queue("high", connection=client).enqueue(print)
+        with collector(f"unix://{path}?db=3") as made:
+            assert depths(made) == {"high": 1}
+
+
+def test_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (port,) = free_ports(1)
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    with redis_on(*options, "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no") as server:
+        with Redis.from_url(server.url) as client:
+            Queue("high", connection=client).enqueue(print)
+        with collector(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}") as made:
+            assert depths(made) == {"high": 1}
+        with collector(f"rediss://localhost:{port}/0") as made, pytest.raises(CollectorError, match="certificate"):
+            made.collect()
+
+
+def test_sentinel_leads_to_the_master(redis_server: RedisServer, tmp_path: Path) -> None:
+    configuration = tmp_path / "sentinel.conf"
+    configuration.write_text(f"sentinel monitor mymaster 127.0.0.1 {redis_server.port} 1\n")
+    (port,) = free_ports(1)
+    command = [program("redis-server"), str(configuration), "--sentinel", "--bind", "127.0.0.1", "--port", str(port)]
+    with Redis.from_url(redis_server.url.replace("/0", "/2")) as client:
+        Queue("high", connection=client).enqueue(print)
+    with process(command, tmp_path / "sentinel.log"):
+        with Redis(port=port) as sentinel:
+            until(lambda: _answers(sentinel), "the sentinel")
+        url = f"sentinel://127.0.0.1:1/mymaster/2;sentinel://127.0.0.1:{port}"  # the first one is down
+        with collector(url) as made:
+            assert depths(made) == {"high": 1}
+        with collector(f"sentinel://127.0.0.1:{port}/other") as made, pytest.raises(CollectorError, match="other"):
+            made.collect()
+
+
+def _answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except OSError:
+        return False
+    except RedisError:
+        return False
+
+
+def _seconds(moment: datetime) -> float:
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def test_what_is_no_list_is_an_error_not_0(redis_url: str, client: Redis) -> None:
@@ -145,7 +396,15 @@ def test_an_unknown_option_in_the_query_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://:secret@h", "redis://:secret@h:x", "redis://:secret@h/name", "amqp://secret@h"]
+    "url",
+    [
+        "sentinel://:secret@h",
+        "sentinel://:secret@h/m/x",
+        "http://:secret@h",
+        "redis://:secret@h:x",
+        "redis://:secret@h/name",
+        "amqp://secret@h",
+    ],
 )
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^--rq-url: ") as refused:

@@ -34,7 +34,7 @@ from jobmetrics.registry.directory import slot_number
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
 
-HANG_SECONDS = 15.0  # a guard: nothing here comes near it
+HANG_SECONDS = 60.0  # a guard: nothing here comes near it
 
 HITS = define(COUNTER, "hits", "Counted by tests.", ("who",))
 LEVEL = define(GAUGE, "level", "A live gauge.", ("who",), mode=families.LIVE_SUM)
@@ -92,6 +92,9 @@ class Worker:
 
     def level(self, value: float, who: str = "all") -> None:
         self.levels.at((who,)).set(value)
+
+    def lower(self, who: str = "all") -> None:
+        self.levels.at((who,)).dec()
 
     def measure(self, value: float, who: str = "all") -> None:
         self.sizes.at((who,)).observe(value)
@@ -208,10 +211,22 @@ def fork(run: Callable[[Connection], object]) -> Child:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
+        assert sys.__stderr__ is not None
         faulthandler.register(signal.SIGUSR1, sys.__stderr__)
-        run_and_exit(lambda: (here.close(), run(there)))
+        here.close()
+        run_and_exit(lambda: run(there))
     there.close()
     return Child(pid, here)
+
+
+def in_order(*steps: Callable[[], object]) -> Callable[..., None]:
+    """One after another, as one function; what it is called with is not looked at."""
+
+    def run(*_: object) -> None:
+        for step in steps:
+            step()
+
+    return run
 
 
 def run_and_exit(run: Callable[[], object]) -> None:
@@ -289,6 +304,11 @@ def record(path: Path, *asked: tuple[Any, ...], **more: Any) -> None:
     in_child(run)
 
 
+def names(path: Path) -> list[str]:
+    """The names of all files."""
+    return sorted(entry.name for entry in path.iterdir())
+
+
 def slot_files(path: Path) -> list[str]:
     """The names of all slot files, those set aside not counted."""
-    return sorted(name for name in os.listdir(path) if slot_number(name) is not None)
+    return [name for name in names(path) if slot_number(name) is not None]

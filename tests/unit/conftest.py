@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics import guard, recorder, settings
-from jobmetrics.instruments import definition
+from jobmetrics import guard, recorder, settings, targets
+from jobmetrics.instruments import adhoc, definition
 from jobmetrics.registry import current
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
@@ -23,6 +23,9 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(current, "_made_from", None)
     monkeypatch.setattr(recorder, "_default", None)
     monkeypatch.setattr(definition, "_declared", {})
+    monkeypatch.setattr(adhoc, "_known", {})
+    monkeypatch.setattr(targets, "_by_job_type", {})
+    monkeypatch.setattr(targets, "_unnamed", [])
     monkeypatch.setattr(guard, "_counts", {})
     monkeypatch.setattr(guard, "_logged_at", {})
     monkeypatch.setattr(guard, "_let_through", guard._let_through)

@@ -87,7 +87,7 @@ def command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int | None
     [
         (JobmetricsError("redis://:secret@h\nis down"), 2, "redis://***@h is down"),
         (PermissionError(13, "Permission denied", "/x"), 2, "/x: Permission denied"),
-        (ModuleNotFoundError("No module", name="waitress.server"), 2, "needs waitress.server; pip install"),
+        (ModuleNotFoundError("No module", name="uvicorn.server"), 2, "needs uvicorn.server; pip install"),
         (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero; this is a bug"),
     ],
 )
@@ -107,7 +107,7 @@ def test_exit_codes(outcome: BaseException | int | None, code: int, monkeypatch:
     assert run(monkeypatch) == code
 
 
-@pytest.mark.parametrize("missing", ["click", "prometheus_client", "waitress", "numpy"])
+@pytest.mark.parametrize("missing", ["click", "prometheus_client", "uvicorn", "numpy"])
 def test_without_the_extra_it_says_what_to_install(
     missing: str, registry_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

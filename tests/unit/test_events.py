@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import pytest
 
@@ -12,10 +12,9 @@ ALL = [JOB, Started(JOB, "1"), Ended("success"), Lost(JOB, "1", "failure"), With
 
 
 @pytest.mark.parametrize("event", ALL, ids=lambda event: type(event).__name__)
-def test_event_is_frozen(event: object) -> None:
-    name = dataclasses.fields(event)[0].name  # type: ignore[arg-type]  # each of them is a dataclass
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(event, name, "changed")
+def test_event_is_frozen(event: Any) -> None:
+    with pytest.raises(AttributeError):
+        setattr(event, event._fields[0], "changed")
 
 
 def test_equal_jobs_are_one_key() -> None:

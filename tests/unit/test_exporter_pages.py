@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gzip
 from typing import Any
 from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
 
 import pytest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from prometheus_client.registry import Collector, CollectorRegistry
 
-from jobmetrics.exporter.pages import Pages
-
-
-class Gauge(Collector):
-    """One gauge; broken when its help says so."""
-
-    def __init__(self, text: str = "Help.") -> None:
-        self._text = text
-
-    def describe(self) -> Iterable[Metric]:
-        return []
-
-    def collect(self) -> Iterable[Metric]:
-        if self._text == "broken":
-            raise ValueError("a secret")
-        return [GaugeMetricFamily("y", self._text, value=2)]
+from jobmetrics.exporter.collectors import CollectorState
+from jobmetrics.exporter.directory import DirectoryReading
+from jobmetrics.exporter.landing import landing
+from jobmetrics.exporter.pages import MetricsPage, Pages
+from jobmetrics.exporter.wsgi import wsgi_app
 
 
 def ask(
-    path: str, method: str = "GET", accept: str | None = None, reason: str | None = None, text: str = "Help."
+    path: str,
+    method: str = "GET",
+    accept: str | None = None,
+    reason: str | None = None,
+    *,
+    encoding: str = "",
+    broken: bool = False,
 ) -> tuple[int, dict[str, str], bytes]:
-    registry = CollectorRegistry()
-    registry.register(Gauge(text))
-    pages = Pages(registry, lambda: reason, version="1.2<3", directory="/a & b")
-    environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method}
+    def collect() -> list[Metric]:
+        if broken:
+            raise ValueError("a secret")
+        return [GaugeMetricFamily("y", "Help.", value=2)]
+
+    reading = DirectoryReading(None, reason, 0.0)
+    states = [CollectorState("rq", "main", False, error="redis://***@h is <down>"), CollectorState("rq", "other")]
+    pages = Pages(MetricsPage(collect), lambda: reason, lambda: landing("1.2<3", "/a & b", reading, states))
+    environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method, "QUERY_STRING": "", "SCRIPT_NAME": ""}
+    environ["HTTP_ACCEPT_ENCODING"] = encoding
     if accept is not None:
         environ["HTTP_ACCEPT"] = accept
     setup_testing_defaults(environ)
     answer: list[Any] = []
-    body = b"".join(pages(environ, lambda status, headers: answer.extend([status, dict(headers)])))  # type: ignore[arg-type]
+    application = validator(wsgi_app(pages))
+    parts = application(environ, lambda status, headers: answer.extend([status, dict(headers)]))  # type: ignore[arg-type]
+    body = b"".join(parts)
+    parts.close()  # type: ignore[attr-defined]  # the validator wants it
     return int(answer[0].split()[0]), answer[1], body
 
 
@@ -78,6 +82,23 @@ def test_readiness_tells_the_reason() -> None:
     assert ask("/healthz", reason="/x is gone")[::2] == (200, b"ok\n")
 
 
+def test_gzip_is_given_to_those_who_take_it() -> None:
+    _, plain_headers, plain = ask("/metrics")
+    _, headers, body = ask("/metrics", encoding="gzip, deflate")
+    assert "Content-Encoding" not in plain_headers
+    assert headers["Content-Encoding"] == "gzip"
+    assert headers["Content-Length"] == str(len(body))
+    assert plain_headers["Vary"] == headers["Vary"] == "Accept, Accept-Encoding"
+    assert gzip.decompress(body) == plain
+
+
+def test_the_landing_page_tells_of_the_directory_and_the_collectors() -> None:
+    _, _, body = ask("/", reason="/a & b is gone")
+    assert b"not readable, /a &amp; b is gone" in body
+    assert b"<td>redis://***@h is &lt;down&gt;</td>" in body
+    assert b"<td>other</td><td>not yet</td>" in body
+
+
 def test_the_landing_page_escapes_what_it_shows() -> None:
     status, headers, body = ask("/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
@@ -91,14 +112,14 @@ def test_anything_else_is_not_found(path: str) -> None:
     assert ask(path, "POST")[0] == 404
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_other_methods_are_refused_naming_those_allowed(method: str) -> None:
     status, headers, _ = ask("/metrics", method)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
 
 def test_an_error_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    status, _, body = ask("/metrics", text="broken")
+    status, _, body = ask("/metrics", broken=True)
     assert status == 500
     assert b"secret" not in body
     assert "error in /metrics" in caplog.text

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -391,6 +391,77 @@ def test_unknown_label_is_refused_with_the_known_ones() -> None:
 def test_labelled_metric_is_not_recorded_without_labels() -> None:
     with pytest.raises(InstrumentError, match=r"^c_total has labels: call labels\(\) first$"):
         Counter("c", "Things.", ["user"]).inc()
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda: Counter("c", "", ["user"]).labels().inc(),
+        lambda: Counter("c", "", ["user"]).labels("a", "b").inc(),
+        lambda: Counter("c", "", ["user"]).labels(usr="a").inc(),
+        lambda: Counter("c", "", ["user"]).labels(Unprintable()).inc(),
+        lambda: Counter("c", "", ["user"]).inc(),
+        lambda: Counter("c", "").labels("a").inc(),
+        lambda: Gauge("c", "", ["user"], multiprocess_mode="sum").set(1),
+        lambda: Gauge("c", "", ["user"], multiprocess_mode="max").set(1),
+        lambda: Gauge("c", "", ["user"]).dec(),
+        lambda: Gauge("c", "", multiprocess_mode="max").inc(),
+        lambda: Histogram("c", "", ["user"]).observe(1),
+        lambda: Histogram("c", "", ["user"]).labels(5, 6).observe(1),
+    ],
+)
+def test_misuse_in_a_job_is_counted_and_never_raised(registry_dir: Path, misuse: Callable[[], None]) -> None:
+    settings.configure(dir=registry_dir)
+    misuse()
+    assert sum(guard.take_counts().values()) == 1
+    assert list(registry_dir.iterdir()) == []
+
+
+def test_misuse_is_logged(registry_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings.configure(dir=registry_dir)
+    for _ in range(3):
+        Counter("c", "", ["user"]).labels("a", "b").inc()
+    assert [record.getMessage() for record in caplog.records] == [
+        "jobmetrics: error in labels, the job is not affected: InstrumentError: c_total has 1 labels, 2 were given"
+    ]
+
+
+def test_limits_are_settings(registry_dir: Path) -> None:
+    settings.configure(
+        dir=registry_dir,
+        propagate_errors=True,
+        max_name_length=10,
+        max_label_name_length=4,
+        max_label_value_length=5,
+        max_labels=2,
+    )
+    with pytest.raises(InstrumentError, match=r"at most 10 characters$"):
+        Gauge("a" * 11, "")
+    with pytest.raises(InstrumentError, match=r"at most 4 characters, not starting with __$"):
+        Gauge("g", "", ["users"])
+    with pytest.raises(InstrumentError, match=r"^g takes at most 2 labels, each once$"):
+        Gauge("g", "", ["a", "b", "c"])
+    Counter("c", "", ["user"]).labels("abcdef").inc()
+    assert value(registry_dir, "c_total", "abcd…") == 1.0
+
+
+def test_limits_of_the_environment_hold_before_anything_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.use(None)
+    monkeypatch.setenv("JOBMETRICS_MAX_LABELS", "1")
+    with pytest.raises(InstrumentError, match=r"^g takes at most 1 labels, each once$"):
+        Gauge("g", "", ["a", "b"])
+    assert settings.peek() is None
+
+
+def test_bad_environment_is_not_the_definitions_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.use(None)
+    monkeypatch.setenv("JOBMETRICS_MAX_LABELS", "many")
+    assert Gauge("g", "", ["a", "b"]).family.labels == ("a", "b")
 
 
 @pytest.mark.parametrize("before", [0, 1])

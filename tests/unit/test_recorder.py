@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from jobmetrics.families import OVERFLOW
 from jobmetrics.recorder import FLUSH_INTERVAL, Recorder
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings, load
+from jobmetrics.testing import CountingClock
 from tests import readings
 from tests.unit.doubles import FakeClock, die
 
@@ -180,6 +183,149 @@ def test_failure_is_counted_by_exception(registry_dir: Path, record: Recorder) -
     assert readings.values(registry_dir, "jobs_failures_total") == {(*LABELS, "Refused"): 1.0}
 
 
+# ------------------------------------------------------------------ processor time
+
+
+@pytest.fixture
+def metered(writer: Writer, in_force: Settings) -> Recorder:
+    """Of each execution the process takes 0.5 seconds, its thread 0.25."""
+    return Recorder(writer, in_force, process_cpu=CountingClock(7.0, 0.5), thread_cpu=CountingClock(7.0, 0.25))
+
+
+def test_processor_time_in_the_main_thread_is_the_processs(registry_dir: Path, metered: Recorder) -> None:
+    run(metered)
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.5}
+
+
+def test_processor_time_in_another_thread_is_its_own(registry_dir: Path, metered: Recorder) -> None:
+    thread = threading.Thread(target=run, args=(metered,))
+    thread.start()
+    thread.join()
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.25}
+
+
+def test_processor_time_is_counted_however_it_ended(registry_dir: Path, metered: Recorder) -> None:
+    for status in STATUSES:
+        run(metered, Ended(status))
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.5 * len(STATUSES)}
+
+
+def test_processor_time_among_greenlets_is_nobodys(
+    registry_dir: Path, writer: Writer, in_force: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class local:  # noqa: N801 - as gevent's stands in for the real one
+        pass
+
+    monkeypatch.setattr(threading, "local", local)
+    run(Recorder(writer, in_force))
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {}
+    assert jobs(registry_dir) == {"success": 1.0}
+
+
+def test_thread_that_forked_is_the_main_thread_of_its_child(registry_dir: Path, metered: Recorder) -> None:
+    def fork() -> None:
+        pid = os.fork()
+        if pid == 0:
+            run(metered)
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.5}
+
+
+def test_job_systems_own_processor_time_counts_instead(registry_dir: Path, metered: Recorder) -> None:
+    run(metered, Ended("success", cpu_seconds=1.75))
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 1.75}
+
+
+def test_processor_time_of_a_lost_execution_counts_when_known(registry_dir: Path, metered: Recorder) -> None:
+    metered.lost(Lost(JOB, "1", "failure", cpu_seconds=1.75))
+    metered.lost(Lost(JOB, "2", "failure"))
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 1.75}
+
+
+def everything(registry_dir: Path) -> dict[str, object]:
+    names = ("jobs_total", "jobs_cpu_seconds_total", "jobs_duration_seconds", "jobs_last_success_timestamp_seconds")
+    return {name: readings.samples(registry_dir, name) for name in names}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.3, 21600.0, 1e6])
+def test_success_in_one_update_is_what_four_would_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    found = []
+    for one_step in (True, False):
+        monkeypatch.setattr(recorder, "_ONE_STEP", one_step)
+        settings = load({}, dir=tmp_path / str(one_step), propagate_errors=True)
+        clock, wall = FakeClock(), FakeClock(1_700_000_000.0)
+        record = Recorder(Writer(settings), settings, wall=wall, clock=clock, process_cpu=CountingClock(7.0, 0.25))
+        for moved in (5.0, -3.0, 0.0):
+            execution = record.started(Started(JOB, "1"))
+            assert execution is not None
+            clock.advance(seconds)
+            wall.advance(moved)
+            record.ended(execution, OK)
+        die(record.writer)
+        found.append(everything(tmp_path / str(one_step)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("cpu", [-1.0, float("nan"), float("inf")])
+def test_impossible_processor_time_is_dropped_and_the_rest_counted(
+    registry_dir: Path, record: Recorder, cpu: float
+) -> None:
+    run(record)
+    before = readings.values(registry_dir, "jobs_cpu_seconds_total")
+    run(record, Ended("success", cpu_seconds=cpu))
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == before
+    assert jobs(registry_dir) == {"success": 2.0}
+    assert sum(record.writer.take_dropped_updates().values()) == 1
+
+
+# ------------------------------------------------------------------ targets, stages, items
+
+
+def test_target_is_shown_before_anything_ended(registry_dir: Path, record: Recorder) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    record.set_target(execution, 2.0)
+    assert readings.values(registry_dir, "jobs_target_duration_seconds") == {LABELS: 2.0}
+    assert readings.samples(registry_dir, "jobs_within_target_total")[LABELS].value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "within"),
+    [("success", 2.0, 1.0), ("success", 2.5, 0.0), *((status, 1.0, 0.0) for status in STATUSES if status != "success")],
+)
+def test_only_a_success_in_time_is_within_its_target(
+    registry_dir: Path, record: Recorder, clock: FakeClock, status: str, seconds: float, within: float
+) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    record.set_target(execution, 2.0)
+    clock.advance(seconds)
+    record.ended(execution, Ended(status))
+    assert readings.samples(registry_dir, "jobs_within_target_total")[LABELS].value == within
+
+
+def test_execution_without_a_target_has_no_target_metrics(registry_dir: Path, record: Recorder) -> None:
+    run(record)
+    assert readings.samples(registry_dir, "jobs_within_target_total") == {}
+    assert readings.samples(registry_dir, "jobs_target_duration_seconds") == {}
+
+
+def test_stages_and_items_are_those_of_the_job(registry_dir: Path, record: Recorder) -> None:
+    execution = record.started(Started(JOB, "1"))
+    assert execution is not None
+    record.stage(execution, "parse", 1.5)
+    record.items(execution, 3)
+    assert readings.samples(registry_dir, "jobs_stage_duration_seconds")[(*LABELS, "parse")].sum == 1.5
+    assert readings.values(registry_dir, "jobs_items_processed_total") == {LABELS: 3.0}
+
+
 # ------------------------------------------------------------------ error types
 
 
@@ -289,6 +435,26 @@ def test_execution_that_no_journal_knows_is_counted_without_a_duration(registry_
     assert record.lost(Lost(JOB, "1", "failure")) is False
     assert readings.values(registry_dir, "jobs_duration_unknown_total") == {LABELS: 1.0}
     readings.assert_durations_add_up(registry_dir)
+
+
+def test_execution_of_which_nobody_knows_the_end_has_no_duration(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    other_worker.started(Started(JOB, "1"))
+    die(other_worker.writer)
+    assert record.lost(Lost(JOB, "1", "failure", run_time_known=False)) is True
+    assert readings.values(registry_dir, "jobs_duration_unknown_total") == {LABELS: 1.0}
+    assert readings.counts(registry_dir, "jobs_duration_seconds") == {}
+
+
+def test_execution_that_is_called_abandoned_while_it_runs_is_not_counted(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    execution = other_worker.started(Started(JOB, "1"))
+    assert execution is not None
+    assert record.lost(Lost(JOB, "1", "failure", run_time_known=False)) is False
+    other_worker.ended(execution, OK)
+    assert jobs(registry_dir) == {"success": 1.0}
 
 
 def test_rerun_of_a_lost_execution_is_another_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobmetrics.celery import publish, signals
+from jobmetrics.celery import beat, publish, signals
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -19,9 +19,11 @@ def instrument(app: Celery | None = None) -> None:
     """
     signals.connect()
     publish.connect()
+    beat.connect()
 
 
 def uninstrument(app: Celery | None = None) -> None:
     """Stop recording in this process."""
     signals.disconnect()
     publish.disconnect()
+    beat.disconnect()

@@ -7,8 +7,12 @@ from datetime import datetime, timezone
 from math import isfinite
 from typing import Any
 
+from jobmetrics.events import Job
+
 PUBLISHED_AT = "jobmetrics_published_at"  # header: epoch seconds, as text so that every serializer carries it
+SYSTEM = "celery"
 UNKNOWN_QUEUE = "unknown"
+UNKNOWN_TASK = "unknown"  # the one job type of messages that name no task we know
 
 _routes: dict[tuple[int, str, str], str] = {}  # by app, exchange and routing key
 
@@ -24,7 +28,7 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     route = (id(app), exchange, routing_key)
     known = _routes.get(route)
     if known is None:
-        for name, queue in app.amqp.queues.items():
+        for name, queue in app.amqp.queues.items() if app is not None else ():
             if getattr(queue.exchange, "name", "") == exchange and queue.routing_key == routing_key:
                 known = name
                 break
@@ -34,25 +38,53 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     return known
 
 
+def queue_of(app: Any, delivery: Any) -> str:
+    """The queue that a request's or message's delivery_info tells of."""
+    if type(delivery) is not dict and not isinstance(delivery, Mapping):  # the first is quick, and nearly always so
+        return UNKNOWN_QUEUE
+    return queue_name(app, delivery.get("exchange"), delivery.get("routing_key"))
+
+
+def job_of(task: Any, request: Any) -> Job:
+    """The labels of a task's request. The task's own name: a shadow name is anybody's text."""
+    return Job(SYSTEM, task.name, queue_of(task.app, request.delivery_info))
+
+
 def ready_at(request: Any) -> float | None:
     """When a task could have run: its publish, or its ETA if that is later, in epoch seconds.
 
     None when no producer stamped it, and for a redelivery, whose stamp tells of the first delivery.
     """
-    delivery = request.delivery_info
-    if isinstance(delivery, Mapping) and delivery.get("redelivered"):
+    if is_redelivered(request):
         return None
-    stamp = getattr(request, PUBLISHED_AT, None)
-    if stamp is None and isinstance(request.headers, Mapping):
-        stamp = request.headers.get(PUBLISHED_AT)
-    try:
-        published = float(stamp)  # type: ignore[arg-type]  # a stranger's header may hold anything
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if not isfinite(published):
-        return None
+    published = _moment(getattr(request, PUBLISHED_AT, None))
+    if published is None:
+        published = published_at(request.headers)
+    if published is None or not request.eta:
+        return published
     eta = _epoch(request.eta)
     return published if eta is None else max(published, eta)
+
+
+def is_redelivered(request: Any) -> bool:
+    """Whether the broker delivers the message again."""
+    delivery = request.delivery_info
+    return (type(delivery) is dict or isinstance(delivery, Mapping)) and bool(delivery.get("redelivered"))
+
+
+def published_at(headers: Any) -> float | None:
+    """The moment that a producer stamped on a message's headers, in epoch seconds; None when it did not."""
+    return _moment(headers.get(PUBLISHED_AT)) if isinstance(headers, Mapping) else None
+
+
+def _moment(stamp: Any) -> float | None:
+    if stamp is None:
+        return None
+    try:
+        moment = float(stamp)  # a stranger's header may hold anything
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return moment if isfinite(moment) else None
 
 
 def _epoch(eta: Any) -> float | None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import click
 
 from jobmetrics import __version__
+from jobmetrics.cli.check import check
 from jobmetrics.cli.demo import demo
 from jobmetrics.cli.dump import dump
 from jobmetrics.cli.exporter import exporter
+from jobmetrics.cli.options import from_file
+from jobmetrics.cli.prune import prune
+from jobmetrics.cli.top import top
+
+READERS = ("exporter", "dump", "top", "check")  # what the table [exporter] of a configuration file is for
 
 SETTINGS_HELP = """
 Every setting is also an environment variable (JOBMETRICS_DIR, JOBMETRICS_LISTEN,
 JOBMETRICS_NAMESPACE, ...) and a key of the TOML file that JOBMETRICS_CONFIG names.
 An option beats the environment, the environment beats the file.
+The commands' own options go into its table [exporter]: rq_url = ["redis://..."].
 """
 
 
@@ -27,8 +34,13 @@ def jobmetrics(context: click.Context) -> None:
     """Prometheus metrics of Celery and RQ jobs."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+    elif context.invoked_subcommand in READERS:
+        context.default_map = {context.invoked_subcommand: from_file()}
 
 
 jobmetrics.add_command(exporter)
 jobmetrics.add_command(dump)
+jobmetrics.add_command(top)
+jobmetrics.add_command(check)
+jobmetrics.add_command(prune)
 jobmetrics.add_command(demo)

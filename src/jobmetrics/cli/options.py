@@ -62,10 +62,15 @@ def _brokers(function: F) -> F:
     return function
 
 
+directory_option = click.option(
+    "--dir", metavar="DIR", help=f"Registry directory.  [default: {settings.default_dir()}]"
+)
+
+
 def _settings(function: F) -> F:
     for decorate in reversed(
         [
-            click.option("--dir", metavar="DIR", help=f"Registry directory.  [default: {settings.default_dir()}]"),
+            directory_option,
             click.option("--namespace", metavar="PREFIX", help="Prefix of every metric: acme gives acme_jobs_total."),
             click.option(
                 "--label", "labels", multiple=True, metavar="NAME=VALUE",
@@ -125,7 +130,57 @@ def _refuse_unknown_variables() -> None:
 
 
 REFRESH_VARIABLE = _variable("refresh")
-EXPORTER_ONLY = frozenset({REFRESH_VARIABLE})  # no error for the other commands, which have no use for them
+WEB_CONFIG_VARIABLE = _variable("web_config")
+LOG_FORMAT_VARIABLE = _variable("log_format")
+HIDE_VARIABLE = _variable("hide_after")
+# No error for the commands that have no use for them.
+EXPORTER_ONLY = frozenset({REFRESH_VARIABLE, WEB_CONFIG_VARIABLE, LOG_FORMAT_VARIABLE, HIDE_VARIABLE})
+
+# Keys of the table [exporter] in the file that JOBMETRICS_CONFIG names, by the parameter they stand for.
+_FILE_KEYS = {
+    "celery_broker": "celery_brokers",
+    "celery_queue": "celery_queues",
+    "celery_app": "celery_app",
+    "rq_url": "rq_urls",
+    "rq_queue": "rq_queues",
+    "timeout": "timeout",
+    "refresh": "refresh",
+    "web_config": "web_config",
+    "log_format": "log_format",
+    "hide_after": "hide_after",
+}
+
+
+def from_file() -> dict[str, object]:
+    """Defaults of the commands' parameters from the file that JOBMETRICS_CONFIG names: below the environment.
+
+    Raises:
+        SettingsError: when the file cannot be read or has a key that no command takes.
+    """
+    path = os.environ.get(settings.CONFIG_VARIABLE)
+    found: dict[str, object] = {}
+    for key, value in (settings.exporter_table(path) if path else {}).items():
+        if key not in _FILE_KEYS:
+            raise SettingsError(f"unknown key exporter.{key} (in {path}); allowed are {', '.join(_FILE_KEYS)}")
+        name = _FILE_KEYS[key]
+        found[name] = [value] if name.endswith("s") and isinstance(value, str) else value
+    return found
+
+
+SECONDS_A_DAY = 86400.0
+
+
+def hide(function: F) -> F:
+    """The option of a command that shows series for long."""
+    return click.option(
+        "--hide-after", type=click.FloatRange(0, min_open=True), metavar="DAYS", envvar=HIDE_VARIABLE, show_envvar=True,
+        help="Hide series that have not changed for so many days while this process ran; no count is lost.",
+    )(function)  # fmt: skip
+
+
+def hide_after_seconds(days: float | None) -> float | None:
+    """The option's value as seconds."""
+    return None if days is None else days * SECONDS_A_DAY
 
 
 def collector_options(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import CollectorRegistry
-
 from jobmetrics import __version__
 from jobmetrics.collecting import CollectorOptions
 from jobmetrics.exporter import discovery
 from jobmetrics.exporter.collectors import DEFAULT_REFRESH, BackgroundCollector, BackgroundCollectors
 from jobmetrics.exporter.directory import RegistryDirectory
 from jobmetrics.exporter.exposition import Exposition
-from jobmetrics.exporter.pages import Pages
+from jobmetrics.exporter.landing import landing
+from jobmetrics.exporter.pages import MetricsPage, Pages
 from jobmetrics.exporter.scrape import Scrape
 from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.settings import Settings
@@ -21,17 +19,16 @@ from jobmetrics.settings import Settings
 
 @dataclass(frozen=True)
 class Exporter:
-    """Everything that is shown, and the application that shows it. Nothing runs before `collectors.start()`."""
+    """Everything that is shown, and the pages that show it. Nothing runs before `collectors.start()`."""
 
     directory: RegistryDirectory
     collectors: BackgroundCollectors
-    registry: CollectorRegistry
+    metrics: MetricsPage
     pages: Pages
 
     def text(self) -> bytes:
         """The exposition in Prometheus' text format, now."""
-        encode, _ = choose_encoder("")
-        return encode(self.registry)
+        return self.metrics.text()
 
     def close(self) -> None:
         """End the collectors' threads and close all files."""
@@ -39,14 +36,23 @@ class Exporter:
         self.directory.close()
 
 
-def build(settings: Settings, options: CollectorOptions, *, refresh: float = DEFAULT_REFRESH) -> Exporter:
-    """Put an exporter together. refresh: seconds between two readings of a broker.
+def build(
+    settings: Settings,
+    options: CollectorOptions,
+    *,
+    refresh: float = DEFAULT_REFRESH,
+    hide_after: float | None = None,
+) -> Exporter:
+    """Put an exporter together.
+
+    refresh: seconds between two readings of a broker. hide_after: seconds after which series that have not
+    changed are not shown, None for never.
 
     Raises:
         SettingsError: when the options or settings contradict each other or something asked for is not installed.
     """
     log = Sparingly()
-    directory = RegistryDirectory(settings.dir, log)
+    directory = RegistryDirectory(settings.dir, log, hide_after)
     exposition = Exposition(settings.namespace, settings.labels, log)
     collectors = BackgroundCollectors(
         [
@@ -54,7 +60,10 @@ def build(settings: Settings, options: CollectorOptions, *, refresh: float = DEF
             for collector in discovery.find(options)
         ]
     )
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Scrape(directory, collectors, exposition, __version__))
-    pages = Pages(registry, lambda: directory.read().reason, version=__version__, directory=settings.dir)
-    return Exporter(directory, collectors, registry, pages)
+    metrics = MetricsPage(Scrape(directory, collectors, exposition, __version__).collect)
+    pages = Pages(
+        metrics,
+        lambda: directory.read().reason,
+        lambda: landing(__version__, settings.dir, directory.read(), collectors.states()),
+    )
+    return Exporter(directory, collectors, metrics, pages)

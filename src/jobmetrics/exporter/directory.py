@@ -26,10 +26,10 @@ class DirectoryReading:
 class RegistryDirectory:
     """Reads one registry directory for any number of threads, one after another. Never raises once it serves."""
 
-    def __init__(self, path: str, log: Sparingly) -> None:
+    def __init__(self, path: str, log: Sparingly, hide_after: float | None = None) -> None:
         self.path = path
         self._log = log
-        self._reader = SnapshotReader(path)
+        self._reader = SnapshotReader(path, hide_after=hide_after)
         self._lock = threading.Lock()
 
     def require(self, *, missing_ok: bool) -> None:

@@ -76,8 +76,8 @@ def close(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-def url(sock: socket.socket) -> str:
-    """Where a client on this machine finds the socket: 'http://HOST:PORT', with the real port."""
+def url(sock: socket.socket, scheme: str = "http") -> str:
+    """Where a client on this machine finds the socket: 'SCHEME://HOST:PORT', with the real port."""
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - read only
-    return f"http://{host}:{port}"
+    return f"{scheme}://{host}:{port}"

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector as PrometheusCollector
 
 from jobmetrics import families
 from jobmetrics.exporter.collectors import BackgroundCollectors, CollectorState
 from jobmetrics.exporter.directory import DirectoryReading, RegistryDirectory
 from jobmetrics.exporter.exposition import Exposition
+from jobmetrics.exporter.memory import WorkerMemory
 from jobmetrics.families import Family
 from jobmetrics.registry.snapshot import Sample, Snapshot
 
 Group = tuple[Family, Sequence[Sample]]
 
 
-class Scrape(PrometheusCollector):
-    """What prometheus_client's registry asks at each scrape. version: of this jobmetrics."""
+class Scrape:
+    """Puts together what a scrape shows. version: of this jobmetrics."""
 
     def __init__(
         self, directory: RegistryDirectory, collectors: BackgroundCollectors, exposition: Exposition, version: str
@@ -27,27 +27,26 @@ class Scrape(PrometheusCollector):
         self._collectors = collectors
         self._exposition = exposition
         self._version = version
+        self._memory = WorkerMemory()
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: names are not known before the directory is read."""
-        return []
-
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> list[Metric]:
         """Everything there is to show now."""
         reading = self._directory.read()
         groups: list[Group] = [*_own(reading, self._version), *_collected(self._collectors.states())]
         if reading.snapshot is not None:
-            groups += _recorded(reading.snapshot)
+            groups += _recorded(reading.snapshot, self._memory)
         return self._exposition.metrics(groups)
 
 
-def _recorded(snapshot: Snapshot) -> list[Group]:
+def _recorded(snapshot: Snapshot, memory: WorkerMemory) -> list[Group]:
     """What workers and producers recorded. The oldest start is absent where nothing runs."""
     oldest = [Sample(active.values, active.oldest) for active in snapshot.active if active.oldest is not None]
+    resident = [Sample((system,), size) for system, size in sorted(memory.by_system(snapshot.owners).items())]
     return [
         *snapshot.families,
         (families.JOBS_ACTIVE, [Sample(active.values, float(active.count)) for active in snapshot.active]),
         (families.JOBS_ACTIVE_OLDEST, oldest),
+        (families.WORKER_RESIDENT_MEMORY, resident),
     ]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from jobmetrics.instruments.adhoc import duration, increment, observe, set_gauge
 from jobmetrics.instruments.batch import Batch
 from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
 from jobmetrics.instruments.definition import define
-from jobmetrics.instruments.labelled import Labelled, label_value
+from jobmetrics.instruments.labelled import Labelled, follow, label_value
 from jobmetrics.instruments.public import Counter, Gauge, Histogram
 
 __all__ = [
@@ -19,5 +20,10 @@ __all__ = [
     "Histogram",
     "Labelled",
     "define",
+    "duration",
+    "follow",
+    "increment",
     "label_value",
+    "observe",
+    "set_gauge",
 ]

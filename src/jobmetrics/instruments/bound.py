@@ -79,10 +79,8 @@ class BoundGauge(BoundSeries):
         self._adds = family.width == 1
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add; only for the modes livesum and sum. A number that is not finite is dropped and counted.
-
-        Raises:
-            InstrumentError: for a mode whose values are not added.
+        """Add; only for the modes livesum and sum. A number that is not finite is dropped and counted, and so is
+        any where the mode's values are not added: with `propagate_errors` on that raises InstrumentError.
         """
         if type(amount) is not float:
             amount = _exact(amount)
@@ -90,7 +88,9 @@ class BoundGauge(BoundSeries):
             self.writer.drop("not finite")
             return
         if not self._adds:
-            raise InstrumentError(f"{self.family.name} has the mode {self.family.mode}, which only takes set()")
+            why = InstrumentError(f"{self.family.name} has the mode {self.family.mode}, which only takes set()")
+            guard.note("gauge", why)
+            return
         while True:
             row, i = self.where
             try:

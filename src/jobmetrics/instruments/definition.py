@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from jobmetrics import families, settings
 from jobmetrics.errors import InstrumentError, SettingsError
 from jobmetrics.families import COUNTER, HISTOGRAM, Family
+from jobmetrics.settings import Settings
 
-MAX_NAME = 128
-MAX_LABEL_NAME = 64
-MAX_LABELS = 16
 MAX_DOCUMENTATION = 1024  # characters; what is longer is cut
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
@@ -41,6 +39,11 @@ def declare(family: Family) -> None:
         raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
 
 
+def declared(name: str) -> Family | None:
+    """What this process defined under this name, if anything."""
+    return _declared.get(_base(name))
+
+
 def define(
     type_: str,
     name: str,
@@ -63,13 +66,15 @@ def define(
     if unit and not base.endswith("_" + unit):
         base = f"{base}_{unit}"
     full = base + "_total" if type_ == COUNTER else base
-    if not _NAME.match(full) or len(full) > MAX_NAME:
-        raise InstrumentError(f"{full!r} is no metric name: letters, digits, _ and :, at most {MAX_NAME} characters")
+    limits = _limits()
+    if not _NAME.match(full) or len(full) > limits.max_name_length:
+        most = f"at most {limits.max_name_length} characters"
+        raise InstrumentError(f"{full!r} is no metric name: letters, digits, _ and :, {most}")
     if base.endswith(_RESERVED_SUFFIXES) or (type_ != COUNTER and base.endswith(("_total", "_info"))):
         raise InstrumentError(f"{full!r} ends with a suffix that Prometheus uses itself")
     if any(base == _base(own.name) for own in families.BUILT_IN):
         raise InstrumentError(f"{full!r} is a metric of jobmetrics itself")
-    _check_labels(full, type_, labels)
+    _check_labels(full, type_, labels, limits)
     bounds: tuple[float, ...] = ()
     if type_ == HISTOGRAM:
         try:
@@ -80,14 +85,25 @@ def define(
     return Family(full, type_, help_text, labels, mode, bounds, families.RECORDED, unit)
 
 
-def _check_labels(name: str, type_: str, labels: tuple[str, ...]) -> None:
-    if len(labels) > MAX_LABELS or len(set(labels)) != len(labels):
-        raise InstrumentError(f"{name} takes at most {MAX_LABELS} labels, each once")
+def _limits() -> Settings:
+    """The settings in force or, while none are, those that the environment would give; nothing is put in force.
+
+    A bad environment is reported where recording begins, not where a metric is defined.
+    """
+    try:
+        return settings.peek() or settings.load()
+    except SettingsError:
+        return Settings()
+
+
+def _check_labels(name: str, type_: str, labels: tuple[str, ...], limits: Settings) -> None:
+    if len(labels) > limits.max_labels or len(set(labels)) != len(labels):
+        raise InstrumentError(f"{name} takes at most {limits.max_labels} labels, each once")
     for label in labels:
-        if not _LABEL_NAME.match(label) or label.startswith("__") or len(label) > MAX_LABEL_NAME:
+        if not _LABEL_NAME.match(label) or label.startswith("__") or len(label) > limits.max_label_name_length:
+            most = f"at most {limits.max_label_name_length} characters"
             raise InstrumentError(
-                f"{label!r} is no label name for {name}: letters, digits and _, at most {MAX_LABEL_NAME} characters, "
-                "not starting with __"
+                f"{label!r} is no label name for {name}: letters, digits and _, {most}, not starting with __"
             )
         if label == "le" and type_ == HISTOGRAM:
             raise InstrumentError(f"{name} may not have the label 'le': a histogram has its own")

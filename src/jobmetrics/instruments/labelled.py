@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Generic, TypeVar
+import weakref
+from typing import Any, Generic, TypeVar
 
 from jobmetrics import settings
 from jobmetrics.families import HISTOGRAM, Family
 from jobmetrics.registry import current
+from jobmetrics.registry.memory import UNBOUND
 from jobmetrics.registry.writer import BoundSeries, Writer
 
 Bound = TypeVar("Bound", bound=BoundSeries)
 
-MAX_LABEL_VALUE = 256  # characters
-
 
 def label_value(value: object) -> str:
-    """A label value as text, cut to what a label may hold."""
+    """A label value as text, cut to what a label may hold by the settings in force."""
     text = value if type(value) is str else str(value)
-    return text if len(text) <= MAX_LABEL_VALUE else text[: MAX_LABEL_VALUE - 1] + "…"
+    limit = (settings.peek() or settings.Settings).max_label_value_length
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+# Families that record into the directory of the settings in force, whichever that was at a series' first use.
+_of_settings: weakref.WeakSet[Labelled[Any]] = weakref.WeakSet()
 
 
 class Labelled(Generic[Bound]):
@@ -29,6 +34,8 @@ class Labelled(Generic[Bound]):
         self.family = family
         self._writer = writer
         self._children: dict[tuple[str, ...], Bound] = {}
+        if writer is None:
+            _of_settings.add(self)
 
     def at(self, values: tuple[str, ...]) -> Bound:
         """The series with these label values, in the family's order; they are texts already.
@@ -56,3 +63,15 @@ class Labelled(Generic[Bound]):
         for values, child in list(self._children.items()):
             if child.dropped:
                 self._children.pop(values, None)
+
+
+def defined(name: str) -> Labelled[Any] | None:
+    """The family of this name that the code has defined and still holds, if any."""
+    return next((labelled for labelled in list(_of_settings) if labelled.family.name == name), None)
+
+
+def follow(writer: Writer) -> None:
+    """Let every series record through another writer from now on, also those that somebody holds: for tests."""
+    for labelled in list(_of_settings):
+        for child in labelled._children.values():
+            child.writer, child.where, child.dropped = writer, UNBOUND, False

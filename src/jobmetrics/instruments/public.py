@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from jobmetrics import families, settings
+from jobmetrics import families, guard, settings
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
 from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
 from jobmetrics.instruments.definition import GAUGE_MODES, declare, define
 from jobmetrics.instruments.labelled import Bound, Labelled, label_value
+from jobmetrics.registry import current
+from jobmetrics.registry.memory import NOWHERE
 
 if TYPE_CHECKING:
     from contextlib import _GeneratorContextManager
@@ -52,31 +54,42 @@ class _Metric(Labelled[Bound]):
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Bound:
         """The series with these label values, by position or by name.
 
-        Raises:
-            ValueError: when they are not the family's labels.
+        What are not the family's labels is counted and logged, never raised into a job, and the series returned
+        records nothing; with `propagate_errors` on it raises InstrumentError, which is a ValueError.
         """
-        names = self.family.labels
-        if not labelkwargs and names:
+        if not labelkwargs and self.family.labels:
             try:
                 known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
                 if not known.dropped:
                     return known
             except (KeyError, TypeError):
                 pass
+        try:
+            return self.at(self._values(labelvalues, labelkwargs))
+        except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
+            return self._instead(error)
+
+    def _values(self, labelvalues: tuple[object, ...], labelkwargs: dict[str, object]) -> tuple[str, ...]:
+        names = self.family.labels
         if labelkwargs:
             if labelvalues or sorted(labelkwargs) != sorted(names):
                 raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labelkwargs)}")
-            values = tuple(label_value(labelkwargs[name]) for name in names)
-        else:
-            if len(labelvalues) != len(names) or not names:
-                raise InstrumentError(f"{self.family.name} has {len(names)} labels, {len(labelvalues)} were given")
-            values = tuple(map(label_value, labelvalues))
-        return self.at(values)
+            return tuple(label_value(labelkwargs[name]) for name in names)
+        if len(labelvalues) != len(names) or not names:
+            raise InstrumentError(f"{self.family.name} has {len(names)} labels, {len(labelvalues)} were given")
+        return tuple(map(label_value, labelvalues))
 
     def _only(self) -> Bound:
         if self.family.labels:
-            raise InstrumentError(f"{self.family.name} has labels: call labels() first")
+            return self._instead(InstrumentError(f"{self.family.name} has labels: call labels() first"))
         return self.at(())
+
+    def _instead(self, error: Exception) -> Bound:
+        """After a misuse: a series that records nothing."""
+        guard.note("labels", error)
+        nowhere = self._bound(current.writer(), self.family, ())
+        nowhere.where = NOWHERE
+        return nowhere
 
 
 class Counter(_Metric[BoundCounter]):

@@ -1,29 +1,22 @@
-"""Queue depth of RQ, read from its Redis in two round trips.
+"""Everything that RQ's Redis says of queues, workers and schedulers, in three round trips at any number of them.
 
-Only commands that read are sent: `Queue.count` and `len(registry)` of RQ itself clean up as a side effect.
+Only commands that read are sent: `Queue.count` and `len(registry)` of RQ itself clean up as a side effect. The
+clock is the server's.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from urllib.parse import urlsplit
+from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from jobmetrics import families as f
 from jobmetrics.collecting import Collector, CollectorOptions, Reading, Target, without_secrets
 from jobmetrics.errors import CollectorError, SettingsError
-from jobmetrics.families import JOBS_QUEUE_DEPTH
-
-SYSTEM = "rq"
-
-# rq.Queue.redis_queues_keys and redis_queue_namespace_prefix, the same in every release from 1.16 to 2.12.
-QUEUES_KEY = "rq:queues"
-QUEUE_PREFIX = "rq:queue:"
-
-_DATABASE = re.compile(r"(/[0-9]*)?\Z")
+from jobmetrics.rq import keys
+from jobmetrics.rq.connecting import connection
+from jobmetrics.rq.jobs import SYSTEM
 
 
 class RedisQueues:
@@ -38,61 +31,114 @@ class RedisQueues:
         self.broker = target.name
         self._where = target.safe_url
         self._queues = tuple(dict.fromkeys(queues))
-        try:
-            self._client = redis.Redis.from_url(
-                target.url,
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout / 2,  # it is tried twice
-                retry=Retry(NoBackoff(), 1),
-            )
-            if urlsplit(target.url).scheme != "unix" and not _DATABASE.match(urlsplit(target.url).path):
-                raise ValueError("redis-py takes any other path for database 0")
-        except ValueError:  # what it says may hold a part of the password
-            raise SettingsError(
-                f"--rq-url: {target.safe_url!r} is not allowed; it takes redis://HOST:PORT/NUMBER, rediss:// or unix://"
-            ) from None
+        self._client = connection(target, timeout)
         password = self._client.connection_pool.connection_kwargs.get("password")
         self._password = password if isinstance(password, str) else None
 
     def collect(self) -> list[Reading]:
-        """Jobs waiting in each queue.
+        """All readings of queues, workers and schedulers.
 
         Raises:
             CollectorError: when Redis does not answer as it should.
         """
         try:
-            queues = self._queues or self._listed()
-            with self._client.pipeline(transaction=False) as pipe:
-                for queue in queues:
-                    # Text throughout; a name that was none on the server, or on the command line, comes back as it was.
-                    pipe.llen((QUEUE_PREFIX + queue).encode("utf-8", "surrogateescape"))
-                depths = pipe.execute()
-        except (redis.RedisError, OSError, TypeError) as error:  # TypeError: an unknown option in the URL's query
+            return self._collect()
+        # TypeError: an unknown option in the URL's query; ValueError: what is there is not RQ's
+        except (redis.RedisError, OSError, TypeError, ValueError) as error:
             reason = without_secrets(str(error), self._password)
             raise CollectorError(f"{self._where} cannot be read: {reason}") from None
-        return [
-            Reading(JOBS_QUEUE_DEPTH, (SYSTEM, self.broker, queue), float(depth))
-            for queue, depth in zip(queues, depths, strict=True)
-        ]
 
-    def _listed(self) -> tuple[str, ...]:
-        keys = (_text(member) for member in self._client.smembers(QUEUES_KEY))
-        return tuple(sorted(key[len(QUEUE_PREFIX) :] for key in keys if key.startswith(QUEUE_PREFIX)))
+    def _collect(self) -> list[Reading]:
+        listed, workers, (seconds, micros), crons = self._ask(
+            [("SMEMBERS", keys.QUEUES), ("SMEMBERS", keys.WORKERS), ("TIME",),
+             ("ZRANGE", keys.CRON_SCHEDULERS, 0, -1, "WITHSCORES")]
+        )  # fmt: skip
+        now = float(seconds) + float(micros) / 1e6
+        queues = self._queues or keys.queue_names(listed)
+        schedulers = keys.scored(crons)
+        questions = [question for queue in queues for question in keys.about_queue(queue, now)]
+        questions += [("HMGET", worker, "state", "last_heartbeat") for worker in workers]
+        questions += [("HGET", keys.CRON_SCHEDULER + name, "cron_jobs") for name, _ in schedulers]
+        answers = iter(self._ask(questions))
+        found = [keys.QueueAnswer.of([next(answers) for _ in range(keys.QUESTIONS)]) for _ in queues]
+        hashes = [next(answers) for _ in workers]
+        plans = list(answers)
+        heads = [job for answer in found for job in answer.head]
+        queued = dict(zip(heads, self._ask([("HGET", keys.JOB + job, "enqueued_at") for job in heads]), strict=True))
+        readings: list[Reading] = []
+        for queue, answer in zip(queues, found, strict=True):
+            readings += self._of_queue(queue, answer, queued)
+        readings += self._of_workers(hashes)
+        readings += self._of_crons(schedulers, plans)
+        return readings
+
+    def _ask(self, questions: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send them in one go; one round trip, none for no question."""
+        if not questions:
+            return []
+        with self._client.pipeline(transaction=False) as pipe:
+            for question in questions:
+                pipe.execute_command(*question)  # type: ignore[no-untyped-call]  # redis-py types commands, not this
+            return list(pipe.execute())
+
+    def _of_queue(self, queue: str, answer: keys.QueueAnswer, queued: dict[bytes, Any]) -> list[Reading]:
+        labels = (SYSTEM, self.broker, queue)
+        readings = [
+            Reading(f.JOBS_QUEUE_DEPTH, labels, float(answer.depth)),
+            *(Reading(f.JOBS_QUEUE_JOBS, (*labels, state), float(number)) for state, number in answer.states.items()),
+            Reading(f.JOBS_QUEUE_ORPHANED, labels, float(answer.orphaned)),
+            Reading(f.JOBS_QUEUE_OVERDUE, labels, float(answer.overdue)),
+            Reading(f.JOBS_QUEUE_CONSUMERS, labels, float(answer.workers)),
+            Reading(f.JOBS_QUEUE_SCHEDULERS, labels, float(answer.has_scheduler)),
+        ]
+        # The job next to run may have expired: then it is skipped, as RQ will.
+        moments = (keys.moment(queued[job]) for job in answer.head)
+        oldest = next((moment for moment in moments if moment is not None), None)
+        if oldest is not None:
+            readings.append(Reading(f.JOBS_QUEUE_OLDEST, labels, oldest))
+        if answer.overdue and answer.first_scheduled is not None:
+            readings.append(Reading(f.JOBS_QUEUE_OVERDUE_OLDEST, labels, answer.first_scheduled))
+        return readings
+
+    def _of_workers(self, hashes: Sequence[Sequence[Any]]) -> list[Reading]:
+        labels = (SYSTEM, self.broker)
+        states = dict.fromkeys(keys.WORKER_STATES, 0)
+        stale = 0
+        heartbeats = []
+        for state, heartbeat in hashes:
+            if state is None and heartbeat is None:  # RQ lets the hash expire when heartbeats stay away
+                stale += 1
+                continue
+            known = keys.text(state)
+            states[known if known in states else keys.OTHER_STATE] += 1
+            heartbeats.append(keys.moment(heartbeat))
+        readings = [Reading(f.JOBS_REGISTERED_WORKERS, (*labels, state), float(n)) for state, n in states.items()]
+        readings.append(Reading(f.JOBS_REGISTERED_WORKERS_STALE, labels, float(stale)))
+        oldest = min((each for each in heartbeats if each is not None), default=None)
+        if oldest is not None:
+            readings.append(Reading(f.JOBS_REGISTERED_WORKERS_HEARTBEAT, labels, oldest))
+        return readings
+
+    def _of_crons(self, schedulers: Sequence[tuple[bytes, float]], plans: Sequence[Any]) -> list[Reading]:
+        labels = (SYSTEM, self.broker)
+        readings = [Reading(f.JOBS_CRON_SCHEDULERS, labels, float(len(schedulers)))]
+        if schedulers:
+            readings.append(Reading(f.JOBS_CRON_HEARTBEAT, labels, min(score for _, score in schedulers)))
+        planned = min((moment for plan in plans for moment in keys.planned(plan)), default=None)
+        if planned is not None:
+            readings.append(Reading(f.JOBS_CRON_NEXT, labels, planned))
+        return readings
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
 
-def _text(member: object) -> str:
-    return member.decode("utf-8", "surrogateescape") if isinstance(member, bytes) else str(member)
-
-
 def collectors(options: CollectorOptions) -> Iterable[Collector]:
     """One collector an RQ Redis.
 
     Raises:
-        SettingsError: for a URL that redis-py does not take, or queues without a URL.
+        SettingsError: for a URL that is not allowed, or queues without a URL.
     """
     if options.rq_queues and not options.rq_urls:
         raise SettingsError("--rq-queue needs --rq-url, which says where the queues are")

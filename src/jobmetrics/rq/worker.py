@@ -8,92 +8,36 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from datetime import timezone
 from typing import Any, TypeVar
 
+from rq.exceptions import ShutDownImminentException
 from rq.job import Job as RQJob
-from rq.job import JobStatus
 from rq.timeouts import BaseTimeoutException
 
 from jobmetrics import guard, recorder
-from jobmetrics.context import Execution, running
-from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Job, Lost, Started
+from jobmetrics.context import running
+from jobmetrics.events import Started
 from jobmetrics.guard import guarded
-
-SYSTEM = "rq"
-UNKNOWN_JOB_TYPE = "unknown"
-KILLED = "WorkHorseKilled"  # error_type of jobs whose work-horse died
-RETRIES_USED_UP = "MaxRetriesExceeded"
-_TO_RUN_AGAIN = (JobStatus.QUEUED, JobStatus.SCHEDULED)
+from jobmetrics.rq import abandoned, presence, spawned
+from jobmetrics.rq.ending import Killed, Performing, report_abandoned, report_lost
+from jobmetrics.rq.jobs import SYSTEM, described, execution_id, ready_at
+from jobmetrics.rq.publish import instrument_queue
 
 WorkerClass = TypeVar("WorkerClass", bound=type)
 Method = Callable[..., Any]
 
 
-class _Performing:
-    """What a worker's handlers told of the job that it performs."""
-
-    def __init__(self, execution: Execution) -> None:
-        self.execution = execution
-        self.error: BaseException | None = None
-        self.asked_retry = False
-
-
-def _job(job: RQJob, queue: Any = None) -> Job:
-    try:
-        job_type = job.func_name or UNKNOWN_JOB_TYPE
-    except Exception:  # noqa: BLE001 - it unpickles the job's arguments, whose classes may raise anything
-        job_type = UNKNOWN_JOB_TYPE
-    return Job(SYSTEM, job_type, getattr(queue, "name", None) or job.origin or "unknown")
-
-
-def _execution_id(worker: Any, job: RQJob) -> str:
-    """The same in the worker and in its work-horse; releases before 2.0 have no executions, only jobs."""
-    execution = getattr(worker, "execution", None)
-    return f"{job.id}:{execution.id}" if execution is not None else job.id
-
-
-def _ready_at(job: RQJob) -> float | None:
-    """When the job was last put into its queue, in epoch seconds: every enqueue, retry and schedule resets it."""
-    moment = job.enqueued_at
-    if moment is None:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-
-
 @guarded("rq start")
-def _start(worker: Any, job: RQJob, queue: Any) -> _Performing | None:
+def _start(worker: Any, job: RQJob, queue: Any) -> Performing | None:
     record = recorder.default()
     record.writer.describe(SYSTEM, "work-horse" if worker.is_horse else "worker")
-    execution = record.started(Started(_job(job, queue), _execution_id(worker, job), _ready_at(job)))
-    return None if execution is None else _Performing(execution)
+    execution = record.started(Started(described(job, queue), execution_id(worker, job), ready_at(job)))
+    return None if execution is None else Performing(execution)
 
 
 @guarded("rq end")
-def _end(performing: _Performing, job: RQJob, succeeded: object) -> None:
-    status, error = _status(performing, job, bool(succeeded))
-    recorder.default().ended(performing.execution, Ended(status, error))
-
-
-def _status(performing: _Performing, job: RQJob, succeeded: bool) -> tuple[str, BaseException | str | None]:
-    """RQ says True for a success and for a job that returned Retry, and keeps the rest in the job's status."""
-    status = job.get_status(refresh=False)
-    if performing.asked_retry and succeeded:
-        return (RETRY, None) if status in _TO_RUN_AGAIN else (FAILURE, RETRIES_USED_UP)
-    if succeeded:
-        return SUCCESS, None
-    if status in _TO_RUN_AGAIN:
-        return RETRY, None
-    return (REVOKED, None) if status == JobStatus.STOPPED else (FAILURE, performing.error)
-
-
-@guarded("rq lost")
-def _report_lost(job: RQJob, queue: Any, execution_id: str, killed: bool) -> None:
-    """The worker learns that its work-horse is gone."""
-    status = job.get_status(refresh=False)
-    again = RETRY if status in _TO_RUN_AGAIN else FAILURE
-    ended = REVOKED if status == JobStatus.STOPPED else again
-    recorder.default().lost(Lost(_job(job, queue), execution_id, ended, KILLED, process_died=killed))
+def _end(performing: Performing, job: RQJob, succeeded: object) -> None:
+    recorder.default().ended(performing.execution, performing.ended(job, bool(succeeded)))
 
 
 @guarded("rq worker")
@@ -101,6 +45,38 @@ def _before_fork(worker: Any) -> None:
     writer = recorder.default().writer
     writer.describe(SYSTEM, "worker")
     writer.prepare()  # once here, and not in each work-horse
+    for queue in worker.queues:
+        instrument_queue(queue)
+
+
+@guarded("rq lost")
+def _killed(worker: Any, job: RQJob, usage: Any) -> Killed:
+    killed = Killed(usage)
+    if killed.peak_bytes is not None:
+        worker.log.warning(
+            "Worker %s: work-horse killed for job %s had used up to %.0f MiB of memory and %.2f s of processor time",
+            worker.name, job.id, killed.peak_bytes / 2**20, killed.cpu_seconds,
+        )  # fmt: skip
+    return killed
+
+
+def _register_birth(original: Method) -> Method:
+    @functools.wraps(original)
+    def register_birth(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        presence.tell(alive=True)
+        return result
+
+    return register_birth
+
+
+def _register_death(original: Method) -> Method:
+    @functools.wraps(original)
+    def register_death(self: Any, *args: Any, **kwargs: Any) -> Any:
+        presence.tell(alive=False)
+        return original(self, *args, **kwargs)
+
+    return register_death
 
 
 def _execute_job(original: Method) -> Method:
@@ -156,9 +132,11 @@ def _handle_job_retry(original: Method) -> Method:
 
 def _handle_work_horse_killed(original: Method) -> Method:
     @functools.wraps(original)
-    def handle_work_horse_killed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self._jobmetrics_killed = True
-        return original(self, *args, **kwargs)
+    def handle_work_horse_killed(self: Any, job: RQJob, *args: Any, **kwargs: Any) -> Any:
+        usage = kwargs.get("rusage", args[2] if len(args) > 2 else None)
+        if getattr(self, "_jobmetrics_killed", None) is None:
+            self._jobmetrics_killed = _killed(self, job, usage) or Killed(None)
+        return original(self, job, *args, **kwargs)
 
     return handle_work_horse_killed
 
@@ -166,35 +144,67 @@ def _handle_work_horse_killed(original: Method) -> Method:
 def _handle_job_failure(original: Method) -> Method:
     @functools.wraps(original)
     def handle_job_failure(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.is_horse or getattr(self, "_jobmetrics", None) is not None:
+        quiet = self.is_horse or getattr(self, "_jobmetrics", None) is not None
+        if quiet or getattr(self, "_jobmetrics_failing", False):  # the last: a subclass and its base again
             return original(self, job, queue, *args, **kwargs)
-        execution_id = _execution_id(self, job)  # RQ forgets the execution in here
-        killed, self._jobmetrics_killed = getattr(self, "_jobmetrics_killed", False), False
-        result = original(self, job, queue, *args, **kwargs)
-        _report_lost(job, queue, execution_id, killed)
-        return result
+        name = execution_id(self, job)  # RQ forgets the execution in here
+        killed, self._jobmetrics_killed = getattr(self, "_jobmetrics_killed", None), None
+        self._jobmetrics_failing = True
+        try:
+            return original(self, job, queue, *args, **kwargs)
+        finally:  # also when RQ raises (2.0 does after some retries): the work-horse is gone all the same
+            self._jobmetrics_failing = False
+            if getattr(self, "_jobmetrics_cleaning", False):  # it got stuck between queue and start
+                report_abandoned(job, queue, name, again=False)
+            else:
+                report_lost(job, queue, name, killed)
 
     return handle_job_failure
 
 
+def _clean_registries(original: Method) -> Method:
+    @functools.wraps(original)
+    def clean_registries(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(self, "_jobmetrics_cleaning", False):
+            return original(self, *args, **kwargs)
+        self._jobmetrics_cleaning = True
+        try:
+            with abandoned.counted():
+                return original(self, *args, **kwargs)
+        finally:
+            self._jobmetrics_cleaning = False
+
+    return clean_registries
+
+
 _HOOKS: dict[str, Callable[[Method], Method]] = {
+    "register_birth": _register_birth,
+    "register_death": _register_death,
     "execute_job": _execute_job,
     "perform_job": _perform_job,
     "handle_exception": _handle_exception,
     "handle_job_retry": _handle_job_retry,  # from RQ 2.1 on
     "handle_work_horse_killed": _handle_work_horse_killed,
     "handle_job_failure": _handle_job_failure,
+    "clean_registries": _clean_registries,
 }
 _ORIGINALS = "_jobmetrics_originals"
 
 
 def instrument(worker_class: WorkerClass) -> WorkerClass:
-    """Record what this worker class does, in place; usable as a decorator. Calling it again changes nothing."""
-    guard.let_through(BaseTimeoutException)
+    """Record what this worker class does, in place; usable as a decorator. Calling it again changes nothing.
+
+    A class that starts its work-horses in a way of its own, other than rq.Worker and rq.SpawnWorker do, must see to
+    it that they are instrumented too.
+    """
+    guard.let_through(BaseTimeoutException, ShutDownImminentException)
     if any(_ORIGINALS in cls.__dict__ for cls in worker_class.__mro__):
         return worker_class
+    hooks = dict(_HOOKS)
+    if spawned.uses_stock_work_horse(worker_class):
+        hooks["fork_work_horse"] = spawned.fork_work_horse
     originals: dict[str, Any] = {}
-    for name, hook in _HOOKS.items():
+    for name, hook in hooks.items():
         if hasattr(worker_class, name):
             originals[name] = worker_class.__dict__.get(name)
             setattr(worker_class, name, hook(getattr(worker_class, name)))

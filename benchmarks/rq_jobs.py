@@ -1,0 +1,15 @@
+"""The jobs of the RQ benchmark. Each work-horse imports this anew: it imports nothing that a job does not need."""
+
+from __future__ import annotations
+
+
+def empty() -> None:
+    """The job."""
+
+
+def counted() -> None:
+    """The job with prometheus_client inside."""
+    from benchmarks import rq_peer
+
+    with rq_peer.observed():
+        pass

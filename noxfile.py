@@ -1,0 +1,49 @@
+"""The tests of each job system on the versions of it that jobmetrics supports, each in an environment of its own.
+
+`pipx run nox` runs all; `pipx run nox -s "rq(version='1.16')"` one.
+"""
+
+from __future__ import annotations
+
+import nox
+
+TOOLS = ("hypothesis", "psutil", "pytest>=8.2", "pytest-timeout")
+
+RQ_VERSIONS = ("1.16", "2.0", "2.6", "2.12")
+RQ_TESTS = (
+    "tests/unit/rq",
+    "tests/integration/test_queues_rq.py",
+    "tests/integration/test_rq_classes.py",
+    "tests/integration/test_rq_truth.py",
+)
+
+
+@nox.session
+@nox.parametrize("version", RQ_VERSIONS)
+def rq(session: nox.Session, version: str) -> None:
+    """RQ, the oldest that is supported, the newest, and those between where its workers changed."""
+    session.install("-e", ".[rq,exporter]", f"rq=={version}.*", "fakeredis", *TOOLS)
+    # Old releases warn of their own use of their own functions.
+    session.run("python", "-m", "pytest", "-W", "ignore::DeprecationWarning", *RQ_TESTS, *session.posargs)
+
+
+CELERY_VERSIONS = ("5.3", "5.5", "5.6", "5.7")
+CELERY_TESTS = (
+    "tests/unit/celery",
+    "tests/integration/test_celery_prefork.py",
+    "tests/integration/test_celery_threads.py",
+    "tests/integration/test_celery_solo.py",
+    "tests/integration/test_celery_gevent.py",
+    "tests/integration/test_celery_rabbitmq.py",
+    "tests/integration/test_celery_lifecycle.py",
+    "tests/integration/test_celery_beat.py",
+    "tests/integration/test_queues_celery.py",
+)
+
+
+@nox.session
+@nox.parametrize("version", CELERY_VERSIONS)
+def celery(session: nox.Session, version: str) -> None:
+    """Celery, the oldest that is supported, the newest, and those between: each tells of ends in its own way."""
+    session.install("-e", ".[celery,exporter]", f"celery=={version}.*", "gevent", *TOOLS)
+    session.run("python", "-m", "pytest", "-W", "ignore::DeprecationWarning", *CELERY_TESTS, *session.posargs)

@@ -1,0 +1,209 @@
+"""What is wrong with a set-up, in words: each finding is one line with its remedy."""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobmetrics import __version__
+from jobmetrics.errors import DirectoryMissing, RegistryError
+from jobmetrics.exporter.collectors import CollectorState
+from jobmetrics.exporter.mounts import is_private_tmp, mount_of
+from jobmetrics.families import DROPPED_SERIES, DROPPED_UPDATES, INTERNAL_ERRORS
+from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.owner import pid_namespace
+from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
+from jobmetrics.settings import Settings
+
+OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.s3fs", "lustre", "afs")
+_MEMORY = ("tmpfs", "ramfs")
+_ROOM = 8 * 2**20  # bytes; what some hundred processes with some hundred series take
+_NEARLY = 0.9  # of the series limit
+_AHEAD = 60.0  # seconds that a start may lie in the future before somebody's clock is wrong
+_OLDEST = {"celery": (5, 3), "rq": (1, 16)}
+_ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """state: OK, NOTE (no harm, worth knowing) or PROBLEM. remedy: what to do about it."""
+
+    state: str
+    text: str
+    remedy: str = ""
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the packages that matter."""
+    found = [f"jobmetrics {__version__}", "Python {}.{}.{}".format(*sys.version_info[:3])]
+    old = []
+    for name in ("celery", "rq", "redis", "prometheus-client", "numpy"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(f"{name} {version}")
+        oldest = _OLDEST.get(name)
+        if oldest is not None and _numbers(version) < oldest:
+            old.append(Finding(PROBLEM, f"{name} {version} is too old", f"use {name} {oldest[0]}.{oldest[1]} or newer"))
+    yield Finding(OK, ", ".join(found))
+    yield from old
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+
+
+def directory(settings: Settings) -> Iterator[Finding]:
+    """The registry directory: where it is, who may use it, and what it holds."""
+    path = settings.dir
+    try:
+        info = Directory(path, settings.dir_group).check()
+    except DirectoryMissing:
+        yield Finding(
+            PROBLEM, f"{path} does not exist: nothing has recorded here",
+            "start a worker with jobmetrics turned on, or set JOBMETRICS_DIR to the directory that the workers use",
+        )  # fmt: skip
+        yield from _file_system(str(Path(path).parent))
+        return
+    except RegistryError as error:
+        yield Finding(PROBLEM, str(error))
+        return
+    except OSError as error:
+        yield Finding(PROBLEM, f"{path} cannot be looked at: {error.strerror}", "run this as the workers' user")
+        return
+    mine = info.st_uid == os.geteuid()
+    yield Finding(OK, f"{path}, mode {info.st_mode & 0o7777:o}, user {info.st_uid}, group {info.st_gid}")
+    if not mine and os.geteuid() != 0 and settings.dir_group is None:
+        yield Finding(
+            NOTE, f"it belongs to user {info.st_uid}, this is user {os.geteuid()}: workers of this user cannot record",
+            "set dir_group to share it",
+        )  # fmt: skip
+    yield from _file_system(path)
+    reader = SnapshotReader(path)
+    try:
+        snapshot = reader.read()
+    except (OSError, RegistryError) as error:
+        yield Finding(
+            PROBLEM, f"it cannot be read: {error}", "run this as the workers' user, or remove what is damaged"
+        )
+        return
+    finally:
+        reader.close()
+    yield from contents(snapshot)
+
+
+def _file_system(path: str) -> Iterator[Finding]:
+    mount = mount_of(path)
+    if mount is None:
+        return
+    if mount.kind in _NETWORK:
+        yield Finding(
+            PROBLEM, f"it is on {mount.kind}, a network file system, where mapped files lose updates",
+            "set JOBMETRICS_DIR to a directory under /dev/shm",
+        )  # fmt: skip
+    elif mount.kind in _MEMORY:
+        yield Finding(OK, f"file system: {mount.kind}")
+    else:
+        yield Finding(NOTE, f"file system: {mount.kind}; a directory under /dev/shm spares the disk")
+    if is_private_tmp(mount):
+        yield Finding(
+            PROBLEM, f"{mount.point} is private to this service (PrivateTmp), others see another one",
+            "set JOBMETRICS_DIR to a directory under /dev/shm or /run, for workers and exporter",
+        )  # fmt: skip
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return
+    if room.f_bavail * room.f_frsize < _ROOM:
+        yield Finding(
+            PROBLEM, f"only {room.f_bavail * room.f_frsize // 1024} KiB are free there",
+            "make room; in a container give /dev/shm more (docker run --shm-size)",
+        )  # fmt: skip
+
+
+def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
+    """Slots, series, what was lost, and clocks."""
+    slots = f"{snapshot.live} live slots, {snapshot.free} free"
+    if snapshot.damaged:
+        yield Finding(
+            PROBLEM, f"{slots}, {snapshot.damaged} damaged",
+            "the exporter's log tells which; stop the workers and run jobmetrics prune to begin anew",
+        )  # fmt: skip
+    elif not snapshot.live:
+        yield Finding(
+            PROBLEM, f"{slots}: no living process records here",
+            "start a worker with jobmetrics turned on, and see its log for lines of jobmetrics",
+        )  # fmt: skip
+    else:
+        yield Finding(OK, slots)
+    if snapshot.limit and snapshot.series >= _NEARLY * snapshot.limit:
+        yield Finding(
+            PROBLEM, f"{snapshot.series} of {snapshot.limit} series are used",
+            "find the label that takes too many values, or raise max_series and prune",
+        )  # fmt: skip
+    elif snapshot.limit:
+        yield Finding(OK, f"{snapshot.series} of {snapshot.limit} series")
+    lost = {DROPPED_SERIES.name: "series beyond the limit", DROPPED_UPDATES.name: "updates that were not recorded"}
+    lost[INTERNAL_ERRORS.name] = "errors inside jobmetrics"
+    for family, samples in snapshot.families:
+        count = sum(sample.value for sample in samples)
+        if family.name in lost and count:
+            yield Finding(PROBLEM, f"{count:.0f} {lost[family.name]}", "the workers' logs tell more")
+    now = time.time() if now is None else now
+    ahead = max((active.oldest - now for active in snapshot.active if active.oldest is not None), default=0.0)
+    if ahead > _AHEAD:
+        yield Finding(PROBLEM, f"a job started {ahead:.0f} s in the future: the clock was set back", "run NTP")
+    foreign = sum(owner.namespace not in (0, pid_namespace()) for owner in snapshot.owners)
+    if foreign:
+        yield Finding(NOTE, f"{foreign} slots belong to another pid namespace: the memory of those is not shown")
+
+
+def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
+    """Whether the brokers answer."""
+    for state in states:
+        name = f"{state.name} broker {state.broker}"
+        if state.up:
+            yield Finding(OK, f"{name} answers")
+        else:
+            yield Finding(PROBLEM, f"{name}: {state.error or 'no answer in time'}", "check address, password, network")
+
+
+def exporter(settings: Settings) -> Iterator[Finding]:
+    """Whether an exporter answers where the settings say, and reads this directory."""
+    host, _, port = settings.listen.rpartition(":")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - read only
+    url = f"http://{host}:{port}/"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=_ANSWER_SECONDS) as answer:
+            page = answer.read(100_000).decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        error.close()
+        wanted = "a password" if error.code == 401 else f"something else (HTTP {error.code})"
+        yield Finding(NOTE, f"what answers at {url} wants {wanted}: not looked at")
+        return
+    except ConnectionError:
+        yield Finding(NOTE, f"what answers at {url} may speak TLS: not looked at")
+        return
+    except (OSError, ValueError):
+        yield Finding(
+            PROBLEM, f"no exporter answers at {url}", "start jobmetrics exporter, or name its address with --listen"
+        )
+        return
+    if f"<code>{html.escape(settings.dir)}</code>" in page:
+        yield Finding(OK, f"the exporter at {url} reads this directory")
+    else:
+        yield Finding(
+            PROBLEM, f"what answers at {url} does not read {settings.dir}", "give both the same JOBMETRICS_DIR"
+        )

@@ -1,0 +1,69 @@
+"""Jobs whose worker is gone, found by another worker's maintenance.
+
+RQ moves them in StartedJobRegistry.cleanup. Releases from 2.0 on tell exception handlers, before they know
+whether the job will run again, and without naming the execution; older ones tell nobody. So we look at what has
+expired just before RQ does, by the same clock reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rq.exceptions import NoSuchJobError
+from rq.job import Job as RQJob
+from rq.registry import StartedJobRegistry
+from rq.utils import current_timestamp
+
+from jobmetrics.guard import guarded
+from jobmetrics.rq.ending import report_abandoned
+from jobmetrics.rq.jobs import execution_id
+
+
+@dataclass(frozen=True)
+class _Abandoned:
+    """An execution that RQ is about to call abandoned. again: whether the job has retries left."""
+
+    job: RQJob
+    execution_id: str
+    again: bool
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """While it lasts, abandoned jobs that this process cleans up are counted."""
+    original: Any = StartedJobRegistry.cleanup
+
+    def cleanup(self: Any, timestamp: float | None = None, *args: Any, **kwargs: Any) -> Any:
+        score = current_timestamp() if timestamp is None else timestamp
+        found = _expired(self, score) or []
+        result = original(self, score, *args, **kwargs)
+        for each in found:
+            report_abandoned(each.job, None, each.execution_id, each.again)
+        return result
+
+    StartedJobRegistry.cleanup = cleanup  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        StartedJobRegistry.cleanup = original  # type: ignore[method-assign]
+
+
+@guarded("rq abandoned")
+def _expired(registry: Any, score: float) -> list[_Abandoned]:
+    """What has expired in the registry; usually nothing, for one question to Redis."""
+    found = []
+    for member in registry.connection.zrangebyscore(registry.key, 0, score):
+        entry = member.decode("utf-8", "replace") if isinstance(member, bytes) else str(member)
+        parse = getattr(registry, "parse_job_id", None)  # from 2.0 on an entry is JOB:EXECUTION
+        try:
+            job = registry.job_class.fetch(
+                parse(entry) if parse else entry, connection=registry.connection, serializer=registry.serializer
+            )
+        except NoSuchJobError:
+            continue
+        name = entry if entry != job.id else execution_id(None, job)
+        found.append(_Abandoned(job, name, bool(job.retries_left and job.retries_left > 0)))
+    return found

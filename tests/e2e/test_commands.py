@@ -1,0 +1,178 @@
+"""check, top and prune as real processes on real directories."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
+from tests.readings import until, values
+
+
+def columns(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+# ------------------------------------------------------------------ prune
+
+
+def test_prune_forgets_everything_once_the_workers_have_stopped(registry_dir: Path) -> None:
+    with recording(registry_dir):
+        pass
+    (registry_dir / "slot-00000.set-aside").write_bytes(b"damaged once")
+    (registry_dir / "of-somebody-else").touch()
+    done = run("prune", "--dir", str(registry_dir), "--yes")
+    assert (done.returncode, done.stdout) == (0, f"3 files removed from {registry_dir}\n")
+    assert [path.name for path in registry_dir.iterdir()] == ["of-somebody-else"]
+    with recording(registry_dir):
+        assert sum(values(registry_dir, "jobs_total").values()) == 2
+
+
+def test_prune_removes_nothing_while_a_worker_lives(registry_dir: Path) -> None:
+    with recording(registry_dir) as worker:
+        before = sorted(path.name for path in registry_dir.iterdir())
+        done = run("prune", "--dir", str(registry_dir), "--yes")
+        assert done.returncode == 1
+        assert done.stderr.startswith("jobmetrics: nothing was removed: slot-00000 is held by a living process")
+        assert len(done.stderr.splitlines()) == 1
+        assert sorted(path.name for path in registry_dir.iterdir()) == before
+        assert sum(values(registry_dir, "jobs_total").values()) == 2
+        worker.kill()
+        worker.wait()
+        assert run("prune", "--dir", str(registry_dir), "--yes").returncode == 0
+        assert list(registry_dir.iterdir()) == []
+
+
+def test_a_running_exporter_goes_on_with_the_new_generation(registry_dir: Path, tmp_path: Path) -> None:
+    with running(registry_dir, tmp_path / "log") as exporter:
+        with recording(registry_dir):
+            assert "jobs_total" in exporter.scrape().names()
+        assert run("prune", "--dir", str(registry_dir), "--yes").returncode == 0
+        assert "jobs_total" not in exporter.scrape().names()
+        with recording(registry_dir):
+            assert "jobs_total" in exporter.scrape().names()
+
+
+def test_prune_asks_and_says_when_nobody_can_answer(registry_dir: Path) -> None:
+    with recording(registry_dir):
+        pass
+    assert "add --yes" in complaint(run("prune", "--dir", str(registry_dir), variables={}))
+    assert (registry_dir / "index").exists()
+
+
+def test_prune_of_what_is_not_there_or_not_safe_is_one_clear_line(registry_dir: Path, tmp_path: Path) -> None:
+    assert "does not exist" in complaint(run("prune", "--dir", str(tmp_path / "none"), "--yes"))
+    (tmp_path / "link").symlink_to(registry_dir)
+    assert "symbolic link" in complaint(run("prune", "--dir", str(tmp_path / "link"), "--yes"))
+
+
+# ------------------------------------------------------------------ check
+
+
+def test_check_of_a_good_set_up_finds_nothing(registry_dir: Path, tmp_path: Path, redis_url: str) -> None:
+    with running(registry_dir, tmp_path / "log") as exporter, recording(registry_dir):
+        address = "{}:{}".format(*exporter.address)
+        done = run("check", "--dir", str(registry_dir), "--listen", address, "--rq-url", redis_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("nothing is wrong\n")
+    for said in (f"{registry_dir}, mode 700", "1 live slots", "rq broker default answers", "reads this directory"):
+        assert said in done.stdout
+    assert "PROBLEM" not in done.stdout
+
+
+def test_check_names_each_problem_with_its_remedy_and_no_secret(registry_dir: Path, tmp_path: Path) -> None:
+    with recording(registry_dir):
+        pass
+    with running(tmp_path / "another", tmp_path / "log") as exporter:
+        done = run(
+            "check", "--dir", str(registry_dir), "--listen", "{}:{}".format(*exporter.address),
+            "--rq-url", "redis://:hidden-word@127.0.0.1:1/0",
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    problems = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert len(problems) == 3
+    assert "no living process records here; start a worker" in problems[0]
+    assert "redis://***@127.0.0.1:1/0 cannot be read" in problems[1]
+    assert f"does not read {registry_dir}; give both the same JOBMETRICS_DIR" in problems[2]
+    assert "hidden-word" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [(0o777, "may be written by anyone"), (0o000, "cannot be read"), (None, "does not exist")]
+)
+def test_check_of_a_directory_that_cannot_be_used(mode: int | None, said: str, registry_dir: Path) -> None:
+    if mode is None:
+        registry_dir.rmdir()
+    else:
+        registry_dir.chmod(mode)
+    try:
+        done = run("check", "--dir", str(registry_dir), "--listen", "127.0.0.1:1", limited=True)
+    finally:
+        if mode is not None:
+            registry_dir.chmod(0o700)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert any(line.startswith("PROBLEM") and said in line for line in done.stdout.splitlines())
+
+
+def test_check_with_wrong_settings_is_one_clear_line() -> None:
+    assert "JOBMETRICS_MAX_SERIES" in complaint(run("check", variables={"JOBMETRICS_MAX_SERIES": "x"}))
+
+
+# ------------------------------------------------------------------ top
+
+
+@pytest.mark.parametrize("source", ["directory", "url"])
+def test_top_once_is_readable_at_80_columns(source: str, registry_dir: Path, tmp_path: Path) -> None:
+    with running(registry_dir, tmp_path / "log") as exporter, recording(registry_dir):
+        where = ["--dir", str(registry_dir)] if source == "directory" else ["--url", f"{exporter.url}/metrics"]
+        done = run("top", "--once", "--interval", "0.1", *where, variables={"COLUMNS": "80"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert columns(done.stdout) <= 80
+    (line,) = [line for line in done.stdout.splitlines() if "app.resize" in line]
+    assert line.split() == ["celery", "app.resize", "mail", "0.0", "-", "1", "-", "-", "25ms", "4.8s"]
+
+
+def test_top_of_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
+    assert "does not exist" in complaint(run("top", "--once", "--dir", str(tmp_path / "none")))
+    line = complaint(run("top", "--once", "--url", "http://u:hidden-word@127.0.0.1:1/metrics"))
+    assert "http://***@127.0.0.1:1/metrics cannot be read" in line
+    assert "hidden-word" not in line
+    assert "--url" in complaint(run("top", "--once", "--url", "file:///etc/passwd"))
+
+
+def test_top_lives_on_a_terminal_until_ctrl_c(registry_dir: Path) -> None:
+    with recording(registry_dir):
+        main, side = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, "top", "--dir", str(registry_dir), "--interval", "0.2"],
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+            stdin=side, stdout=side, stderr=side, start_new_session=True,
+        )  # fmt: skip
+        os.close(side)
+        os.set_blocking(main, False)
+        said = b""
+
+        def heard() -> bool:
+            nonlocal said
+            try:
+                said += os.read(main, 65536)
+            except BlockingIOError:
+                pass
+            return b"app.resize" in said
+
+        try:
+            until(heard, "the picture", LIMIT)
+            psutil.Process(process.pid).send_signal(2)
+            assert process.wait(LIMIT) == 0
+            assert b"Traceback" not in said
+            assert re.search(rb"\x1b\[\?1049h", said), "a screen of its own"
+        finally:
+            process.kill()
+            process.wait()
+            os.close(main)

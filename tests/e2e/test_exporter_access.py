@@ -1,0 +1,258 @@
+"""--web-config: TLS, client certificates and passwords in the format of Prometheus' exporter-toolkit."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import bcrypt
+import psutil
+import pytest
+
+from tests import servers
+from tests.e2e.certificates import Authority
+from tests.e2e.exporters import JOB, LIMIT, complaint, recording, run, running
+from tests.readings import until
+
+PASSWORD = "correct-horse-battery"
+SLOW_ROUNDS = 12
+
+
+def hashed(password: str, rounds: int = 4) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds)).decode()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "exporter.log"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def web_config(path: Path, text: str) -> str:
+    file = path / "web.yml"
+    file.write_text(text)
+    return str(file)
+
+
+# ------------------------------------------------------------------ passwords
+
+
+def test_only_a_right_password_is_let_in_to_any_page(registry_dir: Path, tmp_path: Path, log: Path) -> None:
+    config = web_config(tmp_path, f"basic_auth_users:\n  prometheus: {hashed(PASSWORD)}\n")
+    with running(registry_dir, log, "--web-config", config) as exporter:
+        for path in ("/", "/metrics", "/healthz", "/readyz", "/nothing"):
+            exporter.credentials = None
+            status, headers, body = exporter.ask(path)
+            assert (status, body) == (401, "unauthorized\n")
+            assert headers["Www-Authenticate"].startswith("Basic realm=")
+        for wrong in [("prometheus", "wrong"), ("nobody", PASSWORD), ("", ""), ("prometheus", ""), ("x" * 500, "y")]:
+            exporter.credentials = wrong
+            assert exporter.ask("/metrics")[0] == 401
+        exporter.credentials = ("prometheus", PASSWORD)
+        assert exporter.ask("/metrics")[0] == 200
+        assert exporter.ask("/metrics")[0] == 200
+        exporter.credentials = ("prometheus", PASSWORD + "x")
+        assert exporter.ask("/metrics")[0] == 401
+        assert PASSWORD not in exporter.log
+        assert PASSWORD not in " ".join(psutil.Process(exporter.process.pid).cmdline())
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "A" * 4000, "\xff"])
+def test_a_header_that_is_none_is_refused(authorization: str, registry_dir: Path, tmp_path: Path, log: Path) -> None:
+    config = web_config(tmp_path, f"basic_auth_users: {{prometheus: '{hashed(PASSWORD)}'}}\n")
+    with running(registry_dir, log, "--web-config", config) as exporter:
+        connection = exporter.connect()
+        connection.request("GET", "/metrics", headers={"Authorization": authorization.encode("latin-1")})
+        assert connection.getresponse().status == 401
+        connection.close()
+        assert "Traceback" not in exporter.log
+
+
+def test_a_known_password_makes_scrapes_no_slower_also_while_strangers_guess(
+    registry_dir: Path, tmp_path: Path, log: Path
+) -> None:
+    config = web_config(tmp_path, f"basic_auth_users: {{prometheus: '{hashed(PASSWORD, SLOW_ROUNDS)}'}}\n")
+    with running(registry_dir, log, "--web-config", config) as exporter, ThreadPoolExecutor(30) as pool:
+        exporter.credentials = ("prometheus", PASSWORD)
+        start = time.monotonic()
+        assert exporter.ask("/metrics")[0] == 200
+        first = time.monotonic() - start
+
+        def guess(number: int) -> int:
+            token = base64.b64encode(f"prometheus:{number}".encode()).decode()
+            connection = exporter.connect()
+            connection.request("GET", "/metrics", headers={"Authorization": f"Basic {token}"})
+            status = connection.getresponse().status
+            connection.close()
+            return status
+
+        guesses = [pool.submit(guess, number) for number in range(60)]
+        until(lambda: any(each.done() for each in guesses), "the first guess to be refused")
+        start = time.monotonic()
+        for _ in range(5):
+            assert exporter.ask("/metrics")[0] == 200
+        assert (time.monotonic() - start) / 5 < 1.0, f"the first one, which was checked, took {first:.2f} s"
+        assert {each.result(LIMIT) for each in guesses} <= {401, 503}
+
+
+# ------------------------------------------------------------------ TLS
+
+
+def test_client_certificates_are_required_when_the_file_says_so(
+    registry_dir: Path, tmp_path: Path, log: Path, authority: Authority
+) -> None:
+    server, mine, other = (authority.issue(name, f"{name}.test") for name in ("server", "mine", "other"))
+    stranger = Authority(tmp_path, "stranger").issue("unknown")
+    config = web_config(
+        tmp_path,
+        f"""
+tls_server_config:
+  cert_file: {server.cert.name}   # relative to this file
+  key_file: {server.key.name}
+  client_ca_file: {authority.cert.name}
+  client_auth_type: RequireAndVerifyClientCert
+  client_allowed_sans: [mine.test]
+  min_version: TLS12
+http_server_config:
+  http2: true
+  headers:
+    Strict-Transport-Security: max-age=31536000
+    X-Content-Type-Options: nosniff
+""",
+    )
+    with running(registry_dir, log, "--web-config", config) as exporter:
+        exporter.tls = authority.client_context(mine)
+        status, headers, _ = exporter.ask("/metrics")
+        assert (status, headers["Strict-Transport-Security"]) == (200, "max-age=31536000")
+        for certificate in (None, other, stranger):
+            exporter.tls = authority.client_context(certificate)
+            with pytest.raises(OSError):
+                exporter.ask("/metrics")
+        old = authority.client_context(mine)
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        exporter.tls = old
+        assert exporter.ask("/metrics")[0] == 200
+        assert "Traceback" not in exporter.log
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(
+    registry_dir: Path, tmp_path: Path, log: Path, authority: Authority
+) -> None:
+    server = authority.issue("server")
+    config = web_config(tmp_path, f"tls_server_config: {{cert_file: {server.cert}, key_file: {server.key}}}\n")
+
+    def served() -> str:
+        return ssl.get_server_certificate(exporter.address, ca_certs=str(authority.cert))
+
+    with running(registry_dir, log, "--web-config", config) as exporter:
+        before = served()
+        renewed = authority.issue("renewed")
+        server.cert.write_bytes(b"half of it")
+        assert served() == before, "a change that is under way ends nothing"
+        renewed.key.replace(server.key)
+        renewed.cert.replace(server.cert)
+        until(lambda: served() != before, "the new certificate")
+
+
+def test_prometheus_scrapes_over_tls_with_a_password(
+    registry_dir: Path, tmp_path: Path, log: Path, authority: Authority
+) -> None:
+    server = authority.issue("server")
+    config = web_config(
+        tmp_path,
+        f"""
+tls_server_config:
+  cert_file: {server.cert}
+  key_file: {server.key}
+basic_auth_users:
+  prometheus: {hashed(PASSWORD, 10)}
+""",
+    )
+    with (
+        running(registry_dir, log, "--web-config", config) as exporter,
+        recording(registry_dir),
+        servers.prometheus_server(f"""
+global: {{scrape_interval: 1s}}
+scrape_configs:
+- job_name: jobs
+  scheme: https
+  basic_auth: {{username: prometheus, password: {PASSWORD}}}
+  tls_config: {{ca_file: {authority.cert}, server_name: localhost}}
+  static_configs: [{{targets: ["{exporter.address[0]}:{exporter.address[1]}"]}}]
+""") as prometheus,
+    ):
+
+        def query(text: str) -> list[str]:
+            url = f"{prometheus.url}/api/v1/query?{urllib.parse.urlencode({'query': text})}"
+            with urllib.request.urlopen(url, timeout=LIMIT) as response:
+                return [each["value"][1] for each in json.load(response)["data"]["result"]]
+
+        selector = ",".join(f'{label}="{value}"' for label, value in JOB.items())
+        until(lambda: query(f'jobs_total{{{selector},status="success"}}') == ["2"], "the scrape")
+        assert query('up{job="jobs"}') == ["1"]
+        assert query(f"jobs_duration_seconds_count{{{selector}}}") == ["2"]
+
+
+# ------------------------------------------------------------------ what is wrong with the file
+
+HASH = "$2b$04$" + "a" * 53
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tls_config: {}", "unknown key tls_config; allowed are tls_server_config, http_server_config"),
+        ("tls_server_config: {cert_file: a, key_fil: b}", "unknown key tls_server_config.key_fil"),
+        ("tls_server_config: {cert_file: a}", "tls_server_config.key_file is missing"),
+        ("tls_server_config: {cert_file: none, key_file: none}", "cert_file or key_file"),
+        ("tls_server_config: {cert_file: web.yml, key_file: web.yml}", "cert_file or key_file"),
+        ("tls_server_config: {cert_file: a, key_file: b, min_version: TLS10}", "min_version is not allowed; it takes"),
+        ("tls_server_config: {cert_file: a, key_file: b, client_auth_type: X}", "client_auth_type is not allowed"),
+        ("tls_server_config: {cert_file: a, key_file: b, client_ca_file: c}", "client_auth_type is missing"),
+        (
+            "tls_server_config: {cert_file: a, key_file: b, client_auth_type: RequireAndVerifyClientCert}",
+            "client_ca_file is missing",
+        ),
+        ("tls_server_config: {cert_file: a, key_file: b, curve_preferences: [X25519]}", "curve_preferences"),
+        ("tls_server_config: [a]", "tls_server_config has to be a mapping"),
+        ("basic_auth_users: {me: plain-secret}", "basic_auth_users.me is not allowed; it takes a bcrypt hash"),
+        ("basic_auth_users: {me: 7}", "basic_auth_users.me is not allowed"),
+        (f"basic_auth_users: {{'a:b': {HASH}}}", "a name with a colon"),
+        ("http_server_config: {headers: {X-Other: plain-secret}}", "unknown key http_server_config.headers.X-Other"),
+        ("rate_limit: {burst: 1}", "unknown key rate_limit"),
+        ("basic_auth_users: {me: plain-secret", "is no YAML, line"),
+        ("- a", "the file has to be a mapping"),
+        ("\0", "is no YAML"),
+    ],
+)
+def test_a_wrong_key_ends_it_at_the_start_with_its_name(
+    text: str, said: str, registry_dir: Path, tmp_path: Path
+) -> None:
+    config = web_config(tmp_path, text)
+    done = run("exporter", "--listen", "127.0.0.1:0", "--dir", str(registry_dir), "--web-config", config)
+    line = complaint(done)
+    assert said in line
+    assert "--web-config" in line
+    assert "plain-secret" not in line
+
+
+def test_a_file_that_is_not_there_is_one_clear_line(registry_dir: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.yml")
+    done = run("exporter", "--listen", "127.0.0.1:0", "--dir", str(registry_dir), "--web-config", missing)
+    assert complaint(done) == f"jobmetrics: --web-config {missing}: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("text", ["", "basic_auth_users: {}", "tls_server_config:"])
+def test_an_empty_file_asks_for_nothing(text: str, registry_dir: Path, tmp_path: Path, log: Path) -> None:
+    with running(registry_dir, log, "--web-config", web_config(tmp_path, text)) as exporter:
+        assert exporter.ask("/metrics")[0] == 200

@@ -1,0 +1,241 @@
+"""Clients that are slow, silent, endless or many never keep a scrape from its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.certificates import Authority
+from tests.e2e.exporters import LIMIT, Exporter, recording, running
+from tests.readings import until
+
+MEGABYTE = 1_000_000
+SCRAPE_SECONDS = 1.0  # the issue's own limit
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "exporter.log"
+
+
+@pytest.fixture(autouse=True)
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def serving(kind: str, directory: Path, log: Path, tmp_path: Path) -> Iterator[Exporter]:
+    """An exporter on plain HTTP or TLS."""
+    if kind == "http":
+        with running(directory, log) as exporter:
+            yield exporter
+        return
+    authority = Authority(tmp_path)
+    certificate = authority.issue("server")
+    config = tmp_path / "web.yml"
+    config.write_text(f"tls_server_config: {{cert_file: {certificate.cert}, key_file: {certificate.key}}}\n")
+    with running(directory, log, "--web-config", str(config)) as exporter:
+        exporter.tls = authority.client_context()
+        yield exporter
+
+
+def scrape_in_time(exporter: Exporter) -> None:
+    start = time.monotonic()
+    assert exporter.scrape()("jobmetrics_directory_up") == 1
+    assert time.monotonic() - start < SCRAPE_SECONDS
+
+
+def resident(exporter: Exporter) -> int:
+    return psutil.Process(exporter.process.pid).memory_info().rss
+
+
+def opened(exporter: Exporter) -> socket.socket:
+    sock = socket.create_connection(exporter.address, timeout=LIMIT)
+    if exporter.tls is None:
+        return sock
+    try:
+        return exporter.tls.wrap_socket(sock, server_hostname="localhost")
+    except OSError:
+        sock.close()
+        raise
+
+
+@contextlib.contextmanager
+def slow_clients(exporter: Exporter, count: int) -> Iterator[None]:
+    """So many clients that send a byte of a header now and then, and come back when they are cut off."""
+    ended = threading.Event()
+    there = threading.Semaphore(0)
+
+    def be_slow() -> None:
+        first = True
+        while not ended.is_set():
+            with contextlib.suppress(OSError), opened(exporter) as sock:
+                sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+                if first:
+                    first = False
+                    there.release()
+                while not ended.wait(1.0):
+                    sock.sendall(b"a")
+            ended.wait(1.0)
+
+    threads = [threading.Thread(target=be_slow) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            assert there.acquire(timeout=LIMIT)
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["http", "https"])
+def test_500_slow_clients_do_not_delay_a_scrape(kind: str, registry_dir: Path, log: Path, tmp_path: Path) -> None:
+    with serving(kind, registry_dir, log, tmp_path) as exporter, recording(registry_dir):
+        scrape_in_time(exporter)
+        before = resident(exporter)
+        with slow_clients(exporter, 500):
+            for _ in range(3):
+                scrape_in_time(exporter)
+            held = resident(exporter) - before
+            print(f"{kind}: 500 slow clients take {held / MEGABYTE:.1f} MB")
+            assert held < 60 * MEGABYTE
+        scrape_in_time(exporter)
+        assert "Traceback" not in exporter.log
+
+
+@pytest.mark.parametrize("kind", ["http", "https"])
+def test_connections_beyond_the_cap_push_out_those_that_wait_longest(
+    kind: str, registry_dir: Path, log: Path, tmp_path: Path
+) -> None:
+    with serving(kind, registry_dir, log, tmp_path) as exporter, contextlib.ExitStack() as clients:
+        scrape_in_time(exporter)
+        process = psutil.Process(exporter.process.pid)
+        for _ in range(1500):
+            clients.enter_context(socket.create_connection(exporter.address, timeout=LIMIT))
+        scrape_in_time(exporter)
+        assert process.num_fds() < 700
+
+
+def test_a_silent_client_on_the_tls_port_does_not_delay_a_scrape_and_is_cut_off(
+    registry_dir: Path, log: Path, tmp_path: Path
+) -> None:
+    with serving("https", registry_dir, log, tmp_path) as exporter:
+        with socket.create_connection(exporter.address, timeout=LIMIT) as silent:
+            scrape_in_time(exporter)
+            assert silent.recv(1) == b""
+        with socket.create_connection(exporter.address, timeout=LIMIT) as plain:
+            plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                assert b"200 OK" not in plain.recv(1000)
+        scrape_in_time(exporter)
+
+
+@pytest.mark.parametrize("kind", ["http", "https"])
+@pytest.mark.parametrize("chunk", [b"X-Endless: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
+def test_endless_headers_are_cut_off_and_memory_stays_bounded(
+    kind: str, chunk: bytes, registry_dir: Path, log: Path, tmp_path: Path
+) -> None:
+    with serving(kind, registry_dir, log, tmp_path) as exporter:
+        scrape_in_time(exporter)
+        before = resident(exporter)
+        sent = 0
+        with opened(exporter) as sock, contextlib.suppress(OSError):
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
+            while sent < 100 * MEGABYTE:
+                sock.sendall(chunk * 50)
+                sent += 50 * len(chunk)
+        assert sent < 20 * MEGABYTE, "what the kernel's buffers hold, but no more"
+        scrape_in_time(exporter)
+        assert resident(exporter) - before < 10 * MEGABYTE
+
+
+def test_a_client_that_drips_or_idles_is_cut_off(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter, opened(exporter) as dripping:
+        dripping.sendall(b"GET /metrics HT")
+        dripping.settimeout(0.5)
+        start = time.monotonic()
+        answer = None
+        while answer is None:
+            assert time.monotonic() - start < LIMIT
+            try:
+                answer = dripping.recv(1)
+            except TimeoutError:
+                with contextlib.suppress(OSError):
+                    dripping.sendall(b"T")
+            except ConnectionResetError:
+                answer = b""
+        assert answer == b""
+
+
+def test_prometheus_may_keep_its_connection_between_two_scrapes(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter, contextlib.closing(exporter.connect()) as connection:
+        for _ in range(2):
+            connection.request("GET", "/metrics")
+            sock = connection.sock
+            assert connection.getresponse().read()
+            assert connection.sock is sock, "the same one"
+            time.sleep(6)  # a server's habit is to close after 5
+
+
+def test_a_body_without_end_is_not_read(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter, opened(exporter) as sock:
+        scrape_in_time(exporter)
+        before = resident(exporter)
+        sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                sock.sendall(b"a" * MEGABYTE)
+        scrape_in_time(exporter)
+        assert resident(exporter) - before < 10 * MEGABYTE
+
+
+def test_a_client_that_never_reads_its_answers_holds_nothing_up(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter, contextlib.ExitStack() as clients:
+        scrape_in_time(exporter)
+        before = resident(exporter)
+        for _ in range(20):
+            sock = clients.enter_context(opened(exporter))
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(2000):
+                    sock.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        for _ in range(3):
+            scrape_in_time(exporter)
+        assert resident(exporter) - before < 60 * MEGABYTE
+
+
+def test_many_scrapes_at_once_are_all_answered(registry_dir: Path, log: Path) -> None:
+    with running(registry_dir, log) as exporter, recording(registry_dir), ThreadPoolExecutor(40) as pool:
+        answers = [pool.submit(exporter.ask, "/metrics") for _ in range(200)]
+        assert {answer.result(LIMIT)[0] for answer in answers} == {200}
+
+
+def test_no_descriptor_is_left_when_clients_are_gone(registry_dir: Path, log: Path, tmp_path: Path) -> None:
+    with serving("https", registry_dir, log, tmp_path) as exporter:
+        scrape_in_time(exporter)
+        process = psutil.Process(exporter.process.pid)
+        until(lambda: not process.net_connections() or all(c.status == "LISTEN" for c in process.net_connections()), "")
+        before = process.num_fds()
+        for number in range(200):
+            with socket.create_connection(exporter.address, timeout=LIMIT) as sock:
+                if number % 2:
+                    sock.sendall(b"\x16\x03\x01 nonsense")
+        with contextlib.suppress(ssl.SSLError):
+            exporter.scrape()
+        until(lambda: process.num_fds() <= before, "the descriptors to be closed")

@@ -1,0 +1,80 @@
+"""RQ jobs that use everything a job can say of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from redis import Redis
+from rq import get_current_job
+from rq.decorators import job
+
+from jobmetrics import Counter, current_job, increment, items, stage, timed_job
+from tests.integration import ledger
+
+ROWS = Counter("inside_rows", "Rows.", ["table"])
+nowhere = Redis(port=1)  # the tests enqueue by themselves
+
+
+@timed_job(target=60.0)
+def helper() -> None:
+    """Part of many jobs; its target is its own affair."""
+
+
+@timed_job(target=30.0)
+def plain() -> None:
+    helper()
+
+
+@job("jobs", connection=nowhere)
+@timed_job(target=30.0)
+def below() -> None:
+    helper()
+
+
+@timed_job(target=30.0)
+@job("jobs", connection=nowhere)
+def above() -> None:
+    helper()
+
+
+@timed_job(target=30.0)
+async def coroutine() -> None:
+    helper()
+    await asyncio.sleep(0)
+    await _step()
+
+
+@stage("step")
+async def _step() -> None:
+    items(2)
+
+
+class Reports:
+    @timed_job(target=30.0)
+    @staticmethod
+    def static() -> None:
+        helper()
+
+
+def undecorated() -> None:
+    helper()
+
+
+def parts() -> None:
+    with stage("download"):
+        items(3)
+    now, known = get_current_job(), current_job()
+    assert now is not None
+    assert known is not None
+    ledger.write(f"{known.system}|{known.job_type}|{known.queue_name}|{now.id in known.id}")
+    ROWS.labels("orders").inc(3)
+    ROWS.labels("a", "b").inc()
+    increment("inside_orders", shop="a")
+
+
+def burn(seconds: float) -> None:
+    """Use so much processor time."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass

@@ -1,0 +1,198 @@
+"""RQ workers on a real Redis with their ledger and directory, and worker classes for odd moments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import rq
+from redis import Redis
+from rq import Queue
+from rq.version import VERSION
+from rq.worker import HerokuWorker
+
+import jobmetrics.rq
+from tests.integration import ledger
+from tests.integration.processes import process, rq_worker
+from tests.readings import active, assert_durations_add_up, counts, until, values
+
+RQ_VERSION = tuple(int(part) for part in VERSION.split(".")[:2])
+
+JOBS = "tests.integration.rq_jobs"
+QUEUE = "jobs"
+
+FORKING = "jobmetrics.rq.Worker"
+SIMPLE = "jobmetrics.rq.SimpleWorker"
+SPAWNING = "jobmetrics.rq.SpawnWorker"
+CLASSES = (FORKING, SIMPLE, SPAWNING) if hasattr(jobmetrics.rq, "SpawnWorker") else (FORKING, SIMPLE)
+WITH_HORSES = tuple(each for each in CLASSES if each != SIMPLE)
+
+
+class Heroku(HerokuWorker):
+    """RQ's own class for Heroku."""
+
+
+class Own(rq.Worker):
+    """A user's class with a life of its own."""
+
+    def perform_job(self, *args: Any, **kwargs: Any) -> bool:
+        return super().perform_job(*args, **kwargs)
+
+    def handle_exception(self, job: Any, *exc_info: Any) -> Any:
+        return super().handle_exception(job, *exc_info)
+
+
+jobmetrics.rq.instrument(Heroku)
+jobmetrics.rq.instrument(Own)
+
+
+class Impatient(jobmetrics.rq.Worker):
+    """Sees a minute more pass than does once the job has begun, and so kills at once what outlives its timeout."""
+
+    def set_current_job_working_time(self, current_job_working_time: float, *args: Any, **kwargs: Any) -> None:
+        begun = bool(ledger.read(Path(os.environ["LEDGER"])))
+        more = 60.0 if current_job_working_time and begun else 0.0
+        super().set_current_job_working_time(current_job_working_time + more, *args, **kwargs)
+
+
+class KilledAfterwards(jobmetrics.rq.Worker):
+    """Its work-horses are killed after their job's end has been recorded, and before they leave."""
+
+    def perform_job(self, *args: Any, **kwargs: Any) -> bool:
+        super().perform_job(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+
+class Workers:
+    """A queue, the environment of its workers, their ledger and their directory."""
+
+    def __init__(self, url: str, directory: Path, tmp_path: Path) -> None:
+        self.url = url
+        self.connection = Redis.from_url(url)
+        self.queue = Queue(QUEUE, connection=self.connection)
+        self.directory = directory
+        self.tmp_path = tmp_path
+        self.written = tmp_path / "ledger"
+        self.log = tmp_path / "worker.log"
+        self.environment = {
+            "LEDGER": str(self.written),
+            "JOBMETRICS_DIR": str(directory),
+            "JOBMETRICS_PROPAGATE_ERRORS": "1",
+            # RQ 1.16 warns of its own use of its own functions.
+            "PYTHONWARNINGS": "ignore::DeprecationWarning",
+        }
+
+    @contextmanager
+    def running(self, worker_class: str = FORKING, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker that listens, ended warmly."""
+        log = self.tmp_path / f"worker-{len(list(self.tmp_path.glob('worker-*')))}.log"
+        self.log = log
+        with rq_worker(self.url, self.environment, log, *options, QUEUE, worker_class=worker_class) as started:
+            yield started
+
+    def burst(self, worker_class: str = FORKING, *options: str, seconds: float = 120) -> None:
+        """Run a worker until the queue is empty."""
+        self.log = self.tmp_path / f"worker-{len(list(self.tmp_path.glob('worker-*')))}.log"
+        command = [sys.executable, "-m", "rq.cli", "worker", "--url", self.url, "--worker-class", worker_class]
+        with process([*command, "--burst", *options, QUEUE], self.log, **self.environment) as started:
+            assert started.wait(seconds) == 0, self.log.read_text(errors="replace")
+
+    @contextmanager
+    def pool(self, workers: int, worker_class: str = FORKING) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker pool that runs until the queue is empty."""
+        command = [sys.executable, "-m", "rq.cli", "worker-pool", "--url", self.url, "--num-workers", str(workers)]
+        command += ["--worker-class", worker_class, "--burst", QUEUE]
+        with process(command, self.tmp_path / "pool.log", **self.environment) as started:
+            yield started
+
+    def forget_workers(self) -> None:
+        """What time does: the heartbeats of all that was started run out, and maintenance is due."""
+        key = f"rq:wip:{QUEUE}"
+        members: Any = self.connection.zrange(key, 0, -1)
+        for member in members:
+            self.connection.zadd(key, {member: 1.0})
+        self.connection.delete(f"rq:clean_registries:{QUEUE}")
+
+    def ended(self) -> dict[tuple[str, str], float]:
+        """Ends by job function and status, the labels that do not vary checked and left out."""
+        found = values(self.directory, "jobs_total")
+        assert {(system, queue) for system, _, queue, _ in found} <= {("rq", QUEUE)}
+        return {(name.rpartition(".")[2], status): count for (_, name, _, status), count in found.items()}
+
+    def failures(self) -> dict[tuple[str, str], float]:
+        """Failures by job function and error type."""
+        found = values(self.directory, "jobs_failures_total")
+        return {(name.rpartition(".")[2], error): count for (_, name, _, error), count in found.items()}
+
+    def lost(self) -> float:
+        """Work-horses that died in a job."""
+        return values(self.directory, "jobs_worker_processes_lost_total").get(("rq",), 0.0)
+
+    def unknown(self) -> float:
+        """Executions whose run time nobody knows."""
+        return sum(values(self.directory, "jobs_duration_unknown_total").values())
+
+    def total(self) -> float:
+        """Ends in all."""
+        return sum(self.ended().values())
+
+    def await_ends(self, number: int) -> None:
+        """Wait until so many executions have ended."""
+        until(lambda: self.total() >= number, f"{number} ends")
+
+    def await_written(self, number: int = 1) -> None:
+        """Wait until so many executions have started, as the jobs say."""
+        until(lambda: len(ledger.read(self.written)) >= number, f"{number} lines of the ledger")
+
+    def horse(self, worker: int) -> int:
+        """The work-horse of a worker."""
+        found: list[int] = []
+
+        def there() -> bool:
+            found[:] = [child.pid for child in psutil.Process(worker).children()]
+            return bool(found)
+
+        until(there, "a work-horse")
+        return found[0]
+
+    def check(
+        self,
+        ended: Mapping[tuple[str, str], float],
+        errors: Mapping[tuple[str, str], float] | None = None,
+        *,
+        unwritten: int = 0,
+        unstarted: int = 0,
+    ) -> None:
+        """Everything the directory says of these ends, against the ledger.
+
+        errors: failures by function and error type. unwritten: executions that ended before their job could write.
+        unstarted: those of them that ended before their work-horse could record a start.
+        """
+        ends = self.ended()
+        assert ends == ended, ends
+        written = Counter(ledger.read(self.written))
+        by_function: Counter[str] = Counter()
+        for (function, _), number in ended.items():
+            by_function[function] += int(number)
+        if unwritten:
+            assert sum(by_function.values()) == sum(written.values()) + unwritten
+        else:
+            assert by_function == written, written
+        assert self.failures() == (errors or {}), self.failures()
+        failed = sum(number for (_, status), number in ended.items() if status == "failure")
+        assert sum(self.failures().values()) == failed
+        retried = sum(number for (_, status), number in ended.items() if status == "retry")
+        assert sum(values(self.directory, "jobs_retries_total").values()) == retried
+        waits = sum(counts(self.directory, "jobs_queue_wait_seconds").values())
+        assert waits == sum(ended.values()) - unstarted, waits
+        assert active(self.directory) == {}
+        assert_durations_add_up(self.directory)

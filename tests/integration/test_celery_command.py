@@ -1,0 +1,67 @@
+"""`celery -A app jobmetrics check`, as an operator runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import ROOT, celery_worker
+
+
+def _check(app: str, **environment: str) -> tuple[int, str]:
+    answer = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", app, "jobmetrics", "check"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.returncode, answer.stdout + answer.stderr
+
+
+def test_it_is_an_entry_point_of_celerys() -> None:
+    (found,) = entry_points(group="celery.commands", name="jobmetrics")
+    assert found.value == "jobmetrics.celery.command:command"
+
+
+def test_an_app_without_the_plugin_is_told_what_to_do(tmp_path: Path, registry_dir: Path) -> None:
+    (tmp_path / "bare.py").write_text("from celery import Celery\napp = Celery('bare')\n")
+    code, said = _check("bare", PYTHONPATH=str(tmp_path), JOBMETRICS_DIR=str(registry_dir))
+    assert code == 1
+    assert "WRONG: this app is not instrumented" in said
+    assert "jobmetrics.celery.plugin" in said
+
+
+def test_before_any_worker_there_is_nothing_to_see(tmp_path: Path) -> None:
+    code, said = _check("tests.integration.celery_app", JOBMETRICS_DIR=str(tmp_path / "none"))
+    assert code == 1
+    assert "ok: this app is instrumented" in said
+    assert f"ok: it records to {tmp_path / 'none'}" in said
+    assert "WRONG: an exporter with these settings would see nothing" in said
+    assert not (tmp_path / "none").exists(), "asking makes nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("JOBMETRICS_ENABLED", "false", "the setting enabled"), ("JOBMETRICS_MAX_SERIES", "many", "many")],
+)
+def test_recording_that_is_off_is_told(name: str, value: str, told: str, registry_dir: Path) -> None:
+    code, said = _check("tests.integration.celery_app", **{"JOBMETRICS_DIR": str(registry_dir), name: value})
+    assert code == 1
+    assert "WRONG: recording is off" in said
+    assert told in said
+
+
+def test_a_running_worker_is_seen(redis_url: str, registry_dir: Path, tmp_path: Path) -> None:
+    environment = {"BROKER": redis_url, "JOBMETRICS_DIR": str(registry_dir)}
+    with celery_worker(environment, tmp_path / "log", "--concurrency=1"):
+        code, said = _check("tests.integration.celery_app", **environment)
+    assert "WRONG" not in said
+    assert "1 slots" in said or "2 slots" in said
+    assert code == 0

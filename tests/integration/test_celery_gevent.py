@@ -1,0 +1,39 @@
+"""Celery's gevent pool on a real Redis: each way a task ends counts once, as its own ledger says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.celery_rows import GEVENT, Row, check, rows
+from tests.integration.celery_workers import Worker, running
+from tests.readings import until, values
+from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def worker(_shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    _shared_redis.flush()
+    base: Path = tmp_path_factory.mktemp("gevent")
+    url = _shared_redis.url
+    with running(url, url, base, "--pool=gevent", "--concurrency=4") as started:
+        yield started
+    assert "Signal handler" not in started.log
+
+
+@pytest.mark.parametrize("row", rows(GEVENT), ids=lambda row: row.name)
+def test_row(worker: Worker, row: Row) -> None:
+    check(worker, row)
+
+
+def test_the_worker_says_what_it_is(worker: Worker) -> None:
+    assert values(worker.directory, "jobs_workers") == {("celery",): 1}
+    assert values(worker.directory, "jobs_worker_capacity") == {("celery",): 4}
+
+
+def test_jobs_that_wait_for_their_time_are_reserved(worker: Worker) -> None:
+    for _ in range(2):
+        worker.send("succeed", countdown=600)
+    until(lambda: values(worker.directory, "jobs_reserved") == {("celery", "jobs"): 2}, "two reserved jobs")

@@ -1,0 +1,381 @@
+"""RQ's truth table on a real Redis: each row in each worker class, counted once, as the jobs' ledger says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from rq import Queue
+from rq.command import send_stop_job_command
+from rq.job import Callback, JobStatus, Retry
+
+from tests.integration import rq_jobs as jobs
+from tests.integration.rq_workers import CLASSES, FORKING, JOBS, RQ_VERSION, SIMPLE, WITH_HORSES, Workers
+from tests.readings import active, until, values
+
+KILLED = "WorkHorseKilled"
+
+
+@pytest.fixture
+def workers(redis_url: str, registry_dir: Path, tmp_path: Path) -> Iterator[Workers]:
+    made = Workers(redis_url, registry_dir, tmp_path)
+    yield made
+    made.connection.close()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what is sent, how each execution of it counts, and where."""
+
+    name: str
+    send: Callable[[Queue, Path], object]
+    ended: Mapping[tuple[str, str], int]
+    errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    lost: int = 0
+    unwritten: int = 0
+    classes: tuple[str, ...] = CLASSES
+    since: tuple[int, int] = (1, 16)
+    scheduler: bool = False
+
+
+ROWS = [
+    Row("success", lambda q, _: q.enqueue(jobs.succeed), {("succeed", "success"): 1}),
+    Row("exception", lambda q, _: q.enqueue(jobs.fail), {("fail", "failure"): 1}, {("fail", "Gone"): 1}),
+    Row(
+        "SystemExit",
+        lambda q, _: q.enqueue(jobs.exit_early),
+        {("exit_early", "failure"): 1},
+        {("exit_early", "SystemExit"): 1},
+    ),
+    Row(
+        "import error",
+        lambda q, _: q.enqueue("tests.integration.rq_nowhere.job"),
+        {("job", "failure"): 1},
+        {("job", "ValueError"): 1},
+        unwritten=1,
+    ),
+    Row(
+        "exception with retries left",
+        lambda q, _: q.enqueue(jobs.fail, retry=Retry(max=2)),
+        {("fail", "retry"): 2, ("fail", "failure"): 1},
+        {("fail", "Gone"): 1},
+    ),
+    Row(
+        "exception, then success",
+        lambda q, path: q.enqueue(jobs.fail_once, str(path / "marker"), retry=Retry(max=2)),
+        {("fail_once", "retry"): 1, ("fail_once", "success"): 1},
+    ),
+    Row(
+        "exception with an interval",
+        lambda q, path: q.enqueue(jobs.fail_once, str(path / "marker"), retry=Retry(max=2, interval=1)),
+        {("fail_once", "retry"): 1, ("fail_once", "success"): 1},
+        scheduler=True,
+    ),
+    Row(
+        "returns Retry",
+        lambda q, path: q.enqueue(jobs.ask_once, str(path / "marker")),
+        {("ask_once", "retry"): 1, ("ask_once", "success"): 1},
+        since=(2, 1),
+    ),
+    Row(
+        "returns Retry with an interval",
+        lambda q, path: q.enqueue(jobs.ask_once, str(path / "marker"), 1),
+        {("ask_once", "retry"): 1, ("ask_once", "success"): 1},
+        since=(2, 1),
+        scheduler=True,
+    ),
+    Row(
+        "returns Retry until used up",
+        lambda q, _: q.enqueue(jobs.ask_again, 2),
+        {("ask_again", "retry"): 2, ("ask_again", "failure"): 1},
+        {("ask_again", "MaxRetriesExceeded"): 1},
+        since=(2, 1),
+    ),
+    Row(
+        "timeout",
+        lambda q, _: q.enqueue(jobs.overrun, job_timeout=1),
+        {("overrun", "failure"): 1},
+        {("overrun", "JobTimeoutException"): 1},
+    ),
+    Row(
+        "SIGKILL",
+        lambda q, _: q.enqueue(jobs.kill_itself),
+        {("kill_itself", "failure"): 1},
+        {("kill_itself", KILLED): 1},
+        lost=1,
+        classes=WITH_HORSES,
+    ),
+    Row(
+        "SIGKILL with retries left",
+        lambda q, _: q.enqueue(jobs.kill_itself, retry=Retry(max=1)),
+        {("kill_itself", "retry"): 1, ("kill_itself", "failure"): 1},
+        {("kill_itself", KILLED): 1},
+        lost=2,
+        classes=WITH_HORSES,
+    ),
+    Row(
+        "os._exit",
+        lambda q, _: q.enqueue(jobs.leave, 3),
+        {("leave", "failure"): 1},
+        {("leave", KILLED): 1},
+        lost=1,
+        classes=WITH_HORSES,
+    ),
+    Row(
+        "memory limit",
+        lambda q, _: q.enqueue(jobs.eat_memory),
+        {("eat_memory", "failure"): 1},
+        {("eat_memory", "MemoryError"): 1},
+    ),
+    Row(
+        "out of memory",
+        lambda q, _: q.enqueue(jobs.fill_memory, 128),
+        {("fill_memory", "failure"): 1},
+        {("fill_memory", KILLED): 1},
+        lost=1,
+        classes=WITH_HORSES,
+    ),
+    Row(
+        "success callback raises",
+        lambda q, _: q.enqueue(jobs.succeed, on_success=Callback(jobs.callback_raises)),
+        {("succeed", "failure"): 1},
+        {("succeed", "Gone"): 1},
+    ),
+    Row(
+        "failure callback raises",
+        lambda q, _: q.enqueue(jobs.exit_early, on_failure=Callback(jobs.callback_raises)),
+        {("exit_early", "failure"): 1},
+        {("exit_early", "Gone"): 1},
+    ),
+    Row(
+        "unpicklable result",
+        lambda q, _: q.enqueue(jobs.give_unpicklable),
+        {("give_unpicklable", "success"): 1},
+    ),
+    Row("result_ttl=0", lambda q, _: q.enqueue(jobs.succeed, result_ttl=0), {("succeed", "success"): 1}),
+    Row(
+        "dependents",
+        lambda q, _: q.enqueue(jobs.count, depends_on=q.enqueue(jobs.succeed)),
+        {("succeed", "success"): 1, ("count", "success"): 1},
+    ),
+    Row(
+        "scheduled",
+        lambda q, _: q.enqueue_in(timedelta(seconds=1), jobs.succeed),
+        {("succeed", "success"): 1},
+        scheduler=True,
+    ),
+    Row(
+        "method",
+        lambda q, _: q.enqueue(jobs.Things().do),
+        {("do", "success"): 1},
+    ),
+]
+
+
+def _cases() -> Iterator[object]:
+    for row in ROWS:
+        if row.since <= RQ_VERSION:
+            for worker_class in row.classes:
+                yield pytest.param(row, worker_class, id=f"{row.name}-{worker_class.rpartition('.')[2]}")
+
+
+@pytest.mark.parametrize(("row", "worker_class"), list(_cases()))
+def test_row(row: Row, worker_class: str, workers: Workers) -> None:
+    row.send(workers.queue, workers.tmp_path)
+    if row.scheduler:
+        with workers.running(worker_class, "--with-scheduler"):
+            workers.await_ends(sum(row.ended.values()))
+    else:
+        workers.burst(worker_class)
+    workers.check(row.ended, row.errors, unwritten=row.unwritten)
+    assert workers.lost() == row.lost
+    assert workers.unknown() == 0
+
+
+@pytest.mark.skipif(RQ_VERSION < (2, 3), reason="RQ repeats jobs from 2.3 on")
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_repeated_job_is_a_success_each_time(worker_class: str, workers: Workers) -> None:
+    from rq import Repeat
+
+    workers.queue.enqueue(jobs.succeed, repeat=Repeat(times=2))
+    workers.burst(worker_class)
+    workers.check({("succeed", "success"): 3})
+
+
+@pytest.mark.skipif(RQ_VERSION < (2, 7), reason="RQ has this cron from 2.7 on")
+def test_cron_job_counts_like_any_other(workers: Workers) -> None:
+    from rq.cron import CronScheduler
+
+    cron = CronScheduler(connection=workers.connection)
+    cron.register(jobs.succeed, queue_name=workers.queue.name, interval=60)
+    cron.enqueue_jobs()
+    workers.burst()
+    workers.check({("succeed", "success"): 1})
+
+
+def test_job_that_is_not_asynchronous_runs_outside_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEDGER", str(workers.written))
+    Queue("jobs", connection=workers.connection, is_async=False).enqueue(jobs.succeed)
+    workers.burst()
+    assert workers.ended() == {}
+
+
+def test_swallowed_timeout_is_a_failure_once_the_worker_has_killed_it(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.swallow_timeout, job_timeout=1)
+    workers.burst("tests.integration.rq_workers.Impatient", "--job-monitoring-interval", "2")
+    workers.check({("swallow_timeout", "failure"): 1}, {("swallow_timeout", KILLED): 1})
+    assert workers.lost() == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "lost"), [("succeed", "success", 0), ("fail", "failure", 0), ("fail_once", "retry", 0)]
+)
+def test_work_horse_killed_after_its_end_was_recorded_counts_once(
+    row: str, status: str, lost: int, workers: Workers
+) -> None:
+    if row == "fail_once":
+        workers.queue.enqueue(jobs.fail_once, str(workers.tmp_path / "marker"), retry=Retry(max=1, interval=3600))
+    else:
+        workers.queue.enqueue(getattr(jobs, row))
+    workers.burst("tests.integration.rq_workers.KilledAfterwards")
+    workers.check({(row, status): 1}, {(row, "Gone"): 1} if status == "failure" else {})
+    assert workers.lost() == lost
+
+
+@pytest.mark.parametrize("worker_class", WITH_HORSES)
+def test_killed_from_outside(worker_class: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed, 60)
+    with workers.running(worker_class) as worker:
+        workers.await_written()
+        assert active(workers.directory) == {("rq", f"{JOBS}.succeed", "jobs"): 1}
+        os.kill(workers.horse(worker.pid), signal.SIGKILL)
+        workers.await_ends(1)
+        workers.check({("succeed", "failure"): 1}, {("succeed", KILLED): 1})
+        workers.queue.enqueue(jobs.count)  # the worker lives on
+        workers.await_ends(2)
+    workers.check({("succeed", "failure"): 1, ("count", "success"): 1}, {("succeed", KILLED): 1})
+
+
+@pytest.mark.parametrize("worker_class", WITH_HORSES)
+def test_stop_command_is_revoked(worker_class: str, workers: Workers) -> None:
+    job = workers.queue.enqueue(jobs.succeed, 60, retry=Retry(max=3))
+    with workers.running(worker_class):
+        workers.await_written()
+        send_stop_job_command(workers.connection, job.id)
+        workers.await_ends(1)
+    assert job.get_status() == JobStatus.STOPPED
+    workers.check({("succeed", "revoked"): 1})
+    assert workers.lost() == 0
+
+
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_warm_shutdown_lets_the_job_end(worker_class: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed, 1.0)
+    with workers.running(worker_class) as worker:
+        workers.await_written()
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(60)
+    workers.check({("succeed", "success"): 1})
+
+
+def _shut_down_cold(workers: Workers, worker_class: str) -> None:
+    with workers.running(worker_class) as worker:
+        workers.await_written()
+        worker.send_signal(signal.SIGTERM)
+        until(lambda: b"shut down requested" in workers.log.read_bytes(), "the first signal to be seen")
+
+        def gone() -> bool:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)  # RQ ignores it within a second of the first
+            return worker.poll() is not None
+
+        until(gone, "the worker's end")
+
+
+@pytest.mark.parametrize("worker_class", WITH_HORSES)
+@pytest.mark.parametrize("retries", [0, 1])
+def test_cold_shutdown_is_counted_by_whoever_cleans_up(worker_class: str, retries: int, workers: Workers) -> None:
+    retry = Retry(max=retries) if retries else None
+    workers.queue.enqueue(jobs.succeed, 60, retry=retry)
+    _shut_down_cold(workers, worker_class)
+    assert workers.ended() == {}
+    assert active(workers.directory) == {}
+    workers.forget_workers()
+    if retries:
+        with workers.running(worker_class) as worker:
+            workers.await_written(2)
+            os.kill(workers.horse(worker.pid), signal.SIGKILL)
+            workers.await_ends(2)
+        workers.check({("succeed", "retry"): 1, ("succeed", "failure"): 1}, {("succeed", KILLED): 1})
+    else:
+        workers.burst(worker_class)
+        workers.check({("succeed", "failure"): 1}, {("succeed", "AbandonedJobError"): 1})
+    assert workers.unknown() == 1
+
+
+def test_cold_shutdown_of_a_simple_worker_ends_its_job(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed, 60)
+    _shut_down_cold(workers, SIMPLE)
+    workers.check({("succeed", "failure"): 1}, {("succeed", "SystemExit"): 1})
+
+
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_job_of_a_killed_worker_is_counted_by_the_worker_that_finds_it(worker_class: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed, 60)
+    with workers.running(worker_class) as worker:
+        workers.await_written()
+        horse = None if worker_class == SIMPLE else workers.horse(worker.pid)
+        worker.kill()
+        worker.wait()
+        if horse is not None:
+            os.kill(horse, signal.SIGKILL)
+    until(lambda: active(workers.directory) == {}, "the death to be seen")
+    assert workers.ended() == {}
+    workers.forget_workers()
+    workers.burst(FORKING)
+    workers.check({("succeed", "failure"): 1}, {("succeed", "AbandonedJobError"): 1})
+    assert workers.unknown() == 1
+
+
+def test_job_called_abandoned_while_it_runs_is_counted_by_its_own_worker(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed, 4.0)
+    with workers.running():
+        workers.await_written()
+        workers.forget_workers()
+        workers.burst()  # another worker, which cleans up
+        assert workers.ended() == {}
+        workers.await_ends(1)
+    assert workers.total() == 1
+
+
+def test_leaving_with_exit_code_0_is_counted_by_whoever_cleans_up(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.leave, 0)
+    workers.burst()
+    assert workers.ended() == {}
+    assert active(workers.directory) == {}
+    workers.forget_workers()
+    workers.burst()
+    workers.check({("leave", "failure"): 1}, {("leave", "AbandonedJobError"): 1})
+    assert workers.unknown() == 1
+
+
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_run_time_wait_and_processor_time_are_measured(worker_class: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.burn, 0.4)
+    workers.burst(worker_class)
+    workers.check({("burn", "success"): 1})
+    cpu = values(workers.directory, "jobs_cpu_seconds_total")
+    assert 0.35 <= cpu[("rq", f"{JOBS}.burn", "jobs")] < 30
+
+
+def test_killed_work_horse_leaves_its_peak_memory_in_the_log(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.fill_memory, 200)
+    workers.burst()
+    (line,) = [line for line in workers.log.read_text().splitlines() if "MiB of memory" in line]
+    assert 200 <= float(line.split("up to ")[1].split(" MiB")[0]) < 2000
+    assert values(workers.directory, "jobs_cpu_seconds_total")[("rq", f"{JOBS}.fill_memory", "jobs")] > 0

@@ -1,0 +1,152 @@
+"""Each invariant's mechanism is taken out by a small patch; the test named for it must then fail.
+
+A test that passes without the mechanism that it is about holds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+HANG_SECONDS = 900.0
+
+PASSED, FAILED = 0, 1  # pytest's exit statuses; whatever else it says is an error of ours
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A patch, what it takes out, and the test that must notice; needs_root: or that test is skipped."""
+
+    patch: str
+    takes_out: str
+    test: str
+    needs_root: bool = False
+
+
+MUTATIONS = [
+    Mutation(
+        "bounded",
+        "free slots are looked for before a file is made",
+        "test_bounded.py::test_many_processes_that_start_at_once_share_no_slot",
+    ),
+    Mutation(
+        "nothing_lost",
+        "who reports a death asks the journals of living slots too",
+        "test_nothing_lost.py::test_a_kill_around_the_end_of_an_execution",
+    ),
+    Mutation(
+        "monotone",
+        "the last good row stands in for a slot that cannot be read",
+        "test_monotone.py::test_a_slot_that_cannot_be_read_for_a_while",
+    ),
+    Mutation(
+        "live_gauges",
+        "the live gauges of a slot that nobody holds are ignored",
+        "test_live_gauges.py::test_a_killed_process_takes_its_gauges_and_executions_with_it",
+    ),
+    Mutation(
+        "fork_safe",
+        "a forked child closes the descriptors of its parent's locks",
+        "test_fork_safe.py::test_the_idle_child_of_a_killed_parent_does_not_keep_its_lease",
+    ),
+    Mutation(
+        "readers_only_read",
+        "slots are opened for reading only",
+        "test_readers_only_read.py::test_a_reader_asks_the_system_for_nothing_but_reading",
+    ),
+    Mutation(
+        "damage",
+        "the checksum of a slot's header",
+        "test_damage.py::test_every_flip_in_the_headers_is_detected",
+    ),
+    Mutation(
+        "disk_full",
+        "space is reserved before it is mapped",
+        "test_disk_full.py::test_growth_with_so_many_pages_free",
+        needs_root=True,
+    ),
+    Mutation(
+        "capped",
+        "series beyond the limit go to the overflow series",
+        "test_capped.py::test_series_made_before_the_cap_was_met_go_on",
+    ),
+    Mutation(
+        "versioned",
+        "an index of another format version is refused",
+        "test_versioned.py::test_an_index_of_another_version_is_refused_and_left_alone",
+    ),
+    Mutation(
+        "private",
+        "files are opened without following links",
+        "test_private.py::test_a_planted_link_is_never_followed",
+    ),
+    Mutation(
+        "index_lock",
+        "a lock is waited for 50 ms at the most",
+        "test_index_lock.py::test_a_stopped_lock_holder_delays_no_job_by_more_than_50_ms",
+    ),
+    Mutation(
+        "no_system_call",
+        "a bound counter asks the system nothing",
+        "test_no_system_call.py::test_a_bound_record_makes_no_system_call",
+    ),
+]
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * HANG_SECONDS)]
+
+each = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.patch)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A folder that holds a copy of src, to be patched."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def apply(mutation: Mutation, copy: Path) -> None:
+    arguments = ["git", "apply", "--verbose", str(HERE / f"{mutation.patch}.patch")]
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
+    done = subprocess.run(arguments, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{mutation.patch}.patch does not fit src any more: make it anew\n{done.stderr}"
+
+
+def run_named_test(mutation: Mutation, copy: Path) -> subprocess.CompletedProcess[str]:
+    """The test against the copy, in a pytest of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(copy / "src"), str(ROOT)])}
+    where = [sys.executable, "-c", "import jobmetrics; print(jobmetrics.__file__)"]
+    used = subprocess.run(where, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(used).is_relative_to(copy), "the copy is what is tested"
+    test = f"tests/multiprocess/{mutation.test}"
+    arguments = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--exitfirst", "--tb=line", test]
+    return subprocess.run(
+        [*arguments, f"--basetemp={copy / 'tmp'}"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
+    )  # fmt: skip
+
+
+@each
+def test_the_named_test_fails_without_the_mechanism(mutation: Mutation, copy: Path) -> None:
+    if mutation.needs_root and os.geteuid() != 0:
+        pytest.skip("the named test needs root")
+    whole = run_named_test(mutation, copy)
+    assert whole.returncode == PASSED, f"it does not even pass with it:\n{whole.stdout}\n{whole.stderr}"
+    if " passed" not in whole.stdout:
+        pytest.skip(f"the named test is skipped here: {whole.stdout}")
+    apply(mutation, copy)
+    mutated = run_named_test(mutation, copy)
+    assert mutated.returncode == FAILED, (
+        f"{mutation.test} does not notice that this is gone: {mutation.takes_out}\n{mutated.stdout}\n{mutated.stderr}"
+    )
+
+
+def test_every_patch_is_used() -> None:
+    assert sorted(path.stem for path in HERE.glob("*.patch")) == sorted(mutation.patch for mutation in MUTATIONS)

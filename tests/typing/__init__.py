@@ -1,0 +1,1 @@
+"""Only type-checked, by `make types`: nothing in here runs."""

@@ -1,0 +1,74 @@
+"""Names and moments of jobs, from what RQ itself serialises."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobmetrics.rq.jobs import LONGEST_NAME, UNKNOWN, described, execution_id, named_in, ready_at
+
+
+def job(**attributes: Any) -> Any:
+    defaults = {"id": "1", "data": b"", "func_name": "said.by.rq", "origin": "high", "enqueued_at": None}
+    return SimpleNamespace(**{**defaults, **attributes})
+
+
+@pytest.mark.parametrize("protocol", range(1, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", ["app.jobs.send", "app.\u00e4\U0001f600", "x" * 300])
+def test_name_is_read_from_a_pickle_of_any_protocol(protocol: int, name: str) -> None:
+    assert named_in(pickle.dumps((name, None, (1,), {"b": 2}), protocol)) == name
+
+
+@pytest.mark.parametrize("name", ["app.jobs.send", 'quo"ted', "app.\u00e4"])
+def test_name_is_read_from_json(name: str) -> None:
+    assert named_in(json.dumps([name, None, [1], {"b": 2}]).encode()) == name
+
+
+def test_name_that_is_too_long_is_cut() -> None:
+    assert named_in(pickle.dumps(("x" * 1_000_000, None, (), {}))) == "x" * LONGEST_NAME
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x80", b"\x80\x04\x95", b"(((((((((((", b'["', b'["unfinished', b"[1]", b"nonsense", None, "text", 5,
+     pickle.dumps((None, None, (), {})), pickle.dumps({"a": 1})],
+)  # fmt: skip
+def test_what_is_no_serialised_job_has_no_name(data: object) -> None:
+    assert named_in(data) in (None, "")
+
+
+def test_nothing_is_unpickled_for_the_name() -> None:
+    data = pickle.dumps(("app.jobs.send", None, (), {}))[:-1] + b"garbage that no unpickler takes"
+    assert described(job(data=data)).job_type == "app.jobs.send"
+
+
+def test_rq_is_asked_where_the_data_says_nothing() -> None:
+    assert described(job(data=b"by a serialiser of one's own")).job_type == "said.by.rq"
+    assert described(job(func_name=None)).job_type == UNKNOWN
+
+
+def test_queue_is_the_one_it_came_from() -> None:
+    assert described(job(), SimpleNamespace(name="low")).queue_name == "low"
+    assert described(job()).queue_name == "high"
+    assert described(job(origin="")).queue_name == UNKNOWN
+
+
+def test_naive_moments_mean_utc() -> None:
+    moment = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+    naive = moment.replace(tzinfo=None)
+    elsewhere = moment.astimezone(timezone(timedelta(hours=5)))
+    assert ready_at(job(enqueued_at=naive)) == ready_at(job(enqueued_at=elsewhere)) == moment.timestamp()
+    assert ready_at(job()) is None
+
+
+def test_execution_is_named_by_rqs_own_or_by_the_moment_it_was_queued() -> None:
+    worker = SimpleNamespace(execution=SimpleNamespace(id="e"))
+    assert execution_id(worker, job()) == "1:e"
+    first = execution_id(None, job(enqueued_at=datetime(2026, 1, 1, tzinfo=timezone.utc)))
+    assert first != execution_id(None, job(enqueued_at=datetime(2026, 1, 2, tzinfo=timezone.utc)))
+    assert first.startswith("1@")

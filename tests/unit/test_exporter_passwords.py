@@ -1,0 +1,76 @@
+"""What passwords cost, and what is remembered of them."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import bcrypt
+import pytest
+
+from jobmetrics.exporter.passwords import REMEMBERED, Passwords, credentials
+
+
+def hashed(password: bytes, rounds: int = 4) -> bytes:
+    return bcrypt.hashpw(password, bcrypt.gensalt(rounds))
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rounds of each check that bcrypt makes."""
+    made: list[int] = []
+    real = bcrypt.checkpw
+
+    def counted(password: bytes, stored: bytes) -> Any:
+        made.append(int(stored[4:6]))
+        return real(password, stored)
+
+    monkeypatch.setattr(bcrypt, "checkpw", counted)
+    return made
+
+
+def test_a_name_that_does_not_exist_costs_the_same_check(checks: list[int]) -> None:
+    passwords = Passwords({"a": hashed(b"x", 6)})
+    assert not passwords.check((b"a", b"wrong"))
+    assert not passwords.check((b"nobody", b"x"))
+    assert not passwords.check((b"", b""))
+    assert checks == [6, 6, 6]
+
+
+def test_what_was_right_is_known_and_what_was_wrong_never_is() -> None:
+    passwords = Passwords({"a": hashed(b"x"), "b": hashed(b"y")})
+    assert not passwords.known((b"a", b"x"))
+    assert passwords.check((b"a", b"x"))
+    assert passwords.known((b"a", b"x"))
+    assert not passwords.check((b"a", b"y"))
+    for other in [(b"a", b"y"), (b"b", b"x"), (b"", b"ax"), (b"ax", b""), (b"nobody", b"x")]:
+        assert not passwords.known(other)
+
+
+def test_nothing_readable_is_remembered_and_not_without_end() -> None:
+    passwords = Passwords({"a": hashed(b"x" * 72)})
+    for number in range(REMEMBERED + 20):  # bcrypt looks at 72 bytes only: all of these are right
+        assert passwords.check((b"a", b"x" * 72 + str(number).encode()))
+    assert len(passwords._right) == REMEMBERED
+    assert all(len(proof) == 32 for proof in passwords._right)
+
+
+@pytest.mark.parametrize("password", [b"", b"\0", b"x" * 73, b"\xff" * 100])
+def test_any_bytes_may_be_sent(password: bytes) -> None:
+    assert Passwords({"a": hashed(b"x")}).check((b"a", password)) is False
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("Basic " + base64.b64encode(b"a:b:c").decode(), (b"a", b"b:c")),
+        ("basic  " + base64.b64encode(b"a:").decode(), (b"a", b"")),
+        ("Basic " + base64.b64encode(b"ab").decode(), None),
+        ("Basic ???", None),
+        ("Basic \xff", None),
+        ("Bearer YTpi", None),
+        ("", None),
+    ],
+)
+def test_credentials(header: str, expected: tuple[bytes, bytes] | None) -> None:
+    assert credentials(header) == expected

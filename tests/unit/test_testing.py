@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobmetrics import Counter, Gauge, Histogram, items, recorder, settings, stage, timed_job
+from jobmetrics.errors import InstrumentError
+from jobmetrics.events import Job, Published, Withdrawn
+from jobmetrics.testing import CountingClock, read_sample, remembering, temporary_registry
+
+ROWS = Counter("rows", "Rows.", ["table"])
+ROWS_OF_ORDERS = ROWS.labels("orders")
+
+
+@timed_job(name="imports", target=2.0)
+def imports(clock: CountingClock) -> None:
+    with stage("download"):
+        clock.advance(1.5)
+    items(3)
+
+
+@timed_job(name="fails")
+def fails() -> None:
+    raise KeyError
+
+
+# ------------------------------------------------------------------ clock
+
+
+def test_clock_stands_still_until_it_is_advanced() -> None:
+    clock = CountingClock(10.0)
+    assert (clock(), clock()) == (10.0, 10.0)
+    clock.advance(2.5)
+    assert (clock(), clock.readings) == (12.5, 3)
+
+
+def test_clock_may_step_at_each_reading() -> None:
+    clock = CountingClock(step=0.5)
+    assert [clock(), clock(), clock()] == [0.0, 0.5, 1.0]
+
+
+# ------------------------------------------------------------------ registry
+
+
+def test_registry_is_the_blocks_own() -> None:
+    with temporary_registry() as one:
+        ROWS_OF_ORDERS.inc()
+        assert read_sample("rows_total", {"table": "orders"}) == 1.0
+        assert settings.in_force().dir == one
+    assert not Path(one).exists()
+    with temporary_registry() as other:
+        assert read_sample("rows_total", {"table": "orders"}) is None
+        ROWS_OF_ORDERS.inc(2)  # held since before both
+        ROWS.labels("orders").inc(3)
+        assert read_sample("rows_total", {"table": "orders"}) == 5.0
+    assert one != other
+
+
+def test_registry_gives_back_what_was_in_force(registry_dir: Path) -> None:
+    before = settings.configure(dir=registry_dir)
+    with temporary_registry(max_series=100):
+        assert settings.in_force().max_series == 100
+    assert settings.peek() is before
+    ROWS_OF_ORDERS.inc()
+    assert read_sample("rows_total", {"table": "orders"}, directory=str(registry_dir)) == 1.0
+
+
+def test_registry_lets_misuse_surface() -> None:
+    with temporary_registry(), pytest.raises(InstrumentError):
+        ROWS.labels("a", "b")
+
+
+def test_registry_measures_by_the_clock_it_is_given() -> None:
+    clock = CountingClock()
+    labels = {"system": "python", "job_type": "imports", "queue_name": ""}
+    with temporary_registry(clock):
+        imports(clock)
+        assert read_sample("jobs_duration_seconds_sum", labels) == 1.5
+        assert read_sample("jobs_total", {**labels, "status": "success"}) == 1.0
+        assert read_sample("jobs_stage_duration_seconds_bucket", {**labels, "stage": "download", "le": "2.5"}) == 1.0
+
+
+# ------------------------------------------------------------------ samples
+
+
+def test_sample_that_is_not_there_is_none() -> None:
+    with temporary_registry():
+        assert read_sample("rows_total") is None
+        ROWS_OF_ORDERS.inc()
+        assert read_sample("rows_total") is None
+        assert read_sample("rows") is None
+        assert read_sample("rows_total", {"table": "invoices"}) is None
+
+
+def test_histograms_samples_are_those_of_the_exposition() -> None:
+    with temporary_registry():
+        size = Histogram("size", "Size.", ["table"], buckets=(1, 2.5))
+        for amount in (0.5, 2, 7):
+            size.labels("a").observe(amount)
+        labels = {"table": "a"}
+        found = {le: read_sample("size_bucket", {**labels, "le": le}) for le in ("1", "1.0", "2.5", "+Inf", "3")}
+        assert found == {"1": 1.0, "1.0": 1.0, "2.5": 2.0, "+Inf": 3.0, "3": None}
+        assert (read_sample("size_count", labels), read_sample("size_sum", labels)) == (3.0, 9.5)
+        assert read_sample("size", labels) is None
+
+
+def test_running_jobs_are_read_too() -> None:
+    labels = {"system": "python", "job_type": "imports", "queue_name": ""}
+    seen: list[float | None] = []
+
+    @timed_job(name="imports")
+    def run() -> None:
+        seen.append(read_sample("jobs_active", labels))
+        seen.append(read_sample("jobs_active_oldest_timestamp_seconds", labels))
+
+    with temporary_registry():
+        Gauge("level", "Level.").set(0)
+        run()
+        assert read_sample("level") == 0.0
+        assert read_sample("jobs_active", labels) == 0.0
+    assert seen[0] == 1.0
+    assert seen[1] is not None
+
+
+# ------------------------------------------------------------------ remembering
+
+
+def test_jobs_are_remembered() -> None:
+    clock = CountingClock(100.0)
+    with remembering(clock) as remembered:
+        imports(clock)
+        with pytest.raises(KeyError):
+            fails()
+    one, other = remembered.executions
+    assert (one.job, one.status, one.duration) == (Job("python", "imports", ""), "success", 1.5)
+    assert (one.target, one.items, one.stages) == (2.0, 3.0, [("download", 1.5)])
+    assert (other.job.job_type, other.status, type(other.error)) == ("fails", "failure", KeyError)
+
+
+def test_events_are_remembered() -> None:
+    job = Job("celery", "app.resize", "images")
+    with remembering() as remembered:
+        recorder.default().published(Published(job))
+        recorder.default().withdrawn(Withdrawn(job, "expired"))
+    assert remembered.events == [Published(job), Withdrawn(job, "expired")]
+
+
+def test_nothing_is_written_while_remembering(registry_dir: Path) -> None:
+    settings.configure(dir=registry_dir)
+    with remembering() as remembered:
+        imports(CountingClock())
+    assert list(registry_dir.iterdir()) == []
+    imports(CountingClock())
+    assert len(remembered.executions) == 1
+    assert read_sample("jobs_items_processed_total", {"system": "python", "job_type": "imports", "queue_name": ""}) == 3
