@@ -2,7 +2,7 @@
 
 Each run is a real worker process in burst mode on a Redis of this benchmark's own: bare, with jobmetrics, and with
 prometheus_client's multiprocess mode inside the job, one after another in each round. Processor time is the
-worker's with all its work-horses, start and imports included on all sides, so the runs have enough jobs.
+worker's with all its work-horses, less that of a worker that finds no job.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ SIDES = ("bare", "ours", "peer")
 
 @dataclass(frozen=True)
 class Run:
-    """One worker's run. cpu: processor seconds a job; rate: jobs a second; files, size: left behind, in bytes."""
+    """One worker's run.
+
+    cpu: processor seconds a job, start and imports taken off; rate: jobs a second; files, size: left, in bytes.
+    """
 
     cpu: float
     rate: float
@@ -43,12 +46,20 @@ class Run:
 
 
 def _run(side: str, simple: bool, url: str, directory: Path) -> Run:
+    """One worker on all jobs, less one on none: what starting a worker and importing costs is not a job's."""
+    idle, _ = _burst(side, simple, url, directory, 0)
+    cpu, took = _burst(side, simple, url, directory, JOBS)
+    left = [path for path in directory.rglob("*") if path.is_file()]
+    return Run((cpu - idle) / JOBS, JOBS / took, len(left), sum(path.stat().st_size for path in left))
+
+
+def _burst(side: str, simple: bool, url: str, directory: Path, jobs: int) -> tuple[float, float]:
+    """Processor seconds and seconds of a worker, with all its work-horses, on so many jobs."""
     with Redis.from_url(url) as connection:
         connection.flushdb()
         queue = Queue("bench", connection=connection)
-        queue.enqueue_many(
-            [Queue.prepare_data(rq_jobs.counted if side == "peer" else rq_jobs.empty) for _ in range(JOBS)]
-        )
+        function = rq_jobs.counted if side == "peer" else rq_jobs.empty
+        queue.enqueue_many([Queue.prepare_data(function) for _ in range(jobs)])
     package = "jobmetrics.rq" if side == "ours" else "rq"
     worker_class = f"{package}.{'SimpleWorker' if simple else 'Worker'}"
     directory.mkdir(mode=0o700, exist_ok=True)
@@ -57,9 +68,7 @@ def _run(side: str, simple: bool, url: str, directory: Path) -> Run:
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([*command, "--burst", "--logging_level", "ERROR", "bench"], env=environment, check=True)
     took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    left = [path for path in directory.rglob("*") if path.is_file()]
-    return Run(cpu / JOBS, JOBS / took, len(left), sum(path.stat().st_size for path in left))
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, took
 
 
 @contextmanager

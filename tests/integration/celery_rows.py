@@ -158,7 +158,7 @@ ROWS = (
     Row("chord with a retried member", _canvas(lambda s: chord([s("add", 1), s("retry_once", 2)], s("add"))),
         {("add", "success"): 2, ("retry_once", "retry"): 1, ("retry_once", "success"): 1},
         retries={("retry_once",): 1}),
-    Row("map", _canvas(lambda s: xmap(s("quiet"), [1, 2, 3])), {("map", "success"): 1}),
+    Row("map", _canvas(lambda s: xmap(s("quiet"), [1, 2, 3], app=s("quiet").app)), {("map", "success"): 1}),
     Row("link", _canvas(lambda s: s("add", 1).set(link=s("add", 2))), {("add", "success"): 2}),
     Row("link_error", _canvas(lambda s: s("fail").set(link_error=s("errback"))),
         {("fail", "failure"): 1, ("errback", "success"): 1}, {("fail", "ValueError"): 1}),

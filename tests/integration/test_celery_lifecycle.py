@@ -51,6 +51,8 @@ def test_cold_shutdown_counts_the_job_it_killed_once(start: Any) -> None:
     with start("--concurrency=2") as worker:
         worker.send("wait")
         until(lambda: active(worker.directory) == {WAIT: 1}, "the job to run")
+        # Celery kills only what its main process knows to run, and would wait ten minutes for this one.
+        until(lambda: any(worker.app.control.inspect(limit=1).active().values()), "the main process to know")
         _end(worker, signal.SIGQUIT)
         assert worker.counted("jobs_total") == {("wait", "retry"): 1}, worker.log
         _gone(worker)

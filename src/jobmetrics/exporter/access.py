@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from jobmetrics.exporter.asgi import Application, Message, Receive, Send, deliver, header, request_of
 from jobmetrics.exporter.background import Background
 from jobmetrics.exporter.pages import Answer, answer
-from jobmetrics.exporter.passwords import Passwords, credentials
+
+if TYPE_CHECKING:
+    from jobmetrics.exporter.passwords import Passwords
 
 WAITING = 8  # checks that may wait for the one under way; more are told to come back
 _REALM = 'Basic realm="jobmetrics", charset="UTF-8"'
@@ -39,6 +42,8 @@ def with_passwords(application: Application, passwords: Passwords) -> Applicatio
     Checks run one after another in a thread: strangers who guess can keep neither the processors busy nor those
     waiting whose password was right before.
     """
+    from jobmetrics.exporter.passwords import credentials  # bcrypt is for those who use it
+
     background = Background(1)
     waiting = 0
 

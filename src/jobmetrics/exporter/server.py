@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import signal
 import socket
@@ -19,6 +20,7 @@ from jobmetrics.exporter.accepting import Acceptor
 from jobmetrics.exporter.asgi import Application
 from jobmetrics.exporter.connection import MAX_HEAD_BYTES, Allow, Connection, Held, Limits
 
+_M_ARENA_MAX = -8  # mallopt(3)
 DESCRIPTORS = 8192
 TLS_BUFFER_BYTES = 16 * 1024
 LAST_REQUEST_SECONDS = 0.7  # what requests under way get at the end
@@ -55,9 +57,18 @@ def serve(
     ready: called when the first request would be answered. ended: called when it is told to end.
     tls: the context in force, None for plain HTTP. allow: whether a client with this certificate may talk to us.
     """
+    _use_one_heap()
     _raise_descriptor_limit()
     _shrink_tls_buffers()
     asyncio.run(_serve(application, sockets, ready, ended, tls, allow, limits))
+
+
+def _use_one_heap() -> None:
+    """Keep glibc from giving each thread a heap of its own: here one works at a time, and it saves 4 to 5 MB."""
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    except (AttributeError, OSError, TypeError):
+        pass  # another C library
 
 
 def _raise_descriptor_limit() -> None:

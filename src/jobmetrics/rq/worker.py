@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from rq import SimpleWorker
 from rq.exceptions import ShutDownImminentException
 from rq.job import Job as RQJob
 from rq.timeouts import BaseTimeoutException
@@ -44,7 +45,8 @@ def _end(performing: Performing, job: RQJob, succeeded: object) -> None:
 def _before_fork(worker: Any) -> None:
     writer = recorder.default().writer
     writer.describe(SYSTEM, "worker")
-    writer.prepare()  # once here, and not in each work-horse
+    if not isinstance(worker, SimpleWorker):
+        writer.prepare()  # once here, and not in each work-horse
     for queue in worker.queues:
         instrument_queue(queue)
 
