@@ -23,7 +23,7 @@ def main() -> int:
             row.what,
             f"{row.ours:.4g} {row.unit}",
             f"{row.peer:.4g} {row.unit}",
-            f"{row.ratio:.3f}",
+            f"{row.ratio:.3f}" if row.absolute is None else "",
             budget,
             "yes" if row.kept else "NO",
             row.spread,

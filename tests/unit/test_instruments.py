@@ -17,6 +17,7 @@ from jobmetrics import guard, instruments, settings
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import BUILT_IN, Family
 from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, bound, label_value
+from jobmetrics.instruments.bound import LARGEST
 from jobmetrics.instruments.labelled import Labelled
 from jobmetrics.registry import current
 from jobmetrics.registry.writer import BoundSeries, Writer
@@ -139,10 +140,19 @@ def test_no_number_whatever_makes_a_counter_raise_fall_or_lose(registry_dir: Pat
     counter.inc(amount)
     number = as_float(amount)
     dropped = sum(current.writer().take_dropped_updates().values())
-    if 0.0 <= number < math.inf and before + number < math.inf:
+    if 0.0 <= number <= LARGEST:
         assert (value(registry_dir, "c_total"), dropped) == (before + number, 0)
-    elif not 0.0 <= number < math.inf:
+    else:
         assert (value(registry_dir, "c_total"), dropped) == (before, 1)
+
+
+def test_numbers_that_could_make_a_sum_infinite_are_dropped(registry_dir: Path) -> None:
+    counter, histogram = Counter("c", "Things."), Histogram("h", "Sizes.", buckets=(1.0,))
+    counter.inc(1.0)
+    counter.inc(LARGEST * 1.1)
+    histogram.observe(-LARGEST * 1.1)
+    assert value(registry_dir, "c_total") == 1.0
+    assert current.writer().take_dropped_updates() == {"too large": 2}
 
 
 def test_time_limit_during_a_conversion_reaches_the_job() -> None:

@@ -107,5 +107,6 @@ def _ready(message: str, log_format: str) -> None:
         message = logs.JsonFormatter().format(record)
     else:
         message = f"jobmetrics exporter: {message}"
-    print(message, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{message}\n")  # at once: print writes the line's end apart, and collectors log meanwhile
+    sys.stderr.flush()
     systemd.notify("READY=1")

@@ -36,6 +36,16 @@ def _exact(value: object) -> float:
         return nan
 
 
+LARGEST = 1e300  # what is larger could make a sum infinite, for good
+
+
+def _refusal(value: float, *, negative: bool = True) -> str:
+    """Why a value is dropped, as the label of the dropped updates says it. negative: whether such may be recorded."""
+    if value < 0.0 and not negative:
+        return "negative"
+    return "too large" if -inf < value < inf else "not finite"
+
+
 class BoundCounter(BoundSeries):
     """A counter with all its label values."""
 
@@ -45,8 +55,8 @@ class BoundCounter(BoundSeries):
         """Add a number. One that is negative or not finite is dropped and counted: a job never fails of it."""
         if type(amount) is not float:
             amount = _exact(amount)
-        if not 0.0 <= amount < inf:
-            self.writer.drop("negative" if amount < 0.0 else "not finite")
+        if not 0.0 <= amount <= LARGEST:
+            self.writer.drop(_refusal(amount, negative=False))
             return
         while True:
             row, i = self.where
@@ -84,8 +94,8 @@ class BoundGauge(BoundSeries):
         """
         if type(amount) is not float:
             amount = _exact(amount)
-        if not -inf < amount < inf:
-            self.writer.drop("not finite")
+        if not -LARGEST <= amount <= LARGEST:
+            self.writer.drop(_refusal(amount))
             return
         if not self._adds:
             why = InstrumentError(f"{self.family.name} has the mode {self.family.mode}, which only takes set()")
@@ -108,8 +118,8 @@ class BoundGauge(BoundSeries):
         """Set; with max and min the value counts only if it is a new extreme. Not finite is dropped and counted."""
         if type(value) is not float:
             value = _exact(value)
-        if not -inf < value < inf:
-            self.writer.drop("not finite")
+        if not -LARGEST <= value <= LARGEST:
+            self.writer.drop(_refusal(value))
             return
         mode = self.family.mode
         while True:
@@ -180,8 +190,8 @@ class BoundSumGauge(BoundGauge):
     def set(self, value: float) -> None:
         """Set this process's share. Not finite is dropped and counted."""
         value = _exact(value)
-        if not -inf < value < inf:
-            self.writer.drop("not finite")
+        if not -LARGEST <= value <= LARGEST:
+            self.writer.drop(_refusal(value))
             return
         while True:
             self._follow_lease()
@@ -208,8 +218,8 @@ class BoundHistogram(BoundSeries):
         """Count a value, in the metric's unit. One that is not finite is dropped and counted."""
         if type(amount) is not float:
             amount = _exact(amount)
-        if not -inf < amount < inf:
-            self.writer.drop("not finite")
+        if not -LARGEST <= amount <= LARGEST:
+            self.writer.drop(_refusal(amount))
             return
         bucket = bisect_left(self._bounds, amount)
         while True:
