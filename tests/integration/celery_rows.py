@@ -63,8 +63,11 @@ def _revoke(worker: Worker) -> None:
 
 def _terminate(signal_name: str) -> Callable[[Worker], None]:
     def act(worker: Worker) -> None:
+        before = worker.started()["wait"]
         sent = worker.send("wait")
         labels = ("celery", f"{TASKS}.wait", "jobs")
+        # Active is not enough: the task is counted from its signal on, and writes its own line a moment later.
+        until(lambda: worker.started()["wait"] > before, "the task's own line")
         until(lambda: active(worker.directory).get(labels) == 1, "the task to run")
         worker.app.control.revoke(sent.id, terminate=True, signal=signal_name)
 
