@@ -555,6 +555,9 @@ def test_forking_while_a_thread_records_for_the_very_first_time(slow: str, regis
             return made
 
         os.environ["JOBMETRICS_DIR"] = str(registry_dir)
+        settings.use(None)  # whatever an earlier test left in this process
+        recorder.use(None)
+        setattr(current, "_writer", None)  # noqa: B010 - private, and a module's
         for module, name, which in [
             (current, "Writer", "writer"), (settings, "load", "settings"), (recorder, "Recorder", "recorder")
         ]:  # fmt: skip
