@@ -25,7 +25,8 @@ from jobmetrics.registry import current
 from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.merging import raise_to
-from jobmetrics.registry.writer import BoundSeries, Writer
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings, making, peek
 
 logger = logging.getLogger("jobmetrics")
@@ -73,6 +74,10 @@ class JobSeries:
         self.last_success = recorder.last_success.at(labels)
         self.target = targets.of(job.job_type)
         self._bounds = self.duration.family.buckets
+
+    def common(self) -> tuple[BoundSeries, ...]:
+        """What an execution that succeeds is recorded in."""
+        return self.active, self.duration, self.wait, self.cpu, self.success, self.last_success
 
     def succeeded(self, seconds: float, cpu: float | None, at: float) -> None:
         """Count a success: its run time and processor time (None when unknown) in seconds, its end since the epoch."""
@@ -162,6 +167,16 @@ class Recorder:
         self._internal_errors = Labelled(BoundCounter, f.INTERNAL_ERRORS, writer)
         self._jobs: dict[Job, JobSeries] = {}
         self._flush_at = 0.0
+
+    # ---------------------------------------------------------------- before a fork
+
+    def foresee(self, job: Job) -> None:
+        """For parents, before they fork a child that runs this job, and after `Writer.prepare`.
+
+        Each object that the child need not make is a page it does not copy.
+        """
+        self.writer.foresee(self.series_of(job).common())
+        self._flush_if_due()
 
     # ---------------------------------------------------------------- this process runs the job
 
@@ -268,17 +283,18 @@ class Recorder:
         if job.ignored:
             return False
         execution = execution_hash(event.job.system, event.execution_id)
-        entry, known = _unended(self.writer.find_execution(execution))
-        if entry is None and known:
-            return False
-        if entry is not None and entry.running and not event.run_time_known:
-            return False  # called lost while it runs: its own process will count its end
+        with self.writer.reporting():
+            entry, known = _unended(self.writer.find_execution(execution))
+            if entry is None and known:
+                return False
+            if entry is not None and entry.running and not event.run_time_known:
+                return False  # called lost while it runs: its own process will count its end
+            now = self._wall()
+            own = self.writer.begin(job.active, execution, entry.start if entry is not None else now)
+            if own is not None:
+                own[0].end(own[1], now)  # whoever hears of it again, finds it here
         if event.process_died:
             self._processes_lost.at((event.job.system,)).inc()
-        now = self._wall()
-        own = self.writer.begin(job.active, execution, entry.start if entry is not None else now)
-        if own is not None:
-            own[0].end(own[1], now)  # whoever hears of it again, finds it here
         duration = max(0.0, now - entry.start) if entry is not None and event.run_time_known else None
         self._count_lost(job, event, duration)
         return True
@@ -294,9 +310,7 @@ class Recorder:
         job = self.series_of(event.job)
         if not job.ignored:
             self._published.at(job.labels).inc()
-        now = self.clock()
-        if now >= self._flush_at:
-            self._flush(now)
+        self._flush_if_due()
 
     # ---------------------------------------------------------------- counting
 
@@ -343,6 +357,20 @@ class Recorder:
             if name is not None:
                 return label_value(name)
         return label_value(type(error).__name__)
+
+    def flush(self) -> None:
+        """Show now what was dropped and what was kept from jobs: for a process that ends with its job."""
+        self._flush(self.clock())
+
+    def tick(self) -> None:
+        """To be called now and then by a process that runs no jobs: follows the directory, shows what was dropped."""
+        self.writer.tick()
+        self._flush_if_due()
+
+    def _flush_if_due(self) -> None:
+        now = self.clock()
+        if now >= self._flush_at:
+            self._flush(now)
 
     def _flush(self, now: float) -> None:
         """Show what was dropped, and what was kept from jobs, since the last time."""

@@ -355,6 +355,7 @@ def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[
 
 _in_force: Settings | None = None
 _making = threading.RLock()
+_Lock = type(_making)  # in a forked child, threading's own function would cost several copied pages more
 
 
 def making() -> threading.RLock:
@@ -365,7 +366,7 @@ def making() -> threading.RLock:
 def _new_lock() -> None:
     """In a forked child: whatever thread held the lock is not here to let it go."""
     global _making
-    _making = threading.RLock()
+    _making = _Lock()
 
 
 if hasattr(os, "register_at_fork"):

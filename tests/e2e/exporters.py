@@ -35,7 +35,8 @@ import sys, time
 from jobmetrics import settings
 from jobmetrics.families import JOBS, JOBS_ACTIVE, JOBS_DURATION
 from jobmetrics.instruments import BoundCounter, BoundHistogram
-from jobmetrics.registry.writer import BoundSeries, Writer
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.writer import Writer
 
 writer = Writer(settings.load(dir=sys.argv[1]))
 job = ("celery", "app.resize", "mail")

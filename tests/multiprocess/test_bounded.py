@@ -43,7 +43,7 @@ def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Pa
 
     def run(_: Connection) -> None:
         one = Worker(registry_dir)
-        one.writer.prepare()
+        one.writer.prepare("python", "child")
         for n in range(times):
             pid = os.fork()
             if pid == 0:

@@ -317,10 +317,11 @@ def test_a_daemon_records_on_as_its_grandchild(registry_dir: Path) -> None:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         record_on = functools.partial(one.hit, "all", 1.0, 9)
-        run_and_exit(in_order(one.job, record_on, lambda: pipe.send((True, os.getpid())), pipe.recv))
+        run_and_exit(in_order(pipe.recv, one.job, record_on, lambda: pipe.send((True, os.getpid())), pipe.recv))
 
     with child(run) as one:
         one.join()
+        one.pipe.send("the parent is gone")
         daemon = one.answer()
         snapshot = readings.snapshot(registry_dir)
         assert [owner.pid for owner in snapshot.owners] == [daemon]
@@ -424,7 +425,11 @@ def test_forking_at_each_call_that_another_thread_makes(first_record: bool, when
         try:
             os.kill(idle, 0)
             in_child(functools.partial(_record_at_once, path, "after"))
-            assert readings.snapshot(path).live == 0, f"step {steps}"
+            snapshot = readings.snapshot(path)
+            owners = [owner.pid for owner in snapshot.owners]
+            # Its parent has had a child that records: the idle one may have been given a slot as well.
+            assert owners in ([], [idle]), f"step {steps}"
+            assert snapshot.live == len(owners), f"step {steps}"
             values = readings.values(path, "hits_total")
             assert values.get(("after",)) == 1.0, f"step {steps}: the index is locked by nobody"
             known = 0.0 if first_record else 2.0  # while the thread has the index locked, a new series must wait

@@ -20,7 +20,8 @@ from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, bound, labe
 from jobmetrics.instruments.bound import LARGEST
 from jobmetrics.instruments.labelled import Labelled
 from jobmetrics.registry import current
-from jobmetrics.registry.writer import BoundSeries, Writer
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import DEFAULT_BUCKETS, Settings
 from tests import readings
 from tests.unit.doubles import die

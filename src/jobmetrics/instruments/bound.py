@@ -18,7 +18,8 @@ from jobmetrics import families, guard
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import Family
 from jobmetrics.registry.merging import lower_to, raise_to, set_at
-from jobmetrics.registry.writer import BoundSeries, Writer
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.writer import Writer
 
 P = ParamSpec("P")
 

@@ -10,7 +10,8 @@ from jobmetrics import settings
 from jobmetrics.families import HISTOGRAM, Family
 from jobmetrics.registry import current
 from jobmetrics.registry.memory import UNBOUND
-from jobmetrics.registry.writer import BoundSeries, Writer
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.writer import Writer
 
 Bound = TypeVar("Bound", bound=BoundSeries)
 

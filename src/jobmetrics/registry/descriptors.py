@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 _open: dict[int, tuple[int, int]] = {}  # descriptor: device and inode
 
@@ -36,11 +36,16 @@ def closing(fd: int) -> Iterator[int]:
         close(fd)
 
 
-def close_inherited() -> None:
-    """In a forked child: close what the parent had open, unless the number is somebody else's by now."""
-    for fd, file in list(_open.items()):
-        with contextlib.suppress(OSError):
+def close_inherited(kept: Collection[int]) -> None:
+    """In a forked child: close what the parent had open, unless the number is somebody else's by now.
+
+    kept: the descriptors that were opened for the child.
+    """
+    for fd in _open.keys() - kept:
+        file = _open.pop(fd)
+        try:
             info = os.fstat(fd)
             if (info.st_dev, info.st_ino) == file:
                 os.close(fd)
-    _open.clear()
+        except OSError:
+            pass  # closed by somebody else

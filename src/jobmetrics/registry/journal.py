@@ -55,7 +55,7 @@ class Journal:
     def begin(self, execution: int, start: float, series: int) -> int | None:
         """Note that an execution starts; its entry, or None when all are taken by running ones."""
         if self._free is None:
-            self._sort_entries()
+            self.sort_entries()
         entry = self._take()
         if entry is None:
             return None
@@ -94,11 +94,6 @@ class Journal:
         if moved is not None:
             self._moved[entry] = (journal, moved)
 
-    def detach(self) -> None:
-        """In a forked child: what it still holds of the parent's journal is written nowhere."""
-        words = memoryview(bytearray(self._entries * layout.JOURNAL_WORDS * layout.CELL))
-        self._words, self._times = words.cast("Q"), words.cast("d")
-
     def _take(self) -> int | None:
         for entries in (self._free, self._kept):
             try:
@@ -107,7 +102,7 @@ class Journal:
                 continue
         return None
 
-    def _sort_entries(self) -> None:
+    def sort_entries(self) -> None:
         """Free are empty and long ended entries; the rest are taken last, the oldest first."""
         n = self._entries
         starts, ends = self._times[2 * n : 3 * n].tolist(), self._times[3 * n : 4 * n].tolist()

@@ -9,7 +9,7 @@ Index file
 
 Slot file
     0    header: magic, format version, journal entries, offset of the cells, identity, serial, CRC
-    64   owner record: lease number, process, system, role, capacity, CRC
+    64   owner record: lease number, start, pid namespace, capacity, system, role, CRC; then pid and complement
     256  journal, five words an entry, by column: state, execution hash, start, end, series
     4096 or later, page aligned: the cells, float64
 """
@@ -49,10 +49,11 @@ _SLOT_HEADER = struct.Struct("<8sIII16s8s16x")  # magic, version, journal entrie
 SLOT_KIND_SIZE = 36  # the bytes of it that all slots of a generation with journals of one length share
 SLOT_HEADER_SIZE = 64
 OWNER_OFFSET = 64
-_OWNER = struct.Struct("<QQQQII16s16s")  # lease, pid, start, pid namespace, capacity, zero, system, role
-OWNER_SIZE = _OWNER.size + _CRC.size
+_OWNER = struct.Struct("<QQQII16s16s4x")  # lease, start, pid namespace, capacity, zero, system, role
 OWNER_CRC_OFFSET = OWNER_OFFSET + _OWNER.size
+PID_OFFSET = OWNER_CRC_OFFSET + _CRC.size  # apart from the rest: a forked child writes it into what its parent prepared
 _WORD = struct.Struct("<Q")
+OWNER_SIZE = PID_OFFSET + _WORD.size - OWNER_OFFSET
 JOURNAL_OFFSET = 256
 JOURNAL_WORDS = 5
 MIN_JOURNAL = 64
@@ -246,9 +247,13 @@ class Owner(NamedTuple):
     def unpack(cls, data: bytes) -> Owner:
         """Raises Damaged when the record is not complete (never leased, or its owner died while writing it)."""
         body = data[: _OWNER.size]
-        if len(data) < OWNER_SIZE or data[len(body) : OWNER_SIZE] != _crc(body):
+        if len(data) < OWNER_SIZE or data[len(body) : len(body) + _CRC.size] != _crc(body):
             raise Damaged("the slot's owner record is not complete")
-        lease, pid, start, namespace, capacity, _, system, role = _OWNER.unpack(body)
+        (word,) = _WORD.unpack_from(data, PID_OFFSET - OWNER_OFFSET)
+        pid = word & 0xFFFFFFFF
+        if not pid or word != pid_word(pid):
+            raise Damaged("the slot's owner record is not complete")
+        lease, start, namespace, capacity, _, system, role = _OWNER.unpack(body)
         return cls(
             lease, pid, start, namespace,
             system.rstrip(b"\0").decode("ascii", "replace"), role.rstrip(b"\0").decode("ascii", "replace"), capacity,
@@ -258,9 +263,18 @@ class Owner(NamedTuple):
 def write_owner(
     slot: memoryview[int], lease: int, pid: int, start: int, namespace: int, capacity: int, system: bytes, role: bytes
 ) -> None:
-    """Write an owner record into a slot's bytes, its CRC last; see `Owner`. Texts are cut at 16 bytes."""
-    _OWNER.pack_into(slot, OWNER_OFFSET, lease, pid, start, namespace, capacity, 0, system, role)
+    """Write an owner record into a slot's bytes, its CRC and pid last; see `Owner`. Texts are cut at 16 bytes.
+
+    pid: 0 for a record that is not complete before its owner, a child yet to be forked, has written its own.
+    """
+    _OWNER.pack_into(slot, OWNER_OFFSET, lease, start, namespace, capacity, 0, system, role)
     _CRC.pack_into(slot, OWNER_CRC_OFFSET, zlib.crc32(slot[OWNER_OFFSET:OWNER_CRC_OFFSET]))
+    _WORD.pack_into(slot, PID_OFFSET, pid_word(pid) if pid else 0)
+
+
+def pid_word(pid: int) -> int:
+    """A pid and its complement, so that half a write or a flipped bit is no pid."""
+    return pid | (pid ^ 0xFFFFFFFF) << 32
 
 
 def lease_of(slot: bytes) -> int | None:
@@ -279,7 +293,7 @@ def last_lease(slot: bytes | memoryview[int]) -> int:
 
 def clear_owner(slot: memoryview[int]) -> None:
     """Make the owner record incomplete: readers then ignore the slot's live cells and its journal."""
-    slot[OWNER_CRC_OFFSET : OWNER_OFFSET + OWNER_SIZE] = bytes(_CRC.size)
+    slot[OWNER_CRC_OFFSET : OWNER_OFFSET + OWNER_SIZE] = bytes(OWNER_OFFSET + OWNER_SIZE - OWNER_CRC_OFFSET)
 
 
 # ------------------------------------------------------------------ journal

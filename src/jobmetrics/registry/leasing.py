@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from jobmetrics.errors import Damaged, FormatRefused, RegistryError
@@ -19,35 +19,38 @@ _MAX_SLOTS = 100_000
 _PASSES = 20
 _OPEN = os.O_RDWR | SAFE_FLAGS
 
+LiveCells = Callable[[], Iterable[tuple[int, int]]]
+
 
 def acquire(
     plan: SlotPlan,
     holder: Holder,
     *,
     cells: int,
-    live_cells: Iterable[tuple[int, int]],
+    live_cells: LiveCells,
     hint: int = 0,
     started: int = 0,
 ) -> Slot:
     """Lease a slot: the one at the hint if it is free, else the first free one, else a new file.
 
-    started: of this process, as `process_start` gives it.
+    live_cells: asked for first cell and width of each live series once the slot is leased, since its last owner may
+    have been the first to record one; started: of this process, as `process_start` gives it.
 
     Raises:
         RegistryError: when no slot could be leased.
         OSError: when the directory cannot be used, or there is no space.
     """
     size = plan.size(cells)
-    slot = _lease(plan, hint, size) or _search(plan, hint, size)
+    slot = lease(plan, hint, size) or _search(plan, hint, size)
     try:
-        slot.take_over(holder, live_cells, started)
+        slot.take_over(holder, live_cells(), started)
     except BaseException:
         slot.release()
         raise
     return slot
 
 
-def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
+def lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
     """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready."""
     path = f"{plan.prefix}{number:05d}"
     try:
@@ -97,11 +100,37 @@ def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_re
     return slot
 
 
+def lease_again(plan: SlotPlan, mapped: Slot, size: int) -> Slot | Literal[False] | None:
+    """As `lease`, for a slot that this process has mapped before. None when anything about it is another."""
+    path = f"{plan.prefix}{mapped.number:05d}"
+    try:
+        lock_fd = opened(os.open(path, _OPEN))
+    except OSError:
+        return None
+    slot = None
+    try:
+        if not try_lock(lock_fd):
+            return False
+        info = os.fstat(lock_fd)
+        if info.st_size < size or not mapped.is_file(info) or not same_file(lock_fd, path):
+            return None
+        again = Slot(plan, mapped.number, lock_fd, info, None)
+        again.map_as(mapped)
+        if again.is_of(plan.kind):
+            slot = again
+    except OSError:
+        return None
+    finally:
+        if slot is None:
+            close(lock_fd)
+    return slot
+
+
 def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
     for number, new in _candidates(plan.directory, hint):
-        slot = _lease(plan, number, size)
+        slot = lease(plan, number, size)
         if slot is None and _make_ready(plan, number, size, new):
-            slot = _lease(plan, number, size)
+            slot = lease(plan, number, size)
         if slot:
             return slot
     raise RegistryError(f"{plan.directory.path} has no slot to lease")

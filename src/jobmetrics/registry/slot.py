@@ -6,6 +6,8 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable
+from os import close as os_close
+from os import getpid, lseek
 
 from jobmetrics.errors import Damaged
 from jobmetrics.registry import layout
@@ -20,7 +22,12 @@ _MARK = 1 << 40  # far beyond what a job's own file is read at, within what ever
 
 # What was recorded into is never unmapped: a thread may be about to write there, and Python would close the
 # descriptor that a mapping keeps, whose number may be somebody else's by then, after a daemoniser.
-_kept_mappings: list[memoryview[int]] = []
+_kept_mappings: dict[int, memoryview[int]] = {}
+
+
+def keep_mapped(mapping: memoryview[int]) -> None:
+    """Keep a mapping for as long as the process lives."""
+    _kept_mappings[id(mapping)] = mapping
 
 
 def journal_entries(capacity: int) -> int:
@@ -53,7 +60,7 @@ class SlotPlan:
 
 
 class Slot:
-    """A slot this process holds. cells: float64, as many as are mapped.
+    """A slot this process holds. cells: float64, as many as are mapped; lock_fd: the descriptor of the lock.
 
     The lease ends with the process, or when the descriptor of the lock is closed.
     """
@@ -65,11 +72,12 @@ class Slot:
         "_ino",
         "_journal",
         "_lease",
-        "_lock_fd",
         "_mark",
         "_offset",
+        "_pid",
         "_plan",
         "cells",
+        "lock_fd",
         "number",
     )
 
@@ -78,7 +86,7 @@ class Slot:
     ) -> None:
         self._plan = plan
         self.number = number
-        self._lock_fd = lock_fd
+        self.lock_fd = lock_fd
         self._dev = info.st_dev
         self._ino = info.st_ino
         self._mark = _MARK + (os.getpid() << 12) + (number & 0xFFF)
@@ -88,6 +96,7 @@ class Slot:
         self._lease = 0
         self._journal: Journal | None = None
         self._bytes = memoryview(b"")
+        self._pid = self._bytes
         self.cells: memoryview[float] = NO_CELLS
 
     def is_held(self) -> bool:
@@ -96,7 +105,7 @@ class Slot:
         Nobody reads through that descriptor, so its offset is free to be a mark, which costs a quarter of fstat.
         """
         try:
-            return os.lseek(self._lock_fd, 0, os.SEEK_CUR) == self._mark
+            return os.lseek(self.lock_fd, 0, os.SEEK_CUR) == self._mark
         except OSError:
             return False
 
@@ -105,13 +114,16 @@ class Slot:
         return self._entries >= journal_entries(capacity)
 
     def forget(self) -> None:
-        """In a forked child, which has closed the lock's descriptor: nothing is written to the parent's journal."""
-        if self._journal is not None:
-            self._journal.detach()
+        """In a forked child: let go of the parent's lease, unless the descriptor's number is somebody else's by now."""
+        try:
+            if lseek(self.lock_fd, 0, os.SEEK_CUR) == self._mark:
+                os_close(self.lock_fd)
+        except OSError:
+            pass  # closed by somebody else
 
     def release(self) -> None:
-        """End a lease that came to nothing: no other process shares it yet."""
-        close(self._lock_fd)
+        """Close this process's descriptor of the lock: the lease ends, unless a child that was forked has it too."""
+        close(self.lock_fd)
 
     @property
     def journal(self) -> Journal:
@@ -138,7 +150,7 @@ class Slot:
             if info.st_size < size:
                 reserve(fd, info.st_size, size)
             cells_now = self.map(fd, max(size, info.st_size))
-        _kept_mappings.append(self._bytes)
+        keep_mapped(self._bytes)
         return cells_now
 
     def map(self, fd: int, size: int) -> memoryview[float]:
@@ -147,28 +159,53 @@ class Slot:
         self.cells = self._bytes[self._offset :].cast("d")
         return self.cells
 
+    def map_as(self, other: Slot) -> None:
+        """Take over the mapping of the same file by an earlier lease of it."""
+        self._bytes, self.cells = other._bytes, other.cells
+
+    def is_file(self, info: os.stat_result) -> bool:
+        """Whether the mapping is of this file, as long as it is now."""
+        size = info.st_size
+        return info.st_ino == self._ino and info.st_dev == self._dev and size - size % layout.CELL == len(self._bytes)
+
+    def has_last_owner_of(self, other: Slot) -> bool:
+        """Whether nobody has leased it between the other lease, of the same file, and this one."""
+        return self._ino == other._ino and layout.last_lease(self._bytes) == other._lease
+
     def is_of(self, kind: bytes) -> bool:
         """Whether the mapped file's header is whole and begins with these bytes."""
         return self._bytes[: len(kind)] == kind and layout.is_whole(self._bytes[: layout.SLOT_HEADER_SIZE])
 
     def take_over(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int) -> None:
         """Become the owner: the last owner's live cells are zeroed before the owner record is complete."""
-        _kept_mappings.append(self._bytes)
+        self.prepare(holder, live_cells, started, os.getpid())
+
+    def prepare(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int, pid: int = 0) -> None:
+        """As `take_over`, for a child yet to be forked if pid is 0: the record is complete once it is `accepted`."""
+        keep_mapped(self._bytes)
         layout.clear_owner(self._bytes)
         cells = self.cells
         for first, width in live_cells:
             for i in range(first, min(first + width, len(cells))):
                 cells[i] = 0.0
         self._lease = layout.last_lease(self._bytes) + 1
-        self.describe(holder, started)
-        say_ready(self._lock_fd)  # until now a reader sees a slot that nobody holds, not its dead owner's
+        self.describe(holder, started, pid)
+        if not pid:
+            self._pid = self._bytes[layout.PID_OFFSET : layout.PID_OFFSET + layout.CELL].cast("Q")
+            self.journal.sort_entries()
+        say_ready(self.lock_fd)  # until now a reader sees a slot that nobody holds, not its dead owner's
 
-    def describe(self, holder: Holder, started: int) -> None:
-        """Write the owner record. started: of this process, as `process_start` gives it."""
+    def accept(self) -> None:
+        """In the forked child for which the slot was prepared: become its owner."""
+        pid = getpid()
+        self._pid[0] = pid | (pid ^ 0xFFFFFFFF) << 32  # layout.pid_word, without the pages that a call copies
+
+    def describe(self, holder: Holder, started: int, pid: int) -> None:
+        """Write the owner record. started: of the process, as `process_start` gives it."""
         layout.write_owner(
             self._bytes,
             self._lease,
-            os.getpid(),
+            pid,
             started,
             self._plan.namespace,
             holder.capacity,

@@ -9,54 +9,43 @@ brings it here, once.
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
 
 from jobmetrics import guard
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, Family
-from jobmetrics.registry import descriptors
+from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM
+from jobmetrics.registry import descriptors, forks
 from jobmetrics.registry import journal as journals
-from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.directory import SAFE_FLAGS, Directory
+from jobmetrics.registry.handover import HandOver
 from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, Placement, Refused, SeriesIndex
 from jobmetrics.registry.leasing import acquire
-from jobmetrics.registry.memory import NO_CELLS, NOWHERE, UNBOUND, Memory, Row
+from jobmetrics.registry.locks import lock_directory_within
+from jobmetrics.registry.memory import NO_CELLS, NOWHERE, Memory, Row
 from jobmetrics.registry.merging import merge
 from jobmetrics.registry.owner import Holder, fork_moment, process_start
+from jobmetrics.registry.pausing import Pause
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.shared import SharedHints
 from jobmetrics.registry.slot import Slot, SlotPlan
 from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
 
+REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
 CHECK_INTERVAL = 1.0  # seconds between two looks at the index's identity
-FIRST_PAUSE = 0.5  # seconds without a try after a failure; doubled with each up to
-LONGEST_PAUSE = 30.0
 FORK_WAIT = 10.0  # seconds a fork waits for a thread in the slow path, which is bounded: a hang guard
 MAX_POSTPONED = 10_000
 
 SUPPORTED = sys.platform != "win32"
-
-
-class BoundSeries:
-    """One series as this process records it: its family, label values, and where its cells are."""
-
-    __slots__ = ("__weakref__", "dropped", "family", "values", "where", "writer")
-
-    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
-        self.writer = writer
-        self.family = family
-        self.values = values
-        self.where: tuple[Row, int] = UNBOUND
-        self.dropped = False  # beyond the cap: recorded under __other__
-
-    def leased(self, cells: memoryview[float], first: int) -> None:
-        """Called when the series gets cells in a slot, before anything of this process is in them."""
 
 
 class Writer:
@@ -75,6 +64,7 @@ class Writer:
         self.directory = Directory(settings.dir, settings.dir_group)
         self._file = IndexFile(self.directory, settings.max_series)
         self._holder = Holder()
+        self._child_holder: Holder | None = None  # what a forked child will say it is, where that is known
         self._lock = threading.RLock()
         self._inside: int | None = None  # the thread in the slow path
         self._postponed: deque[tuple[Callable[[float], object], float]] = deque()
@@ -89,15 +79,19 @@ class Writer:
         self._live: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # live gauges, which follow their process
         self._memory = Memory()
         self._waiting: list[BoundSeries] = []  # bound to memory
-        self._retry_at = 0.0
-        self._pause = 0.0
+        self._pause = Pause(clock)
         self._contended = False
         self._check_at = 0.0
-        self._forking: set[int] = set()  # threads that hold the lock for a fork of theirs
-        self._hint = _shared_word()
+        self._forking: int | None = None  # the thread that holds the lock for a fork of its own
+        self._next_lock = (
+            self._lock
+        )  # a forked child's; made before the fork, since each object made after it costs more
+        self._fork_at = 0
+        self._handover = self._next_handover = HandOver()
+        self._shared = SharedHints()
         self._dropped_updates: dict[str, int] = {}
         self._dropped_series = 0
-        _writers.add(self)
+        forks.follow(self)
 
     @property
     def slot(self) -> Slot | None:
@@ -116,7 +110,7 @@ class Writer:
 
         When a signal handler or a finaliser records while this very thread is in here, `redo(value)` is called later.
         """
-        if self._inside == threading.get_ident():
+        if self._inside == get_ident():
             if len(self._postponed) < MAX_POSTPONED:
                 self._postponed.append((redo, value))
             else:
@@ -161,6 +155,7 @@ class Writer:
             wait = 0.0 if self._contended else LOCK_WAIT
             place = self._file.place(index, series.family, series.values, wait)
             self._contended = False
+            self._shared.appended(index.fed_to)
         if place.first + place.width > len(slot.cells):
             self._row.cells = slot.grow(max(place.first + place.width, index.next_cell))
         self._settle(series, place)
@@ -222,7 +217,7 @@ class Writer:
         """Have an index and a slot, unless getting them failed a moment ago."""
         if self._index is not None and self._slot is not None:
             return True
-        if self._clock() < self._retry_at:
+        if not self._pause.is_over():
             return False
         try:
             if self._index is None:
@@ -236,9 +231,8 @@ class Writer:
         except (OSError, ValueError, JobmetricsError) as error:
             self._failed("lease", error)
             return False
-        if self._pause:
+        if self._pause.succeeded():
             logger.info("jobmetrics: recording into %s again", self.directory.path)
-        self._pause = 0.0
         if self._moved_from:
             self._carry_over()
         return True
@@ -255,26 +249,34 @@ class Writer:
                 if first in values and self._bind(series) and self._slot is not None and series.where[0] is self._row:
                     slot.journal.go_on_in(self._slot.journal, entry, series.where[1])
 
-    def _lease(self, index: SeriesIndex) -> None:
+    def _plan_for(self, index: SeriesIndex) -> SlotPlan:
         plan = self._plan
         if plan is None or plan.identity != index.identity:
             plan = self._plan = SlotPlan(self.directory, index.identity, self._holder.capacity)
+        return plan
+
+    def _lease(self, index: SeriesIndex) -> None:
         slot = acquire(
-            plan,
+            self._plan_for(index),
             self._holder,
             cells=max(index.next_cell, 1),
-            live_cells=index.live_cells,
-            hint=self._hint[0],
+            live_cells=lambda: self._live_cells(index),
+            hint=self._shared.leased_last,
             started=self._started or process_start(),
         )
-        self._hint[0] = slot.number
+        self._shared.leased(slot.number, by_child=self._started != 0)
         self._slot = slot
         self._row.cells = slot.cells
 
+    def _live_cells(self, index: SeriesIndex) -> list[tuple[int, int]]:
+        try:
+            self._file.refresh(index)
+        except (Moved, OSError, ValueError, JobmetricsError):
+            pass  # whatever is wrong with the index, the next look at it will tell
+        return index.live_cells
+
     def _failed(self, where: str, error: Exception) -> None:
-        """Stop trying for a while: a directory that cannot be used must not cost every job a system call."""
-        self._pause = min(LONGEST_PAUSE, self._pause * 2 or FIRST_PAUSE)
-        self._retry_at = self._clock() + self._pause
+        self._pause.failed()
         guard.note(where, error)
 
     def _move(self) -> None:
@@ -283,6 +285,7 @@ class Writer:
             self._old_slots.append(self._slot)
             self._moved_from.append((self._index, self._slot))
         self._slot = self._index = None
+        self._shared.new_index()
         self._row.before, self._row.cells = self._row.cells, NO_CELLS
         self._old_rows.append(self._row)
         self._row = Row()
@@ -297,7 +300,7 @@ class Writer:
                     self._slot = None
                     self._row.cells = NO_CELLS
         now = self._clock()
-        if now < self._check_at or not self.enabled or self._inside == threading.get_ident():
+        if now < self._check_at or not self.enabled or self._inside == get_ident():
             return
         with _SlowPath(self):
             self._check_at = now + CHECK_INTERVAL
@@ -308,7 +311,7 @@ class Writer:
 
     def flush(self) -> None:
         """To be called at each job's end: what waits in memory tries again, since a work-horse ends here."""
-        if self._waiting and self._inside != threading.get_ident():
+        if self._waiting and self._inside != get_ident():
             with _SlowPath(self):
                 self._empty_memory()
             self._redo_postponed()
@@ -321,42 +324,54 @@ class Writer:
         if waiting and not self._waiting:
             self._memory.clear()
 
-    def refresh(self) -> None:
-        """Read what other processes appended to the index: for parents, so that children need not."""
+    def prepare(self, system: str, role: str) -> None:
+        """For parents, before they fork a child that records: what is read here, no child needs to read.
+
+        The index is read or made, no slot is leased before the fork. system, role: as the child will `describe` itself.
+        """
+        if self._child_holder is None:
+            self._child_holder = _holder(system, role, 1)
+        now, index = self._clock(), self._index
+        if index is not None and now < self._check_at and self._shared.index_length <= index.fed_to:
+            return  # nothing that children of this process have appended since
         with _SlowPath(self):
-            if self._index is None:
-                return
             try:
-                self._file.refresh(self._index)
+                if self._index is not None:
+                    self._file.refresh(self._index)
+                elif self.enabled and self._pause.is_over():
+                    self._index = self._file.load()
+                self._check_at = now + CHECK_INTERVAL
             except Moved:
                 self._move()
             except (OSError, ValueError, JobmetricsError) as error:
-                guard.note("index", error)
+                self._failed("index", error)
 
-    def prepare(self) -> None:
-        """Read or make the index, without leasing a slot: for parents that fork recording children."""
-        with _SlowPath(self):
-            if self._index is None and self.enabled and self._clock() >= self._retry_at:
-                try:
-                    self._index = self._file.load()
-                except (OSError, ValueError, JobmetricsError) as error:
-                    self._failed("index", error)
-                return
-        self.refresh()
+    def foresee(self, series: Iterable[BoundSeries]) -> None:
+        """For parents, after `prepare`: point series at the cells that the index has for them, so that no child needs
+        to look. None is placed: one that a child never records would be shown as 0."""
+        index = self._index
+        if index is None:
+            return
+        for one in series:
+            if one.where[0] is self._row:
+                continue
+            place = index.find(one.family, one.values)
+            if place is not None and index.newest.get(one.family.name) == index.number(one.family):
+                one.where = (self._row, place.first)
 
     def describe(self, system: str, role: str, capacity: int = 1) -> None:
         """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
+        holder = _holder(system, role, capacity)
+        if holder == self._holder:
+            return
         with _SlowPath(self):
-            holder = Holder(system.encode("ascii", "replace"), role.encode("ascii", "replace"), capacity)
-            if holder == self._holder:
-                return
             if holder.capacity != self._holder.capacity:
                 self._plan = None
             self._holder = holder
             if self._slot is None:
                 return
             if self._slot.is_roomy(holder.capacity):
-                self._slot.describe(holder, self._started or process_start())
+                self._slot.describe(holder, self._started or process_start(), os.getpid())
             else:  # its journal is too short: lease another, and keep this one for what runs
                 self._old_slots.append(self._slot)
                 self._slot = None
@@ -383,6 +398,24 @@ class Writer:
             return None
         return slot.journal, entry
 
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """One process at a time: who reports an end for another one looks and marks in one step.
+
+        Waited for a few moments only, and then done without: a stopped process holds up nobody.
+        """
+        fd = -1
+        try:
+            fd = descriptors.opened(os.open(self.directory.path, os.O_RDONLY | SAFE_FLAGS))
+            lock_directory_within(fd, REPORT_WAIT)
+        except OSError:
+            pass  # no directory yet, or no such locks
+        try:
+            yield
+        finally:
+            if fd >= 0:
+                descriptors.close(fd)  # which ends the lock
+
     def find_execution(self, execution: int) -> list[journals.Entry]:
         """What all journals of the directory say of an execution, the latest start first."""
         try:
@@ -393,49 +426,95 @@ class Writer:
     # ---------------------------------------------------------------- forks
 
     def before_fork(self) -> None:
-        thread = threading.get_ident()
+        thread = get_ident()
         if self._inside != thread and self._lock.acquire(timeout=FORK_WAIT):
-            self._forking.add(thread)
+            self._forking = thread
+            self._fork_at = fork_moment()
+            if self._next_lock is self._lock:
+                self._next_lock = threading.RLock()
+            if self._next_handover is self._handover:
+                self._next_handover = HandOver()
+            self._offer()
+
+    def _offer(self) -> None:
+        """Lease a slot for the child, if one may think that it will record."""
+        index = self._index
+        if index is None or not (self._child_holder or self._shared.children_record) or not self._pause.is_over():
+            return
+        try:
+            self._handover.offer(
+                self._plan_for(index),
+                self._child_holder or self._holder,
+                cells=max(index.next_cell, 1),
+                live_cells=lambda: self._live_cells(index),
+                unchanged=index.live_cells if self._shared.index_length <= index.fed_to else None,
+                hint=self._shared.leased_last,
+                started=self._fork_at,
+            )
+        except (OSError, ValueError, JobmetricsError) as error:
+            guard.note("lease", error)
 
     def after_fork_in_parent(self) -> None:
-        thread = threading.get_ident()
-        if thread in self._forking:
-            self._forking.discard(thread)
+        if self._forking == get_ident():
+            self._forking = None
+            try:
+                self._handover.close()
+            except OSError as error:
+                guard.note("lease", error)
             self._lock.release()
 
-    def after_fork_in_child(self) -> None:
-        """The parent's slot, its lease and what it holds in memory are the parent's; only the index is shared."""
-        clean = threading.get_ident() in self._forking
-        self._forking, self._lock, self._inside = set(), threading.RLock(), None
-        self._started = fork_moment()
-        for slot in (self._slot, *self._old_slots):
-            if slot is not None:
-                slot.forget()
-        self._slot = None
-        self._old_slots = []
-        self._row.cells = NO_CELLS
-        for row in self._old_rows:
-            row.before = NO_CELLS
-        self._old_rows = []
-        self._moved_from = []
-        self._postponed = deque()
-        self._memory.row.cells = NO_CELLS
-        self._memory.clear()
-        self._waiting = []
-        self._dropped_updates = {}
-        self._dropped_series = 0
-        if not clean:  # a thread was in the slow path: what it left half done is read anew
-            self._index = None
+    def lease(self) -> int | None:
+        """The descriptor of the lease that this process holds."""
+        return None if self._slot is None else self._slot.lock_fd
+
+    def after_fork_in_child(self) -> bool:
+        """The parent's slot, its lease and what it holds in memory are the parent's; only the index is shared.
+
+        What is empty stays untouched: each object that is written to costs the child a copied page.
+        """
+        row, old, given = self._row, self._slot, None
+        clean = self._forking == get_ident()
+        if clean:
+            given = self._handover.slot
+            if given is not None:
+                given.accept()
+                self._handover = self._next_handover
+                if self._child_holder is not None:
+                    self._holder, self._child_holder = self._child_holder, None
+            self._lock, self._started = self._next_lock, self._fork_at
+        else:  # a thread was in the slow path: what it left half done is read anew
+            self._lock = self._next_lock = threading.RLock()
+            self._started = fork_moment()
+            self._index = self._child_holder = None
+            self._handover = HandOver()
             self._row = Row()
+        self._forking = self._inside = None
+        if old is not None:
+            old.forget()
+        self._slot = given
+        row.cells = NO_CELLS if given is None else given.cells
+        if self._old_slots or self._old_rows:
+            for slot in self._old_slots:
+                slot.forget()
+            for row in self._old_rows:
+                row.before = NO_CELLS
+            self._old_slots, self._old_rows, self._moved_from = [], [], []
+        if self._waiting or self._postponed:
+            self._memory.row.cells = NO_CELLS
+            self._memory.clear()
+            self._waiting, self._postponed = [], deque()
+        if self._dropped_updates:
+            self._dropped_updates = {}
+        self._dropped_series = 0
+        return clean
 
 
 def _nothing(_: float) -> None:
     return None
 
 
-def _shared_word() -> memoryview[int]:
-    """A number that forked children share: the slot leased last, where the next child looks first. No file."""
-    return memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+def _holder(system: str, role: str, capacity: int) -> Holder:
+    return Holder(system.encode("ascii", "replace"), role.encode("ascii", "replace"), capacity)
 
 
 class _SlowPath:
@@ -449,31 +528,8 @@ class _SlowPath:
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        self._before, self._writer._inside = self._writer._inside, threading.get_ident()
+        self._before, self._writer._inside = self._writer._inside, get_ident()
 
     def __exit__(self, *_: object) -> None:
         self._writer._inside = self._before
         self._lock.release()
-
-
-_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
-
-
-def _before_fork() -> None:
-    for writer in list(_writers):
-        writer.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for writer in list(_writers):
-        writer.after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    descriptors.close_inherited()
-    for writer in list(_writers):
-        writer.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

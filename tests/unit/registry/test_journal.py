@@ -178,23 +178,12 @@ def test_state_that_is_none_is_no_entry() -> None:
     assert slot.entries(1) == {}
 
 
-def test_detached_journal_writes_nothing_any_more() -> None:
-    slot = Bytes(4)
-    owned = slot.owned(1)
-    entry = begin_all(owned, 1)[0]
-    before = bytes(slot.data)
-    owned.detach()
-    owned.end(entry, NOW)
-    owned.begin(2, NOW, 0)
-    assert bytes(slot.data) == before
-
-
 # ------------------------------------------------------------------ all journals of a directory
 
 
 def lease(registry_dir: Path) -> Slot:
     plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 1)
-    return acquire(plan, Holder(), cells=1, live_cells=())
+    return acquire(plan, Holder(), cells=1, live_cells=list)
 
 
 def test_find_asks_every_slot_the_latest_start_first(registry_dir: Path) -> None:
@@ -228,7 +217,7 @@ def test_find_passes_over_slots_that_cannot_be_read(registry_dir: Path) -> None:
 
 def test_find_reads_a_journal_longer_than_a_page(registry_dir: Path) -> None:
     plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 200)
-    slot = acquire(plan, Holder(capacity=200), cells=1, live_cells=())
+    slot = acquire(plan, Holder(capacity=200), cells=1, live_cells=list)
     for execution in range(200):
         slot.journal.begin(execution, NOW, 0)
     slot.release()

@@ -259,7 +259,7 @@ def test_index_header_is_no_slot_header() -> None:
         SlotHeader.unpack(index_header())
 
 
-@given(words, words, words, words, names, names, st.integers(0, 2**32 - 1))
+@given(words, st.integers(1, 2**32 - 1), words, words, names, names, st.integers(0, 2**32 - 1))
 def test_owner_comes_back(
     lease: int, pid: int, start: int, namespace: int, system: str, role: str, capacity: int
 ) -> None:
@@ -269,6 +269,13 @@ def test_owner_comes_back(
 
 def test_every_flipped_bit_of_an_owner_record_is_found() -> None:
     assert [bit for bit, data in enumerate(flips(packed(OWNER))) if not detected(Owner.unpack, data)] == []
+
+
+def test_owner_record_prepared_for_a_child_has_no_lease_before_its_pid() -> None:
+    slot = bytearray(bytes(64) + packed(OWNER._replace(pid=0)))
+    assert layout.lease_of(bytes(slot)) is None
+    slot[layout.PID_OFFSET : layout.PID_OFFSET + 8] = layout.pid_word(4711).to_bytes(8, "little")
+    assert Owner.unpack(bytes(slot[layout.OWNER_OFFSET :])) == OWNER
 
 
 def test_every_cut_of_an_owner_record_is_found() -> None:

@@ -34,7 +34,7 @@ def lease(registry_dir: Path) -> Iterator[Lease]:
     ) -> Slot:
         holder = holder or Holder()
         plan = SlotPlan(Directory(str(registry_dir)), identity, holder.capacity)
-        held.append(acquire(plan, holder, cells=cells, live_cells=live, hint=hint, started=77))
+        held.append(acquire(plan, holder, cells=cells, live_cells=lambda: live, hint=hint, started=77))
         return held[-1]
 
     yield lease_one
@@ -265,42 +265,40 @@ def test_lease_is_held_while_its_descriptor_is_open(lease: Lease) -> None:
 
 def test_lease_is_gone_once_its_descriptor_was_closed(lease: Lease) -> None:
     slot = lease()
-    os.close(slot._lock_fd)
+    os.close(slot.lock_fd)
     assert slot.is_held() is False
 
 
 def test_lease_is_gone_when_its_descriptor_is_another_file_now(lease: Lease, tmp_path: Path) -> None:
     slot = lease()
     other = os.open(tmp_path, os.O_RDONLY)
-    os.dup2(other, slot._lock_fd)
+    os.dup2(other, slot.lock_fd)
     held = slot.is_held()
     os.close(other)
-    os.close(slot._lock_fd)
+    os.close(slot.lock_fd)
     assert held is False
 
 
 def test_forgetting_never_closes_a_descriptor_that_is_another_file_now(lease: Lease, tmp_path: Path) -> None:
     slot = lease()
     other = os.open(tmp_path, os.O_RDONLY)
-    os.dup2(other, slot._lock_fd)
+    os.dup2(other, slot.lock_fd)
     slot.forget()
-    os.fstat(slot._lock_fd)
+    os.fstat(slot.lock_fd)
     os.close(other)
-    os.close(slot._lock_fd)
+    os.close(slot.lock_fd)
 
 
-def test_forgotten_slot_writes_no_journal(registry_dir: Path, lease: Lease) -> None:
+def test_forgetting_closes_the_descriptor_of_the_lock(lease: Lease) -> None:
     slot = lease()
-    assert slot.journal.begin(1, 1.0, 0) is not None
-    before = (registry_dir / "slot-00000").read_bytes()
     slot.forget()
-    slot.journal.begin(2, 2.0, 0)
-    assert (registry_dir / "slot-00000").read_bytes() == before
+    with pytest.raises(OSError):
+        os.fstat(slot.lock_fd)
 
 
 def test_describing_anew_keeps_the_lease(registry_dir: Path, lease: Lease) -> None:
     slot = lease(holder=Holder(b"celery", b"child"))
-    slot.describe(Holder(b"rq", b"worker", 2), 88)
+    slot.describe(Holder(b"rq", b"worker", 2), 88, os.getpid())
     found = owner(registry_dir)
     assert (found.lease, found.system, found.role, found.capacity, found.start) == (1, "rq", "worker", 2, 88)
 

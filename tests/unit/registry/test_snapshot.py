@@ -12,8 +12,9 @@ from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused, Forma
 from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, Family
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
 from jobmetrics.registry import layout
+from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.snapshot import SnapshotReader
-from jobmetrics.registry.writer import BoundSeries, Writer
+from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
 from tests import readings
 from tests.unit.doubles import FakeClock, die

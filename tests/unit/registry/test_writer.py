@@ -12,7 +12,9 @@ from jobmetrics.registry import writer as writers
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.memory import CAPACITY
-from jobmetrics.registry.writer import CHECK_INTERVAL, FIRST_PAUSE, LONGEST_PAUSE, BoundSeries, Writer
+from jobmetrics.registry.pausing import FIRST_PAUSE, LONGEST_PAUSE
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.writer import CHECK_INTERVAL, Writer
 from jobmetrics.settings import Settings
 from tests import readings
 from tests.unit.doubles import FakeClock, die
@@ -102,13 +104,13 @@ def test_switched_off_writer_touches_nothing(registry_dir: Path) -> None:
     counter(off).inc()
     BoundHistogram(off, SIZES, ()).observe(1.0)
     off.tick()
-    off.prepare()
+    off.prepare("rq", "work-horse")
     assert list(registry_dir.iterdir()) == []
     assert off.take_dropped_updates() == {}
 
 
 def test_index_is_prepared_without_leasing_a_slot(registry_dir: Path, writer: Writer) -> None:
-    writer.prepare()
+    writer.prepare("rq", "work-horse")
     assert [path.name for path in registry_dir.iterdir()] == ["index"]
     assert writer.slot is None
 
@@ -263,8 +265,8 @@ def test_pause_doubles_up_to_its_longest(writer: Writer, unusable: Path, clock: 
     pauses = []
     for number in range(10):
         counter(writer, str(number)).inc()
-        pauses.append(writer._retry_at - clock())
-        clock.now = writer._retry_at
+        pauses.append(writer._pause._until - clock())
+        clock.now = writer._pause._until
     assert pauses[:4] == [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4, FIRST_PAUSE * 8]
     assert pauses[-1] == LONGEST_PAUSE
 
@@ -289,7 +291,7 @@ def test_lost_lease_is_replaced_and_no_count_is_lost(registry_dir: Path, writer:
     series = counter(writer)
     series.inc()
     assert writer.slot is not None
-    os.close(writer.slot._lock_fd)
+    os.close(writer.slot.lock_fd)
     writer.tick()
     series.inc()
     assert counted(registry_dir) == {("a",): 2.0}
