@@ -6,6 +6,7 @@ import os
 import time
 
 from celery import Celery
+from celery.signals import worker_process_init
 
 app = Celery("bench", broker=os.environ.get("BROKER", "redis://127.0.0.1:1/0"))
 app.conf.update(
@@ -24,3 +25,10 @@ def empty() -> None:
 @app.task(name="wait")
 def wait() -> None:
     time.sleep(0.01)
+
+
+if os.environ.get("OPENTELEMETRY"):
+    from benchmarks.celery_spans import instrument
+
+    # As its documentation has it: in each child, whose exporting thread no fork would carry over.
+    worker_process_init.connect(lambda **_: instrument(), weak=False)

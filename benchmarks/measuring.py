@@ -6,10 +6,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+NO_BUDGET = float("inf")
+
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ours and peer: medians in `unit`; budget: the most that ours / peer may be."""
+    """One line of the table. ours and peer: medians in `unit`; budget: the most that ours / peer may be, NO_BUDGET
+    where the figures are there to be known."""
 
     what: str
     ours: float

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measuring import Row, compare, interleaved
+from jobmetrics.instruments.bound import UPDATES, locked
 
 ROUNDS = 31
 OPERATIONS = 20_000
@@ -70,12 +71,30 @@ def rows() -> list[Row]:
 
         budgets = (0.25, 0.25, 0.20, 0.20)
         ours_by_name, peer_by_name = sides(ours), sides(peer)
-        return [
-            compare(
-                name,
-                "ns",
-                budget,
-                interleaved(_per_operation(ours_by_name[name]), _per_operation(peer_by_name[name]), ROUNDS),
-            )
+        rows = [
+            _row(name, budget, ours_by_name[name], peer_by_name[name])
             for name, budget in zip(ours_by_name, budgets, strict=True)
         ]
+        counter, gauge = (ours.Counter("bench_jobs", "d", ["a", "b"]), ours.Gauge("bench_level", "d", ["a"]))
+        with _locked():
+            for name, series in (("counter", counter.labels("x", "y")), ("gauge", gauge.labels("x"))):
+                peers = peer_by_name[f"{name} inc (bound)"]
+                rows.append(_row(f"{name} inc (bound), with the lock of builds without GIL", 0.60, series.inc, peers))
+        return rows
+
+
+def _row(name: str, budget: float, ours: Callable[[], object], peer: Callable[[], object]) -> Row:
+    return compare(name, "ns", budget, interleaved(_per_operation(ours), _per_operation(peer), ROUNDS))
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Updates as a build without the GIL makes them."""
+    originals = [(owner, name, getattr(owner, name)) for owner, name in UPDATES]
+    for owner, name, update in originals:
+        setattr(owner, name, locked(update))
+    try:
+        yield
+    finally:
+        for owner, name, update in originals:
+            setattr(owner, name, update)

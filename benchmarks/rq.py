@@ -1,21 +1,21 @@
 """Design section 8, RQ: what a job costs more, what is left behind, and how many empty jobs a worker does.
 
-Each run is a real worker process in burst mode on a Redis of this benchmark's own: bare, with jobmetrics, and with
-prometheus_client's multiprocess mode inside the job, one after another in each round. Processor time is the
-worker's with all its work-horses, less that of a worker that finds no job.
+Three real workers in burst mode on one Redis of this benchmark's own: bare, with jobmetrics, and with
+prometheus_client's multiprocess mode inside the job. Each lives through all rounds, so that starting and importing
+are no part of any figure; in each round they do the same number of jobs one after another. Processor time is the
+worker's with all its work-horses. What the jobs' own module imports, prometheus_client too, is there before the fork.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,94 +23,133 @@ from redis import Redis
 from rq import Queue
 
 from benchmarks import rq_jobs
-from benchmarks.measuring import Row, spread
+from benchmarks.measuring import Row, compare, spread
+from benchmarks.rq_worker import QUEUE
+from tests.readings import values
 from tests.servers import redis_server
 
-JOBS = 300
-ROUNDS = 5
+JOBS = 200  # a round
+FIRST = 100  # before the first round: the files and bytes that these leave are the measure for all
+ROUNDS = 12
 CPU_BUDGET = 0.03
-SIDES = ("bare", "ours", "peer")
+SIDES = {"bare": ("rq", rq_jobs.empty), "ours": ("jobmetrics.rq", rq_jobs.empty), "peer": ("rq", rq_jobs.counted)}
+NO_BUDGET = float("inf")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One worker's run.
-
-    cpu: processor seconds a job, start and imports taken off; rate: jobs a second; files, size: left, in bytes.
-    """
+    """A round of one side, a job: processor seconds, seconds, page faults."""
 
     cpu: float
-    rate: float
+    seconds: float
+    faults: float
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left in a directory."""
+
     files: int
-    size: int
+    size: int  # bytes
 
 
-def _run(side: str, simple: bool, url: str, directory: Path) -> Run:
-    """One worker on all jobs, less one on none: what starting a worker and importing costs is not a job's."""
-    idle, _ = _burst(side, simple, url, directory, 0)
-    cpu, took = _burst(side, simple, url, directory, JOBS)
-    left = [path for path in directory.rglob("*") if path.is_file()]
-    return Run((cpu - idle) / JOBS, JOBS / took, len(left), sum(path.stat().st_size for path in left))
+class Side:
+    """A worker that waits to be told to work, its directory and what its rounds took."""
 
+    def __init__(self, process: subprocess.Popen[str], directory: Path, queue: Queue, job: Callable[[], None]) -> None:
+        self._process = process
+        self._queue = queue
+        self._job = job
+        self.directory = directory
+        self.runs: list[Run] = []
 
-def _burst(side: str, simple: bool, url: str, directory: Path, jobs: int) -> tuple[float, float]:
-    """Processor seconds and seconds of a worker, with all its work-horses, on so many jobs."""
-    with Redis.from_url(url) as connection:
-        connection.flushdb()
-        queue = Queue("bench", connection=connection)
-        function = rq_jobs.counted if side == "peer" else rq_jobs.empty
-        queue.enqueue_many([Queue.prepare_data(function) for _ in range(jobs)])
-    package = "jobmetrics.rq" if side == "ours" else "rq"
-    worker_class = f"{package}.{'SimpleWorker' if simple else 'Worker'}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    environment = {**os.environ, "JOBMETRICS_DIR": str(directory), "PROMETHEUS_MULTIPROC_DIR": str(directory)}
-    command = [sys.executable, "-m", "rq.cli", "worker", "--url", url, "--worker-class", worker_class]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([*command, "--burst", "--logging_level", "ERROR", "bench"], env=environment, check=True)
-    took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, took
+    def work(self, jobs: int) -> Run:
+        """Send so many jobs and have them done."""
+        self._queue.enqueue_many([Queue.prepare_data(self._job) for _ in range(jobs)])
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        cpu, seconds, faults = json.loads(self._process.stdout.readline())
+        return Run(cpu / jobs, seconds / jobs, faults / jobs)
+
+    def left(self) -> Left:
+        """The files in its directory."""
+        sizes = [path.stat().st_size for path in self.directory.iterdir() if path.is_file()]
+        return Left(len(sizes), sum(sizes))
 
 
 @contextmanager
-def _directories() -> Iterator[dict[str, Path]]:
-    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=base) as root:
-        yield {side: Path(root, side) for side in SIDES}
+def _side(name: str, worker: str, url: str, base: Path) -> Iterator[Side]:
+    package, job = SIDES[name]
+    directory = base / f"{worker}-{name}"
+    directory.mkdir(mode=0o700)
+    environment = {**os.environ, "JOBMETRICS_DIR": str(directory), "PROMETHEUS_MULTIPROC_DIR": str(directory)}
+    command = [sys.executable, "-m", "benchmarks.rq_worker", f"{package}.{worker}", url]
+    if name == "peer":
+        command.append("benchmarks.rq_peer")
+    with (
+        Redis.from_url(url) as connection,
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        yield Side(process, directory, Queue(QUEUE, connection=connection), job)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _rows(worker: str, url: str, base: Path) -> list[Row]:
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(_side(name, worker, url, base)) for name in SIDES}
+        for side in sides.values():
+            side.work(FIRST)
+        bare, ours, peer = sides.values()
+        first = ours.left()
+        for number in range(ROUNDS):
+            turn = number % len(SIDES)
+            order = list(sides.values())
+            for side in order[turn:] + order[:turn]:
+                side.runs.append(side.work(JOBS))
+    done = FIRST + ROUNDS * JOBS
+    assert sum(values(ours.directory, "jobs_total").values()) == done
+    return [
+        _added(worker, bare.runs, ours.runs),
+        _throughput(f"RQ {worker}: wall clock an empty job, jobmetrics / bare", ours, bare),
+        _throughput(f"RQ {worker}: the same, jobmetrics / prometheus_client multiprocess in the job", ours, peer),
+        _throughput(f"RQ {worker}: the same, prometheus_client multiprocess in the job / bare", peer, bare),
+        Row(f"RQ {worker}: files left by {done:,} jobs / by {FIRST}", ours.left().files, first.files, "", 1.0),
+        Row(f"RQ {worker}: bytes left by {done:,} jobs / by {FIRST}", ours.left().size, first.size, "B", 1.0),
+        Row(
+            f"RQ {worker}: files left by {done:,} jobs / prometheus_client multiprocess in the job",
+            ours.left().files, peer.left().files, "", NO_BUDGET,
+        ),
+        Row(
+            f"RQ {worker}: bytes left by {done:,} jobs / prometheus_client multiprocess in the job",
+            ours.left().size, peer.left().size, "B", NO_BUDGET,
+        ),
+    ]  # fmt: skip
+
+
+def _added(worker: str, bare: list[Run], ours: list[Run]) -> Row:
+    added = [(mine.cpu - theirs.cpu) * 1e6 for mine, theirs in zip(ours, bare, strict=True)]
+    whole = [run.cpu * 1e6 for run in bare]
+    low, _, high = statistics.quantiles(added, n=4)
+    faults = statistics.median(run.faults for run in ours) - statistics.median(run.faults for run in bare)
+    return Row(
+        f"RQ {worker}: processor time added to a job / bare worker's for an empty job ({faults:+.0f} page faults)",
+        statistics.median(added),
+        statistics.median(whole),
+        "us",
+        CPU_BUDGET,
+        f"{low:+.0f}..{high:+.0f} us / {spread(whole)}",
+    )
+
+
+def _throughput(what: str, one: Side, other: Side) -> Row:
+    figures = [run.seconds * 1e6 for run in one.runs], [run.seconds * 1e6 for run in other.runs]
+    return compare(what, "us", NO_BUDGET, figures)  # bare against bare varies by more than these differ
 
 
 def rows() -> list[Row]:
     """The rows, measured."""
-    found = []
-    with redis_server() as server:
-        for simple in (False, True):
-            name = "SimpleWorker" if simple else "Worker"
-            with _directories() as directories:
-                runs: dict[str, list[Run]] = {side: [] for side in SIDES}
-                for number in range(ROUNDS):
-                    for side in SIDES if number % 2 == 0 else reversed(SIDES):
-                        runs[side].append(_run(side, simple, server.url, directories[side]))
-            found += _rows(name, runs)
-    return found
-
-
-def _rows(name: str, runs: dict[str, list[Run]]) -> list[Row]:
-    bare, ours, peer = (runs[side] for side in SIDES)
-    added = [(mine.cpu - theirs.cpu) * 1e6 for mine, theirs in zip(ours, bare, strict=True)]
-    cpu = [run.cpu * 1e6 for run in bare]
-    rates = {side: [run.rate for run in runs[side]] for side in SIDES}
-    middle = {side: statistics.median(rates[side]) for side in SIDES}
-    spreads = {side: spread(rates[side]) for side in SIDES}
-    return [
-        Row(
-            f"RQ {name}: processor time added to a job (peer: the job's own)",
-            statistics.median(added), statistics.median(cpu), "us", CPU_BUDGET,
-            f"{min(added):.0f}..{max(added):.0f} us",
-        ),
-        # Bare against bare varies more than any of these differ: printed, and held to no budget finer than that.
-        Row(f"RQ {name}: empty jobs a second (peer: bare)", middle["ours"], middle["bare"], "/s", 10.0,
-            f"{spreads['ours']} / {spreads['bare']}"),
-        Row(f"RQ {name}: empty jobs a second (peer: prometheus_client inside)", middle["ours"], middle["peer"], "/s",
-            10.0, f"{spreads['ours']} / {spreads['peer']}"),
-        Row(f"RQ {name}: files left by {JOBS * ROUNDS} jobs", ours[-1].files, peer[-1].files, "", 1.0),
-        Row(f"RQ {name}: bytes left by {JOBS * ROUNDS} jobs", ours[-1].size, peer[-1].size, "B", 1.0),
-    ]  # fmt: skip
+    shm = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=shm) as base, redis_server() as server:
+        return [row for worker in ("Worker", "SimpleWorker") for row in _rows(worker, server.url, Path(base))]

@@ -5,14 +5,16 @@ A line of the ledger is TASK:WORD; every execution begins with one whose word is
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
-from celery.signals import task_postrun, worker_process_init
+from celery.signals import celeryd_init, task_postrun, worker_process_init, worker_ready
 
 from tests.integration import ledger
 
@@ -27,11 +29,17 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_lost_wait=1.0,
     worker_soft_shutdown_timeout=float(os.environ.get("SOFT_SHUTDOWN", "0")),
+    **json.loads(os.environ.get("CONF", "{}")),
 )
 
 
 def short(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+@celeryd_init.connect(weak=False)
+def _note_worker(**_: Any) -> None:
+    os.environ["WORKER_PID"] = str(os.getpid())
 
 
 def write(task: Any, word: str) -> None:
@@ -107,16 +115,16 @@ def reject_once(self: Any) -> None:
 
 
 @app.task(bind=True, soft_time_limit=1)
-def soft_limit(self: Any) -> None:
+def soft_limit(self: Any, seconds: float) -> None:
     write(self, "start")
-    time.sleep(3)
+    time.sleep(seconds)
     write(self, "success")
 
 
 @app.task(bind=True, time_limit=1)
-def hard_limit(self: Any) -> None:
+def hard_limit(self: Any, seconds: float) -> None:
     write(self, "start")
-    time.sleep(3)
+    time.sleep(seconds)
     write(self, "success")
 
 
@@ -188,6 +196,31 @@ def store_fails(self: Any) -> None:
 def wait(self: Any) -> None:
     write(self, "start")
     time.sleep(600)
+
+
+def _hold() -> None:
+    """Run until the test lets go."""
+    deadline = time.monotonic() + 120  # a hang guard
+    while not Path(os.environ["LEDGER"] + ".let-go").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@app.task(bind=True, acks_late=True)
+def hold(self: Any) -> None:
+    write(self, "start")
+    _hold()
+
+
+@app.task(bind=True)
+def hold_acknowledged(self: Any) -> None:
+    write(self, "start")
+    _hold()
+
+
+@app.task(bind=True, acks_late=True)
+def last_of_its_worker(self: Any) -> None:
+    """Ends well, and then its worker is killed, once, before it could acknowledge."""
+    write(self, "start")
 
 
 @app.task(bind=True)
@@ -265,12 +298,16 @@ def add(self: Any, *numbers: Any) -> int:
     return sum(n if isinstance(n, int) else sum(n) for n in numbers)
 
 
+@worker_ready.connect(weak=False)
 @worker_process_init.connect(weak=False)
 def _connect_last(**_: Any) -> None:
-    """Connected in the child, so after the plugin's handlers: what it does comes after the end was recorded."""
+    """Connected after the plugin's handlers: what it does comes after the end was recorded."""
     task_postrun.connect(_kill_after_end, weak=False)
 
 
 def _kill_after_end(task: Any = None, **_: Any) -> None:
     if task.name == killed_after_its_end.name:
         os.kill(os.getpid(), signal.SIGKILL)
+    if task.name == last_of_its_worker.name and not seen(task):
+        os.kill(int(os.environ["WORKER_PID"]), signal.SIGKILL)
+        time.sleep(60)  # in a child, until it is killed with its worker

@@ -37,6 +37,10 @@ class Worker:
     def send(self, task: str, *args: Any, **options: Any) -> Any:
         return self.app.send_task(task if "." in task else f"{TASKS}.{task}", args=args, **options)
 
+    def let_go(self) -> None:
+        """Let the jobs end that were sent to wait for this."""
+        self.written.with_name(f"{self.written.name}.let-go").touch()
+
     @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")

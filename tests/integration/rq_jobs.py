@@ -49,6 +49,23 @@ def succeed(seconds: float = 0.0) -> str:
     return "done"
 
 
+def succeed_when_told(marker: str) -> None:
+    """Waits for a file."""
+    ledger.write("succeed_when_told")
+    while not os.path.exists(marker):  # noqa: PTH110 - a marker file
+        time.sleep(0.02)
+
+
+def fork_and_fall_through() -> None:
+    """Its child comes out of it too, as of any function, but leaves soon after."""
+    ledger.write("fork_and_fall_through")
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    else:
+        sys.exit(0)
+
+
 def fail() -> None:
     ledger.write("fail")
     raise Gone("on purpose")

@@ -37,7 +37,9 @@ WITH_HORSES = tuple(each for each in CLASSES if each != SIMPLE)
 
 
 class Heroku(HerokuWorker):
-    """RQ's own class for Heroku."""
+    """RQ's own class for Heroku, which tells its work-horse when it is to end; here at once."""
+
+    imminent_shutdown_delay = 0
 
 
 class Own(rq.Worker):
@@ -50,17 +52,38 @@ class Own(rq.Worker):
         return super().handle_exception(job, *exc_info)
 
 
+class OwnForks(rq.Worker):
+    """A user's class that starts its work-horses itself."""
+
+    def fork_work_horse(self, *args: Any, **kwargs: Any) -> None:
+        super().fork_work_horse(*args, **kwargs)
+
+
 jobmetrics.rq.instrument(Heroku)
 jobmetrics.rq.instrument(Own)
+jobmetrics.rq.instrument(OwnForks)
+OWN = tuple(f"{__name__}.{each.__name__}" for each in (Heroku, Own, OwnForks))
 
 
-class Impatient(jobmetrics.rq.Worker):
+class _Impatient:
     """Sees a minute more pass than does once the job has begun, and so kills at once what outlives its timeout."""
 
     def set_current_job_working_time(self, current_job_working_time: float, *args: Any, **kwargs: Any) -> None:
         begun = bool(ledger.read(Path(os.environ["LEDGER"])))
         more = 60.0 if current_job_working_time and begun else 0.0
-        super().set_current_job_working_time(current_job_working_time + more, *args, **kwargs)
+        super().set_current_job_working_time(current_job_working_time + more, *args, **kwargs)  # type: ignore[misc]  # a mixin
+
+
+class Impatient(_Impatient, jobmetrics.rq.Worker):
+    """Impatient with forked work-horses."""
+
+
+IMPATIENT = [f"{__name__}.Impatient"]
+if hasattr(jobmetrics.rq, "SpawnWorker"):
+    IMPATIENT.append(f"{__name__}.ImpatientSpawning")
+
+    class ImpatientSpawning(_Impatient, jobmetrics.rq.SpawnWorker):
+        """Impatient with spawned ones."""
 
 
 class KilledAfterwards(jobmetrics.rq.Worker):
@@ -70,6 +93,18 @@ class KilledAfterwards(jobmetrics.rq.Worker):
         super().perform_job(*args, **kwargs)
         os.kill(os.getpid(), signal.SIGKILL)
         return True
+
+
+class KilledBeforeItsWord(rq.Worker):
+    """Its work-horses are killed after RQ has written down how their job ended, and before anybody else has."""
+
+    def perform_job(self, *args: Any, **kwargs: Any) -> bool:
+        super().perform_job(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+
+jobmetrics.rq.instrument(KilledBeforeItsWord)
 
 
 class Workers:
@@ -107,10 +142,12 @@ class Workers:
             assert started.wait(seconds) == 0, self.log.read_text(errors="replace")
 
     @contextmanager
-    def pool(self, workers: int, worker_class: str = FORKING) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker pool that runs until the queue is empty."""
+    def pool(
+        self, workers: int, worker_class: str = FORKING, *, burst: bool = True
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker pool. burst: it runs until the queue is empty."""
         command = [sys.executable, "-m", "rq.cli", "worker-pool", "--url", self.url, "--num-workers", str(workers)]
-        command += ["--worker-class", worker_class, "--burst", QUEUE]
+        command += ["--worker-class", worker_class, *(["--burst"] if burst else []), QUEUE]
         with process(command, self.tmp_path / "pool.log", **self.environment) as started:
             yield started
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.celery_rows import PREFORK, Row, check, rows
-from tests.integration.celery_workers import Worker, running
+from tests.integration.celery_rows import CELERY, PREFORK, Row, check, rows
+from tests.integration.celery_workers import TASKS, Worker, running
+from tests.readings import counts, until, values
 from tests.servers import RabbitMQServer, RedisServer
 
 # The broker itself drops a message that has expired: no worker hears of it.
@@ -34,3 +36,20 @@ def worker(
 @pytest.mark.parametrize("row", rows(PREFORK, BUT), ids=lambda row: row.name)
 def test_row(worker: Worker, row: Row) -> None:
     check(worker, row)
+
+
+@pytest.mark.skipif(CELERY < (5, 5), reason="Celery 5.5 brought delays by the broker itself")
+def test_jobs_that_the_broker_delays_show_the_queue_they_are_for(
+    rabbitmq_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    conf = {"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"}
+    with running(rabbitmq_url, redis_url, tmp_path, "--concurrency=1", CONF=json.dumps(conf)) as worker:
+        worker.app.conf.update(conf)
+        for countdown in (1, 2):
+            worker.send("succeed", countdown=countdown)
+        until(lambda: sum(worker.counted("jobs_total").values()) == 2, "both jobs")
+        job = ("celery", f"{TASKS}.succeed", "jobs")
+        assert values(worker.directory, "jobs_total") == {(*job, "success"): 2}
+        assert counts(worker.directory, "jobs_queue_wait_seconds") == {job: 2}
+        assert values(worker.directory, "jobs_published_total") == {job: 2}
+        worker.assert_consistent()

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from rq import Queue
 from rq.command import send_stop_job_command
 from rq.job import Callback, JobStatus, Retry
 
 from tests.integration import rq_jobs as jobs
-from tests.integration.rq_workers import CLASSES, FORKING, JOBS, RQ_VERSION, SIMPLE, WITH_HORSES, Workers
-from tests.readings import active, until, values
+from tests.integration.rq_workers import (
+    CLASSES,
+    FORKING,
+    IMPATIENT,
+    JOBS,
+    OWN,
+    RQ_VERSION,
+    SIMPLE,
+    WITH_HORSES,
+    Workers,
+)
+from tests.readings import active, assert_durations_add_up, until, values
 
 KILLED = "WorkHorseKilled"
+HERE = "tests.integration.rq_workers"
 
 
 @pytest.fixture
@@ -98,7 +111,7 @@ ROWS = [
     ),
     Row(
         "timeout",
-        lambda q, _: q.enqueue(jobs.overrun, job_timeout=1),
+        lambda q, _: q.enqueue(jobs.overrun, job_timeout=3),
         {("overrun", "failure"): 1},
         {("overrun", "JobTimeoutException"): 1},
     ),
@@ -197,6 +210,52 @@ def test_row(row: Row, worker_class: str, workers: Workers) -> None:
     assert workers.unknown() == 0
 
 
+def _send(rows: list[Row], workers: Workers) -> None:
+    for row in rows:
+        folder = workers.tmp_path / row.name  # rows leave markers of the same name
+        folder.mkdir()
+        row.send(workers.queue, folder)
+
+
+def _check_all(rows: list[Row], workers: Workers) -> None:
+    ended: Counter[tuple[str, str]] = Counter()
+    errors: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        ended.update(row.ended)
+        errors.update(row.errors)
+    workers.check(ended, errors, unwritten=sum(row.unwritten for row in rows))
+    assert workers.lost() == sum(row.lost for row in rows)
+    assert workers.unknown() == 0
+
+
+@pytest.mark.parametrize("worker_class", OWN)
+def test_all_rows_in_a_class_of_ones_own(worker_class: str, workers: Workers) -> None:
+    rows = [row for row in ROWS if row.since <= RQ_VERSION]
+    _send(rows, workers)
+    with workers.running(worker_class, "--with-scheduler"):
+        workers.await_ends(sum(sum(row.ended.values()) for row in rows))
+    _check_all(rows, workers)
+
+
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_all_rows_in_a_worker_pool(worker_class: str, workers: Workers) -> None:
+    rows = [row for row in ROWS if row.since <= RQ_VERSION and worker_class in row.classes and not row.scheduler]
+    _send(rows, workers)
+    with workers.pool(2, worker_class) as pool:
+        pool.wait(120)
+    _check_all(rows, workers)
+
+
+def test_warm_shutdown_of_a_worker_pool_lets_its_jobs_end(workers: Workers) -> None:
+    for _ in range(2):
+        workers.queue.enqueue(jobs.succeed, 2.0)
+    with workers.pool(2, burst=False) as pool:
+        workers.await_written(2)
+        pool.send_signal(signal.SIGTERM)
+        pool.wait(60)
+    workers.check({("succeed", "success"): 2})
+
+
 @pytest.mark.skipif(RQ_VERSION < (2, 3), reason="RQ repeats jobs from 2.3 on")
 @pytest.mark.parametrize("worker_class", CLASSES)
 def test_repeated_job_is_a_success_each_time(worker_class: str, workers: Workers) -> None:
@@ -208,13 +267,14 @@ def test_repeated_job_is_a_success_each_time(worker_class: str, workers: Workers
 
 
 @pytest.mark.skipif(RQ_VERSION < (2, 7), reason="RQ has this cron from 2.7 on")
-def test_cron_job_counts_like_any_other(workers: Workers) -> None:
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_cron_job_counts_like_any_other(worker_class: str, workers: Workers) -> None:
     from rq.cron import CronScheduler
 
     cron = CronScheduler(connection=workers.connection)
     cron.register(jobs.succeed, queue_name=workers.queue.name, interval=60)
     cron.enqueue_jobs()
-    workers.burst()
+    workers.burst(worker_class)
     workers.check({("succeed", "success"): 1})
 
 
@@ -225,9 +285,10 @@ def test_job_that_is_not_asynchronous_runs_outside_workers(workers: Workers, mon
     assert workers.ended() == {}
 
 
-def test_swallowed_timeout_is_a_failure_once_the_worker_has_killed_it(workers: Workers) -> None:
-    workers.queue.enqueue(jobs.swallow_timeout, job_timeout=1)
-    workers.burst("tests.integration.rq_workers.Impatient", "--job-monitoring-interval", "2")
+@pytest.mark.parametrize("worker_class", IMPATIENT)
+def test_swallowed_timeout_is_a_failure_once_the_worker_has_killed_it(worker_class: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.swallow_timeout, job_timeout=5)
+    workers.burst(worker_class, "--job-monitoring-interval", "3")
     workers.check({("swallow_timeout", "failure"): 1}, {("swallow_timeout", KILLED): 1})
     assert workers.lost() == 1
 
@@ -242,12 +303,12 @@ def test_work_horse_killed_after_its_end_was_recorded_counts_once(
         workers.queue.enqueue(jobs.fail_once, str(workers.tmp_path / "marker"), retry=Retry(max=1, interval=3600))
     else:
         workers.queue.enqueue(getattr(jobs, row))
-    workers.burst("tests.integration.rq_workers.KilledAfterwards")
+    workers.burst(f"{HERE}.KilledAfterwards")
     workers.check({(row, status): 1}, {(row, "Gone"): 1} if status == "failure" else {})
     assert workers.lost() == lost
 
 
-@pytest.mark.parametrize("worker_class", WITH_HORSES)
+@pytest.mark.parametrize("worker_class", [*WITH_HORSES, *OWN])
 def test_killed_from_outside(worker_class: str, workers: Workers) -> None:
     workers.queue.enqueue(jobs.succeed, 60)
     with workers.running(worker_class) as worker:
@@ -261,7 +322,7 @@ def test_killed_from_outside(worker_class: str, workers: Workers) -> None:
     workers.check({("succeed", "failure"): 1, ("count", "success"): 1}, {("succeed", KILLED): 1})
 
 
-@pytest.mark.parametrize("worker_class", WITH_HORSES)
+@pytest.mark.parametrize("worker_class", [*WITH_HORSES, *OWN])
 def test_stop_command_is_revoked(worker_class: str, workers: Workers) -> None:
     job = workers.queue.enqueue(jobs.succeed, 60, retry=Retry(max=3))
     with workers.running(worker_class):
@@ -281,6 +342,15 @@ def test_warm_shutdown_lets_the_job_end(worker_class: str, workers: Workers) -> 
         worker.send_signal(signal.SIGTERM)
         worker.wait(60)
     workers.check({("succeed", "success"): 1})
+
+
+def test_warm_shutdown_on_heroku_tells_the_job_which_fails_of_it(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed, 60)
+    with workers.running(f"{HERE}.Heroku") as worker:
+        workers.await_written()
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(60)
+    workers.check({("succeed", "failure"): 1}, {("succeed", "ShutDownImminentException"): 1})
 
 
 def _shut_down_cold(workers: Workers, worker_class: str) -> None:
@@ -343,25 +413,71 @@ def test_job_of_a_killed_worker_is_counted_by_the_worker_that_finds_it(worker_cl
 
 
 def test_job_called_abandoned_while_it_runs_is_counted_by_its_own_worker(workers: Workers) -> None:
-    workers.queue.enqueue(jobs.succeed, 4.0)
+    workers.queue.enqueue(jobs.succeed_when_told, str(workers.tmp_path / "go on"))
     with workers.running():
         workers.await_written()
         workers.forget_workers()
         workers.burst()  # another worker, which cleans up
         assert workers.ended() == {}
+        (workers.tmp_path / "go on").touch()
         workers.await_ends(1)
+    workers.check(workers.ended())
     assert workers.total() == 1
 
 
-def test_leaving_with_exit_code_0_is_counted_by_whoever_cleans_up(workers: Workers) -> None:
-    workers.queue.enqueue(jobs.leave, 0)
+@pytest.mark.parametrize("retries", [0, 1])
+def test_leaving_with_exit_code_0_counts_where_the_worker_sees_it(retries: int, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.leave, 0, retry=Retry(max=retries) if retries else None)
     workers.burst()
-    assert workers.ended() == {}
-    assert active(workers.directory) == {}
+    ended = {("leave", "retry" if retries else "failure"): 1}
+    errors = {} if retries else {("leave", KILLED): 1}
+    workers.check(ended, errors)
+    assert workers.lost() == 1
     workers.forget_workers()
+    if not retries:  # RQ holds it for running until now
+        workers.burst()
+        workers.check(ended, errors)
+        assert workers.unknown() == 0
+
+
+@pytest.mark.parametrize("status", ["success", "failure", "result_ttl=0"])
+def test_work_horse_killed_between_redis_and_its_word_counts_as_redis_says(status: str, workers: Workers) -> None:
+    ttl = 0 if status == "result_ttl=0" else None
+    workers.queue.enqueue(jobs.fail if status == "failure" else jobs.succeed, result_ttl=ttl)
+    workers.burst(f"{HERE}.KilledBeforeItsWord")
+    if status == "failure":
+        workers.check({("fail", "failure"): 1}, {("fail", "unknown"): 1})
+    else:
+        workers.check({("succeed", "success"): 1})
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["nobody cleans up", "called abandoned before its end"])
+def test_work_horse_that_outlives_its_worker_counts_once(found: bool, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed_when_told, str(workers.tmp_path / "go on"))
+    with workers.running() as worker:
+        workers.await_written()
+        horse = psutil.Process(workers.horse(worker.pid))
+        worker.kill()
+        worker.wait()
+    if found:
+        workers.forget_workers()
+        workers.burst()
+        workers.check({("succeed_when_told", "failure"): 1}, {("succeed_when_told", "AbandonedJobError"): 1})
+    (workers.tmp_path / "go on").touch()
+    until(lambda: not horse.is_running() or horse.status() == psutil.STATUS_ZOMBIE, "the work-horse's end")
+    if not found:
+        workers.forget_workers()
+        workers.burst()
+        assert workers.ended() == {("succeed_when_told", "success"): 1}
+    assert workers.total() == 1
+    assert active(workers.directory) == {}
+    assert_durations_add_up(workers.directory)
+
+
+def test_process_that_a_job_forked_says_nothing_of_it(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.fork_and_fall_through)
     workers.burst()
-    workers.check({("leave", "failure"): 1}, {("leave", "AbandonedJobError"): 1})
-    assert workers.unknown() == 1
+    workers.check({("fork_and_fall_through", "success"): 1})
 
 
 @pytest.mark.parametrize("worker_class", CLASSES)

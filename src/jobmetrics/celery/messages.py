@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from math import isfinite
@@ -14,6 +15,10 @@ SYSTEM = "celery"
 UNKNOWN_QUEUE = "unknown"
 UNKNOWN_TASK = "unknown"  # the one job type of messages that name no task we know
 
+# RabbitMQ keeps what has an ETA for a quorum queue in 28 levels of other queues: kombu writes the way through them
+# before the routing key, where it stays, different for each countdown.
+_DELAYED = re.compile(r"(?:[01]\.){28}")
+
 _routes: dict[tuple[int, str, str], str] = {}  # by app, exchange and routing key
 
 
@@ -25,11 +30,14 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     exchange, routing_key = exchange or "", routing_key or ""
     if not exchange:
         return routing_key or UNKNOWN_QUEUE
+    delayed = _DELAYED.match(routing_key)
+    if delayed:
+        exchange, routing_key = "", routing_key[delayed.end() :]  # the exchange is one of the levels'
     route = (id(app), exchange, routing_key)
     known = _routes.get(route)
     if known is None:
         for name, queue in app.amqp.queues.items() if app is not None else ():
-            if getattr(queue.exchange, "name", "") == exchange and queue.routing_key == routing_key:
+            if queue.routing_key == routing_key and exchange in {"", getattr(queue.exchange, "name", "")}:
                 known = name
                 break
         else:
@@ -40,23 +48,24 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
 
 def queue_of(app: Any, delivery: Any) -> str:
     """The queue that a request's or message's delivery_info tells of."""
-    if type(delivery) is not dict and not isinstance(delivery, Mapping):  # the first is quick, and nearly always so
+    if not isinstance(delivery, Mapping):
         return UNKNOWN_QUEUE
     return queue_name(app, delivery.get("exchange"), delivery.get("routing_key"))
 
 
 def job_of(task: Any, request: Any) -> Job:
     """The labels of a task's request. The task's own name: a shadow name is anybody's text."""
-    return Job(SYSTEM, task.name, queue_of(task.app, request.delivery_info))
+    delivery = request.delivery_info
+    if type(delivery) is dict and not delivery.get("exchange"):  # direct delivery: nearly always, so without a call
+        return Job(SYSTEM, task.name, delivery.get("routing_key") or UNKNOWN_QUEUE)
+    return Job(SYSTEM, task.name, queue_of(task.app, delivery))
 
 
 def ready_at(request: Any) -> float | None:
     """When a task could have run: its publish, or its ETA if that is later, in epoch seconds.
 
-    None when no producer stamped it, and for a redelivery, whose stamp tells of the first delivery.
+    None when no producer stamped it. To be asked of a first delivery: a redelivery has the same stamp.
     """
-    if is_redelivered(request):
-        return None
     published = _moment(getattr(request, PUBLISHED_AT, None))
     if published is None:
         published = published_at(request.headers)

@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from celery.exceptions import Reject, WorkerLostError
 
 from jobmetrics import recorder
 from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
 from jobmetrics.celery.requests import runs_here, unwrapped
-from jobmetrics.events import FAILURE, RETRY, REVOKED, Job, Lost, Withdrawn
+from jobmetrics.context import Execution
+from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
 from jobmetrics.guard import guarded
 from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
 
 MAX_PENDING = 10_000
+SWEEP = 1024  # requests noted, from which on those that are gone are looked for
+TOLD = "jobmetrics_told"  # of a request: its main process will tell of the execution before it
 
 # By task id. Celery announces a kill before the process is gone, and the task may still end by itself in
 # between: what it says counts once the journal shows that nothing runs any more.
 _pending: dict[str, Lost] = {}
 
+# Executions of this very process whose greenlet was killed, until Celery tells why, by task id.
+_killed: dict[str, Execution] = {}
+
 # What this main process has taken from the broker, by task id, for as long as Celery holds it: up to 5.6, and
-# for time limits in 5.7 too, Celery tells of a failure here without its request.
-_received: WeakValueDictionary[str, Any] = WeakValueDictionary()
+# for time limits in 5.7 too, Celery tells of a failure here without its request. Every task passes here, so what
+# Celery no longer holds goes out in one sweep now and then.
+_received: dict[str, ref[Any]] = {}
+_sweep_at = SWEEP
 
 
 @guarded("celery received")
 def received(request: Any = None, **_: Any) -> None:
     """The main process took a task from the broker."""
-    _received[request.id] = request
+    task_id = request.id
+    _received[task_id] = ref(request)
+    if task_id in _pending:
+        request.request_dict[TOLD] = True
+    if len(_received) >= _sweep_at:
+        _sweep()
+
+
+def _sweep() -> None:
+    global _sweep_at
+    for task_id in [task_id for task_id, request in _received.items() if request() is None]:
+        del _received[task_id]
+    _sweep_at = max(SWEEP, 2 * len(_received))
+
+
+def _held(task_id: str) -> Any:
+    """The request that Celery holds, None when it has let it go."""
+    found = _received.get(task_id)
+    return found() if found is not None else None
 
 
 @guarded("celery failure")
@@ -41,7 +67,7 @@ def failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: A
         return
     report(
         Lost(
-            job_of(sender, request if request.delivery_info else _received.get(task_id, request)),
+            job_of(sender, request if request.delivery_info else _held(task_id) or request),
             task_id,
             FAILURE,
             unwrapped(exception),
@@ -88,14 +114,28 @@ def _withdraw(consumer: Any, message: Any, reason: str) -> None:
 def redelivered(task: Any, task_id: str, request: Any) -> None:
     """A message came again: if its first execution died with its process, nobody else will tell.
 
-    That is so for acks_late with reject_on_worker_lost, and for a worker that died as a whole.
+    That is so for acks_late with reject_on_worker_lost, and for a worker that died as a whole. Only what ran on
+    this directory's host is known here: nobody counts a first execution that was lost on another.
     """
-    if any(entry.lost for entry in _open_entries(task_id)):
+    if not getattr(request, TOLD, False) and any(entry.lost for entry in _open_entries(task_id)):
         report(Lost(job_of(task, request), task_id, FAILURE, WorkerLostError.__name__, process_died=True))
+
+
+def killed(task_id: str, execution: Execution) -> None:
+    """A greenlet of this process was killed: Celery tells why, just before or just after."""
+    event = _pending.get(task_id)
+    if event is None:
+        _killed[task_id] = execution
+    else:
+        recorder.default().ended(execution, Ended(event.status))
 
 
 def report(event: Lost) -> None:
     """Count an end that this process tells of for another one, now or as soon as that one is gone."""
+    execution = _killed.pop(event.execution_id, None)
+    if execution is not None:
+        recorder.default().ended(execution, Ended(event.status))
+        return
     if event.execution_id in _pending:
         return
     if _still_runs(event.execution_id):
@@ -108,6 +148,8 @@ def report(event: Lost) -> None:
 @guarded("celery report")
 def settle() -> None:
     """Count what was told too early. To be called now and then, and when the worker has ended its pool."""
+    for task_id in list(_killed):
+        recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # by somebody else than Celery
     for task_id, event in list(_pending.items()):
         if not _still_runs(task_id):
             del _pending[task_id]

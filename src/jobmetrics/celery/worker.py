@@ -23,6 +23,7 @@ from jobmetrics.registry.writer import Writer
 
 SAMPLE_INTERVAL = 1.0  # seconds
 PREFORK = "celery.concurrency.prefork"
+CHILD = "child"  # the role of a pool process
 
 
 class Gauges:
@@ -37,10 +38,10 @@ class Gauges:
 
     def sample(self, pool: Any, consumer: Any) -> None:
         """Write how the worker stands now."""
-        capacity = getattr(pool, "num_processes", None)  # None while a pool ends
+        capacity = capacity_of(pool)
         if capacity is not None:
             self._workers.set(1.0)
-            self._capacity.set(float(capacity))
+            self._capacity.set(capacity)
         waiting = Counter(queue_of(request.app, request.delivery_info) for request in reserved(consumer))
         for queue in self._queues - waiting.keys():
             self._reserved.at((SYSTEM, queue)).set(0.0)
@@ -52,6 +53,20 @@ class Gauges:
         """The worker has ended, and its process may live on."""
         for gauge in (self._workers, self._capacity, *(self._reserved.at((SYSTEM, queue)) for queue in self._queues)):
             gauge.set(0.0)
+
+
+def capacity_of(pool: Any) -> float | None:
+    """How many tasks a pool can run at once; None while it ends.
+
+    Children may be fewer or more than was asked for. Up to 5.6 gevent's pool calls its busy greenlets processes.
+    """
+    found = getattr(pool, "num_processes" if is_prefork(pool) else "limit", None)
+    return None if found is None else float(found)
+
+
+def is_prefork(pool: Any) -> bool:
+    """Whether a pool's tasks run in processes of their own."""
+    return any(cls.__module__ == PREFORK for cls in type(pool).__mro__)
 
 
 def reserved(consumer: Any) -> set[Any]:
@@ -85,7 +100,7 @@ def sample(pool: Any, consumer: Any = None) -> None:
     """Write how this process's worker stands, and what it waited to tell."""
     global _gauges
     writer = recorder.default().writer
-    writer.tick()
+    recorder.default().tick()
     if _gauges is None or _gauges.writer is not writer:
         _gauges = Gauges(writer)
     _gauges.sample(pool, consumer)
@@ -143,7 +158,7 @@ def _count_undecodable(consumer: Any) -> None:
 @guarded("celery worker start")
 def _describe(worker: Any) -> None:
     """A worker whose jobs run in this very process needs a journal for all of them."""
-    if not type(worker.pool).__module__.startswith(PREFORK):
+    if not is_prefork(worker.pool):
         capacity = max(int(worker.max_concurrency or 0), int(getattr(worker.pool, "limit", 0) or 0), 1)
         recorder.default().writer.describe(SYSTEM, "main", capacity)
 
@@ -156,7 +171,7 @@ def worker_init(sender: Any = None, **_: Any) -> None:
     """A worker starts: its blueprints are built after this signal."""
     writer = recorder.default().writer
     writer.describe(SYSTEM, "main")
-    writer.prepare()
+    writer.prepare(SYSTEM, CHILD)
     steps = getattr(getattr(sender, "app", None), "steps", None)
     if steps is not None:
         steps["worker"].add(WorkerStep)
@@ -168,14 +183,14 @@ def worker_init(sender: Any = None, **_: Any) -> None:
 @guarded("celery worker start")
 def before_fork(**_: Any) -> None:
     """A pool process will be forked."""
-    recorder.default().writer.refresh()  # once here, and not in each child
+    recorder.default().writer.prepare(SYSTEM, CHILD)  # once here, and not in each child
 
 
 @guarded("celery worker start")
 def process_init(**_: Any) -> None:
     """A pool process has started; the solo pool sends this in the main process."""
     if current_process().name != "MainProcess":
-        recorder.default().writer.describe(SYSTEM, "child")
+        recorder.default().writer.describe(SYSTEM, CHILD)
 
 
 @guarded("celery worker stop")

@@ -9,10 +9,11 @@ import pytest
 
 from jobmetrics import recorder
 from jobmetrics.celery import executions, reports, requests
+from jobmetrics.celery.messages import PUBLISHED_AT
 from jobmetrics.context import current_execution
 from jobmetrics.registry.journal import Entry
 from jobmetrics.settings import Settings
-from tests.readings import active, assert_durations_add_up, values
+from tests.readings import active, assert_durations_add_up, counts, values
 from tests.unit.doubles import die
 
 
@@ -33,6 +34,7 @@ class Task:
 def clean(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(requests, "here", {})
     monkeypatch.setattr(reports, "_pending", {})
+    monkeypatch.setattr(reports, "_killed", {})
     yield
     die(recorder.default().writer)
 
@@ -104,6 +106,13 @@ def test_the_running_execution_is_in_the_context() -> None:
     assert current_execution() is None
 
 
+def test_a_redelivery_keeps_the_old_stamp_and_shows_no_wait(registry_dir: Path) -> None:
+    run(Task(redelivered=True, **{PUBLISHED_AT: "1.0"}), "SUCCESS")
+    assert counts(registry_dir, "jobs_queue_wait_seconds") == {}
+    run(Task(**{PUBLISHED_AT: "1.0"}), "SUCCESS")
+    assert counts(registry_dir, "jobs_queue_wait_seconds") == {("celery", "app.task", "jobs"): 1}
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), SystemExit("bye"), SystemExit(), KeyboardInterrupt()])
 def test_an_exit_of_the_tasks_own_is_its_failure(error: BaseException, registry_dir: Path) -> None:
     raising(Task(), error)
@@ -122,8 +131,28 @@ def test_green_exits_have_their_meaning(registry_dir: Path) -> None:
     gevent = pytest.importorskip("gevent")
     raising(Task("1"), gevent.Timeout(1))
     raising(Task("2"), gevent.GreenletExit())
+    assert statuses(registry_dir) == {"failure": 1}
+    reports.settle()
     assert statuses(registry_dir) == {"failure": 1, "revoked": 1}
     assert errors(registry_dir) == {"TimeLimitExceeded": 1}
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_killed_greenlet_counts_as_what_celery_killed_it_for(told_first: bool, registry_dir: Path) -> None:
+    gevent = pytest.importorskip("gevent")
+    task = Task()
+    executions.prerun(task=task, task_id="1")
+    if told_first:
+        reports.retry(sender=task, request=Task().request)
+    try:
+        raise gevent.GreenletExit
+    except gevent.GreenletExit:
+        executions.postrun(task=task, task_id="1", state=None)
+    if not told_first:
+        reports.retry(sender=task, request=Task().request)
+    reports.settle()
+    assert statuses(registry_dir) == {"retry": 1}
+    assert active(registry_dir) == {}
 
 
 def test_wrapped_errors_show_what_was_raised() -> None:
@@ -148,6 +177,16 @@ def tell(task: Task, error: BaseException) -> None:
 def pretend(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:
     """What the journals say of every execution."""
     monkeypatch.setattr(type(recorder.default().writer), "find_execution", lambda *_: list(entries))
+
+
+class Received:
+    """A request as the main process holds it."""
+
+    delivery_info: ClassVar = {"exchange": "", "routing_key": "jobs"}
+
+    def __init__(self) -> None:
+        self.id = "1"
+        self.request_dict: dict[str, object] = {}
 
 
 RUNNING = Entry(1, 5.0, 0.0, 0, running=True, lost=False)
@@ -223,11 +262,23 @@ def test_rejected_tasks_are_not_failures_whatever_the_main_process_says(registry
     assert statuses(registry_dir) == {}
 
 
-def test_a_failure_told_without_its_request_has_the_queue_it_came_from(registry_dir: Path) -> None:
-    class Received:
-        id = "1"
-        delivery_info: ClassVar = {"exchange": "", "routing_key": "jobs"}
+def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, RUNNING)
+    task = Task(redelivered=True)
+    reports.retry(sender=task, request=task.request)
+    request = Received()
+    reports.received(request=request)
+    pretend(monkeypatch, LOST)
+    vars(task.request).update(request.request_dict)
+    with monkeypatch.context() as child:
+        child.setattr(reports, "_pending", {})  # it knows nothing of what its main process waits to tell
+        run(task, "SUCCESS")
+    assert statuses(registry_dir) == {"success": 1}
+    reports.settle()
+    assert statuses(registry_dir) == {"retry": 1, "success": 1}
 
+
+def test_a_failure_told_without_its_request_has_the_queue_it_came_from(registry_dir: Path) -> None:
     request = Received()
     reports.received(request=request)
     task = Task()
@@ -235,7 +286,21 @@ def test_a_failure_told_without_its_request_has_the_queue_it_came_from(registry_
     tell(task, ValueError())
     assert values(registry_dir, "jobs_failures_total") == {("celery", "app.task", "jobs", "ValueError"): 1}
     del request
-    assert len(reports._received) == 0
+    assert reports._held("1") is None
+
+
+def test_requests_that_celery_let_go_are_swept_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "_received", {})
+    monkeypatch.setattr(reports, "_sweep_at", reports.SWEEP)
+    held = []
+    for number in range(4 * reports.SWEEP):
+        request = Received()
+        request.id = str(number)
+        reports.received(request=request)
+        if number % 8 == 0:
+            held.append(request)
+    assert len(reports._received) <= reports.SWEEP
+    assert all(reports._held(request.id) is request for request in held)
 
 
 def test_unknown_tasks_and_messages_share_one_job_type(registry_dir: Path) -> None:

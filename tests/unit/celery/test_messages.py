@@ -55,6 +55,13 @@ def test_direct_delivery_names_the_queue_itself() -> None:
     assert app.asked == 0
 
 
+@pytest.mark.parametrize("levels", ["0." * 28, "0." * 25 + "1.0.1."])
+def test_a_delay_by_the_broker_is_no_part_of_the_queue(levels: str) -> None:
+    app = App(images=("media", "pictures"))
+    assert queue_name(app, "celery_delayed_27", levels + "pictures") == "images"
+    assert queue_name(app, "celery_delayed_27", levels + "gone") == "gone"
+
+
 def test_no_exchange_is_direct_delivery() -> None:
     assert queue_name(App(), None, "images") == "images"
 
@@ -146,10 +153,6 @@ def test_unknown_publish_with_an_eta_is_still_unknown() -> None:
 
 def test_stamp_may_be_among_the_headers() -> None:
     assert ready_at(request(None, headers={PUBLISHED_AT: repr(STAMP)})) == STAMP
-
-
-def test_redelivery_is_unknown() -> None:
-    assert ready_at(request(redelivered=True)) is None
 
 
 def test_delivery_info_that_is_no_mapping_is_no_redelivery() -> None:

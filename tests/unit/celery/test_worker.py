@@ -29,7 +29,7 @@ def waiting(queue: str) -> Any:
 def test_gauges_follow_what_waits(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [waiting("a"), waiting("a"), waiting("b")]
     monkeypatch.setattr(worker, "reserved", lambda _: found)
-    pool = SimpleNamespace(num_processes=3)
+    pool = SimpleNamespace(limit=3, num_processes=0)
     worker.sample(pool)
     assert values(registry_dir, "jobs_reserved") == {("celery", "a"): 2, ("celery", "b"): 1}
     assert values(registry_dir, "jobs_worker_capacity") == {("celery",): 3}
@@ -42,7 +42,7 @@ def test_gauges_follow_what_waits(registry_dir: Path, monkeypatch: pytest.Monkey
 
 def test_a_pool_that_ends_keeps_the_last_capacity(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "reserved", lambda _: [])
-    worker.sample(SimpleNamespace(num_processes=2))
+    worker.sample(SimpleNamespace(limit=2))
     worker.sample(SimpleNamespace())
     assert values(registry_dir, "jobs_worker_capacity") == {("celery",): 2}
 

@@ -1,0 +1,18 @@
+"""The registry rows of design section 8: `python -m benchmarks.registry`. How a scrape grows: `benchmarks.growth`."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import footprint, forking, operations, scrape
+from benchmarks.measuring import Row
+from benchmarks.table import show
+
+
+def rows() -> list[Row]:
+    """The rows, measured."""
+    return [*operations.rows(), *forking.rows(), *footprint.rows(), *scrape.rows()]
+
+
+if __name__ == "__main__":
+    sys.exit(show(rows()))

@@ -1,0 +1,50 @@
+"""Celery's prefork pool with spawned children, which inherit nothing: each way a task ends counts once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.celery_rows import CELERY, PREFORK, Row, check, rows
+from tests.integration.celery_workers import Worker, running
+from tests.readings import until, values
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.skipif(CELERY < (5, 7), reason="Celery 5.7 brought worker_pool_start_method")
+
+
+@pytest.fixture(scope="module")
+def worker(_shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    _shared_redis.flush()
+    base: Path = tmp_path_factory.mktemp("spawn")
+    url = _shared_redis.url
+    conf = json.dumps({"worker_pool_start_method": "spawn"})
+    with running(url, url, base, "--pool=prefork", "--concurrency=2", CONF=conf) as started:
+        yield started
+    assert "Signal handler" not in started.log
+
+
+@pytest.mark.parametrize("row", rows(PREFORK), ids=lambda row: row.name)
+def test_row(worker: Worker, row: Row) -> None:
+    check(worker, row)
+
+
+def test_its_children_are_interpreters_of_their_own(worker: Worker) -> None:
+    children = psutil.Process(worker.process.pid).children()
+    assert len([child for child in children if "billiard.spawn" in " ".join(child.cmdline())]) == 2
+
+
+def test_the_worker_says_what_it_is(worker: Worker) -> None:
+    assert values(worker.directory, "jobs_workers") == {("celery",): 1}
+    assert values(worker.directory, "jobs_worker_capacity") == {("celery",): 2}
+    assert len(list(worker.directory.glob("slot-*"))) <= 6  # two children, as many on their way out, and two more
+
+
+def test_jobs_that_wait_for_their_time_are_reserved(worker: Worker) -> None:
+    for _ in range(2):
+        worker.send("succeed", countdown=600)
+    until(lambda: values(worker.directory, "jobs_reserved") == {("celery", "jobs"): 2}, "two reserved jobs")

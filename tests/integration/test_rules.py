@@ -1,0 +1,36 @@
+"""The rules and the shipped configuration, as promtool sees them. What it expects of them is in rules/tests."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.rule_files import ALERTS, RECORDING, ROOT, TESTS
+
+PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+LIMIT = 240.0  # seconds, a hang guard
+
+
+def promtool(*arguments: str | Path) -> None:
+    done = subprocess.run(
+        [servers.program("promtool"), *arguments], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_rules() -> None:
+    promtool("check", "rules", RECORDING, ALERTS)
+
+
+def test_promtool_accepts_the_shipped_configuration(tmp_path: Path) -> None:
+    (tmp_path / "prometheus.yml").write_text(PROMETHEUS.read_text())
+    (tmp_path / "rules").symlink_to(RECORDING.parent)  # beside it, as its own comment says
+    promtool("check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_each_alert_fires_when_it_should_and_not_otherwise(path: Path) -> None:
+    promtool("test", "rules", path)
