@@ -1,6 +1,6 @@
 #!/bin/sh
-# tools/servers.sh ensure redis|rabbitmq|prometheus ...
-# See that the servers' programs are here; install Debian's packages where that is allowed.
+# tools/servers.sh ensure redis|rabbitmq|prometheus|systemd|wget ...
+# See that the servers' programs, and those that check on services, are here; install Debian's packages where that is allowed.
 # Nothing is started: tests and demo start servers of their own. Exit 1 if one cannot be had.
 set -eu
 cd "$(dirname "$0")/.."
@@ -53,8 +53,10 @@ ensure() {
     redis) program=redis-server package=redis-server services=redis-server ;;
     rabbitmq) program=rabbitmq-server package=rabbitmq-server services=rabbitmq-server ;;
     prometheus) program=prometheus package=prometheus services=prometheus ;;
+    systemd) program=systemd-analyze package=systemd services= ;;
+    wget) program=wget package=wget services= ;;
     *)
-        echo "tools/servers.sh: unknown server $1; known: redis, rabbitmq, prometheus" >&2
+        echo "tools/servers.sh: unknown server $1; known: redis, rabbitmq, prometheus, systemd, wget" >&2
         exit 2
         ;;
     esac
@@ -84,7 +86,7 @@ ensure() {
 }
 
 if [ "${1:-}" != ensure ] || [ $# -lt 2 ]; then
-    echo "usage: tools/servers.sh ensure redis|rabbitmq|prometheus ..." >&2
+    echo "usage: tools/servers.sh ensure redis|rabbitmq|prometheus|systemd|wget ..." >&2
     exit 2
 fi
 shift
