@@ -102,16 +102,16 @@ def assert_shows_every_outcome(said: str, system: str) -> None:
     """Success, failure, and a retry that finally succeeds and one that finally fails."""
     for outcome in ("success", "failure", "retry"):
         assert re.search(rf"{system} \S*verify_delivery {outcome}: ledger [1-9]\d* = counted [1-9]", said), said
-    for error in ("EOFError", "SyntaxError", "ChecksumMismatchError"):
+    for error in ("EOFError", "ValueError", "ChecksumMismatchError"):
         assert re.search(rf"{system} \S+ failures {error}: ledger [1-9]", said), said
 
 
 def test_on_a_private_redis_everything_agrees(demo: Callable[..., Demo]) -> None:
     servers.program("redis-server")
-    run = demo(DEMO_SECONDS="5")
+    run = demo(DEMO_SECONDS="8")
     assert run.end() == 0, run.said
     assert {job.split()[0] for job in counted(run.said)} == {"celery", "rq"}
-    assert len(counted(run.said)) == 12
+    assert len(counted(run.said)) == 10
     assert_shows_every_outcome(run.said, "celery")
     assert_shows_every_outcome(run.said, "rq")
     assert re.search(r"^sent = ledger = counted: \d+ executions", run.said, re.MULTILINE)
@@ -140,7 +140,7 @@ def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo
 
 
 def test_without_redis_celery_runs_alone_and_agrees(demo: Callable[..., Demo]) -> None:
-    run = demo(DEMO_SECONDS="5", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
+    run = demo(DEMO_SECONDS="8", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
     assert run.end() == 0, run.said
     assert {job.split()[0] for job in counted(run.said)} == {"celery"}
     assert_shows_every_outcome(run.said, "celery")
@@ -174,25 +174,14 @@ def test_a_signal_while_it_starts_leaves_nothing(demo: Callable[..., Demo]) -> N
 def test_a_difference_is_printed_and_exits_1(demo: Callable[..., Demo]) -> None:
     run = demo(DEMO_SECONDS="2", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
     run.wait_until(run.ledger_lines)
-    line = {"system": "celery", "job_type": "demo.hash_file", "id": "nobody", "outcome": "failure"}
+    line = {"system": "celery", "job_type": "celery_app.tasks.compress_file", "id": "nobody", "outcome": "failure"}
     home = run.home()
     assert home is not None
     with (home / "ledger.jsonl").open("a") as ledger:
         ledger.write(json.dumps({**line, "error_type": "PlantedError", "duration": 0.1}) + "\n")
     assert run.end() == 1, run.said
-    assert "DIFFERENT celery demo.hash_file failures PlantedError: ledger 1 != counted 0" in run.said
+    assert "DIFFERENT celery celery_app.tasks.compress_file failures PlantedError: ledger 1 != counted 0" in run.said
     assert re.search(r"\d+ of \d+ comparisons differ", run.said)
-
-
-def test_a_library_without_sources_is_one_clear_error(demo: Callable[..., Demo], tmp_path: Path) -> None:
-    # A library without sources has nothing to work on.
-    empty = tmp_path / "path"
-    empty.mkdir()
-    (empty / "sitecustomize.py").write_text("import sysconfig\nsysconfig.get_paths = lambda: {'stdlib': '/nowhere'}\n")
-    paths = os.pathsep.join(filter(None, (str(empty), os.environ.get("PYTHONPATH"))))
-    run = demo(DEMO_SECONDS="1", JOBMETRICS_DEMO_WITHOUT_REDIS="1", PYTHONPATH=paths)
-    assert run.end() == 1, run.said
-    assert "standard library" in run.said
 
 
 def test_a_server_that_does_not_start_is_shown_with_its_log(demo: Callable[..., Demo], tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from redis import RedisError
 
+from jobmetrics.demo import applications, redis_source
 from jobmetrics.demo import config as run_config
-from jobmetrics.demo import redis_source
 from jobmetrics.demo.config import DemoConfig
 from jobmetrics.demo.errors import DemoError
 from jobmetrics.demo.interrupts import Interrupts
 from jobmetrics.demo.processes import Process, Processes
 from jobmetrics.demo.scrape import ScrapeError, scrape
 
-FOREIGN = ("JOBMETRICS_", "CELERY", "RQ_")
+FOREIGN = ("JOBMETRICS_", "CELERY", "RQ_", "SHOP_")
 """Prefixes of variables that would make the demo's processes other than they are described."""
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -30,14 +30,14 @@ REFRESH_SECONDS = 0.5
 def environment(home: Path, registry: Path, outer: Mapping[str, str]) -> dict[str, str]:
     """The variables of every process of the run."""
     kept = {name: value for name, value in outer.items() if not name.startswith(FOREIGN)}
-    if "PYTHONPATH" in kept:  # the processes work elsewhere, so relative paths would lead nowhere
-        paths = kept["PYTHONPATH"].split(os.pathsep)
-        kept["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in paths if path)
+    # The processes work elsewhere, so relative paths would lead nowhere.
+    paths = [str(Path(path).absolute()) for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
     temporary = home / "tmp"
     temporary.mkdir(exist_ok=True)
     return {
         **kept,
         run_config.HOME_VARIABLE: str(home),
+        "PYTHONPATH": os.pathsep.join([str(applications.folder()), *paths]),
         "JOBMETRICS_DIR": str(registry),
         "TMPDIR": str(temporary),
         "PYTHONUNBUFFERED": "1",
@@ -59,7 +59,7 @@ def start_exporter(processes: Processes, config: DemoConfig) -> tuple[Process, s
 
 
 def start_celery(processes: Processes, config: DemoConfig) -> Process:
-    """Start a prefork worker; what instruments it is the setting `imports` of its application."""
+    """Start a prefork worker of the examples' application, whose setting `imports` instruments it."""
     arguments = [sys.executable, "-m", "celery", "-A", "jobmetrics.demo.celery_app", "worker"]
     arguments += ["--pool", "prefork", "--concurrency", str(CELERY_PROCESSES)]
     arguments += ["--queues", config.celery_queue, "--hostname", f"demo-{config.run}@%h"]
@@ -71,6 +71,7 @@ def start_celery(processes: Processes, config: DemoConfig) -> Process:
 def start_rq(processes: Processes, config: DemoConfig) -> Process:
     """Start a worker of the instrumented class, which forks a work-horse for each job."""
     arguments = [sys.executable, "-m", "rq.cli", "worker", "--worker-class", "jobmetrics.rq.Worker"]
+    arguments += ["--job-class", "jobmetrics.demo.rq_job.LedgerJob"]
     arguments += ["--name", config.rq_worker, config.rq_queue]
     # Not --url, for the same reason as above.
     return processes.start("RQ worker", arguments, {"RQ_REDIS_URL": config.redis_url or ""})

@@ -1,35 +1,33 @@
-"""The demo's Celery application: `celery -A jobmetrics.demo.celery_app worker`.
+"""The examples' Celery application, on the run's broker, with tasks that keep the ledger.
 
-The worker is instrumented by one setting, `imports`, as a user's worker is; the producer, which never
-loads `imports`, calls `jobmetrics.celery.instrument(app)`.
+The worker is instrumented by the application's own setting `imports`, as a user's worker is; the producer,
+which never loads `imports`, calls `jobmetrics.celery.instrument(app)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from celery import Celery
+from celery import Task
 from celery.exceptions import Retry
 from celery.signals import worker_ready
 
-from jobmetrics.demo import jobs, ledger, spool
+from celery_app import app
+from jobmetrics.demo import ledger, spool
 from jobmetrics.demo.config import DemoConfig, load
 
+__all__ = ["SYSTEM", "LedgerTask", "app", "settings"]
+
 SYSTEM = "celery"
-MAX_RETRIES = 4
-FIRST_RETRY_SECONDS = 0.15
 
 
 def settings(config: DemoConfig) -> dict[str, Any]:
-    """Celery's settings for this run."""
+    """What differs from the application's own settings in this run."""
     common = {
-        "imports": ("jobmetrics.celery.plugin",),
         "task_default_queue": config.celery_queue,
-        "task_ignore_result": True,
+        "task_routes": {},
         "worker_enable_remote_control": False,
         "worker_hijack_root_logger": False,
-        "broker_connection_retry_on_startup": True,
     }
     if config.redis_url is None:
         return {
@@ -57,33 +55,21 @@ def _classify(error: BaseException) -> tuple[str, str]:
     return ledger.FAILURE, type(error).__name__
 
 
-def _register(app: Celery, work: Callable[..., object]) -> None:
-    name = task_name(work.__name__)
+class LedgerTask(Task):
+    """A task that writes a line of the ledger about each of its executions."""
 
-    def body(task: Any, *arguments: str) -> object:
-        with ledger.execution(load().ledger, SYSTEM, name, task.request.id, _classify):
-            try:
-                return work(*arguments)
-            except jobs.NOT_READY as error:
-                # Raises celery.exceptions.Retry, or the error itself once the retries are used up.
-                pause = FIRST_RETRY_SECONDS * 2**task.request.retries
-                raise task.retry(exc=error, countdown=pause) from error
+    abstract = True
 
-    app.task(name=name, bind=True, max_retries=MAX_RETRIES)(body)
-
-
-def task_name(job: str) -> str:
-    """The registered task name of a function of `jobs`."""
-    return f"demo.{job}"
+    def __call__(self, *args: Any, **kwargs: Any) -> object:
+        """What a worker calls instead of `run` where it is there."""
+        with ledger.execution(load().ledger, SYSTEM, self.name, self.request.id, _classify):
+            return self.run(*args, **kwargs)
 
 
 def _say_ready(**_: object) -> None:
     load().celery_ready.touch()
 
 
-app = Celery("jobmetrics-demo")
-# A function, so that the run's file is read when the settings are first asked for, not at import.
-app.add_defaults(lambda: settings(load()))
-for _work in jobs.ALL:
-    _register(app, _work)
+app.task_cls = LedgerTask  # before the application makes its first task
+app.conf.update(settings(load()))
 worker_ready.connect(_say_ready, weak=False, dispatch_uid="jobmetrics-demo-ready")

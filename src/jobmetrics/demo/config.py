@@ -59,6 +59,11 @@ class DemoConfig:
         return self.home / "ledger.jsonl"
 
     @property
+    def shop(self) -> Path:
+        """The files that the jobs work on."""
+        return self.home / "shop"
+
+    @property
     def spool(self) -> Path:
         """The messages of the filesystem transport."""
         return self.home / "spool"

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from jobmetrics.demo import cast, compare, ledger, materials, redis_source, report, tables
+from jobmetrics.demo import cast, compare, ledger, redis_source, report, tables
 from jobmetrics.demo import config as run_config
 from jobmetrics.demo.config import DemoConfig
 from jobmetrics.demo.errors import DemoError, Interrupted
@@ -85,7 +85,7 @@ def _set_up(cleanup: ExitStack, environment: Mapping[str, str], interrupts: Inte
     if config.redis_url is None:
         config = _private_redis(config, environment, processes, interrupts, out)
     run_config.save(config)
-    materials.prepare(home, materials.standard_library())
+    config.shop.mkdir()
     exporter, url = cast.start_exporter(processes, config)
     conditions = {
         exporter: cast.exporter_answers(url),

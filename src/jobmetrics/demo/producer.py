@@ -9,59 +9,65 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable
-from typing import Any
 
-from jobmetrics.demo import ledger, materials, plan
+from jobmetrics.demo import ledger
 from jobmetrics.demo.config import DemoConfig, load
 from jobmetrics.demo.errors import Interrupted
 from jobmetrics.demo.interrupts import Interrupts
+from shop import orders
 
 ROUND_SECONDS = 0.4
+DAMAGE_EVERY = 2
+"""In one of so many rounds a file is damaged, so that a short run shows failures of each kind."""
 MAX_OUTSTANDING = 24
 """Jobs of one system sent and not over; beyond that its rounds pause, so that the drain stays short."""
-RQ_MAX_RETRIES = 3
 KEEP_SECONDS = 600
 
-Send = Callable[[plan.Order, str], str]
+Send = Callable[[orders.Order, str], str]
 """Publish an order under a job id; returns the job type."""
 
 
 def celery_sender(config: DemoConfig) -> Send:
-    """Send through the demo's Celery application."""
+    """Send through the Celery application."""
+    from celery_app import tasks
     from jobmetrics.celery import instrument
-    from jobmetrics.demo.celery_app import app, task_name
+    from jobmetrics.demo.celery_app import app
 
     instrument(app)
 
-    def send(order: plan.Order, job_id: str) -> str:
-        name = task_name(order.job)
-        app.tasks[name].apply_async(order.arguments, task_id=job_id, queue=config.celery_queue, retry=False)
-        return name
+    def send(order: orders.Order, job_id: str) -> str:
+        task = getattr(tasks, order.job)
+        task.apply_async(order.arguments, task_id=job_id, queue=config.celery_queue, retry=False)
+        return str(task.name)
 
     return send
 
 
 def rq_sender(config: DemoConfig) -> Send:
-    """Send through an RQ queue."""
+    """Send through an RQ queue.
+
+    Retries come at once: their pauses would need RQ's scheduler, whose key on a shared server cannot be told
+    from other people's.
+    """
     from redis import Redis
     from rq import Queue, Retry
 
-    from jobmetrics.demo import rq_jobs
+    from jobmetrics.rq import instrument_queue
+    from rq_app import jobs
 
-    queue = Queue(config.rq_queue, connection=Redis.from_url(config.redis_url or ""))
+    queue = instrument_queue(Queue(config.rq_queue, connection=Redis.from_url(config.redis_url or "")))
 
-    def send(order: plan.Order, job_id: str) -> str:
-        options: dict[str, Any] = {"retry": Retry(max=RQ_MAX_RETRIES)} if order.retries else {}
-        queue.enqueue(
-            getattr(rq_jobs, order.job),
+    def send(order: orders.Order, job_id: str) -> str:
+        job = queue.enqueue(
+            getattr(jobs, order.job),
             args=order.arguments,
             job_id=job_id,
             job_timeout=60,
             result_ttl=KEEP_SECONDS,
             failure_ttl=KEEP_SECONDS,
-            **options,
+            retry=Retry(max=jobs.RETRIES[order.job].max) if order.job in jobs.RETRIES else None,
         )
-        return rq_jobs.job_path(order.job)
+        return str(job.func_name)
 
     return send
 
@@ -71,10 +77,9 @@ def main() -> int:
     with Interrupts() as interrupts:
         config = load()
         books = ledger.Books(config.sent, config.ledger)
-        stock = materials.load(config.home)
         makers = {"celery": celery_sender, "rq": rq_sender}
         senders = {system: makers[system](config) for system in config.systems}
-        rounds = {system: plan.rounds(stock, config.home / "work" / system) for system in senders}
+        rounds = {system: orders.rounds(config.shop, DAMAGE_EVERY) for system in senders}
         try:
             while True:
                 books.update()

@@ -11,7 +11,7 @@ from jobmetrics.demo.rows import Row
 
 ROWS = [
     Row("celery", "demo.verify_delivery", 12345, 12000, 345, 1234, 2, 0.0025, 0.0975, 1.47),
-    Row("rq", "jobmetrics.demo.rq_jobs.decompress_file", 12345, 12000, 345, 0, 1, None, None, None),
+    Row("rq", "rq_app.jobs.decompress_file", 12345, 12000, 345, 0, 1, None, None, None),
 ]
 
 

@@ -1,0 +1,8 @@
+"""A Celery application: `celery -A celery_app worker`. What turns jobmetrics on is one line of `celeryconfig`."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+app = Celery("celery_app")
+app.config_from_object("celery_app.celeryconfig")

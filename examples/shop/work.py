@@ -1,0 +1,106 @@
+"""The work itself, on files. What it tells jobmetrics: a metric of its own, stages, items."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from jobmetrics import Counter, items, stage
+
+REVENUE = Counter("shop_revenue_euros", "Value of the orders that were imported.", ["country"])
+
+UPLOAD_CHUNKS = 8
+UPLOAD_PAUSE_SECONDS = 0.02
+
+
+class NotDeliveredError(Exception):
+    """The file is not here yet."""
+
+
+class ChecksumMismatchError(Exception):
+    """The file is here, and is not (yet) what it ought to be."""
+
+
+NOT_READY = (NotDeliveredError, ChecksumMismatchError)
+"""What is worth another attempt: the file may still be on its way."""
+
+
+def import_orders(path: str) -> int:
+    """Read a CSV file of orders and add their value up; ValueError where a price is no number."""
+    with stage("read"), Path(path).open(encoding="utf-8", newline="") as file:
+        orders = list(csv.DictReader(file))
+    with stage("add up"):
+        for country, value in _value_by_country(orders).items():
+            REVENUE.labels(country).inc(value)
+    items(len(orders))
+    return len(orders)
+
+
+def _value_by_country(orders: Iterable[dict[str, str]]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for order in orders:
+        values[order["country"]] = values.get(order["country"], 0.0) + float(order["price"])
+    return values
+
+
+def compress_file(path: str, target: str) -> int:
+    """Write a gzip copy; returns its size in bytes."""
+    packed = gzip.compress(Path(path).read_bytes(), compresslevel=9)
+    Path(target).write_bytes(packed)
+    return len(packed)
+
+
+def check_archive(path: str) -> int:
+    """Size in bytes of what a gzip file holds; EOFError if it was cut short."""
+    return len(gzip.decompress(Path(path).read_bytes()))
+
+
+def deliver_file(source: str, target: str) -> int:
+    """Copy a file in place bit by bit, as an upload over a slow line does; returns its size in bytes."""
+    content = Path(source).read_bytes()
+    step = len(content) // UPLOAD_CHUNKS + 1
+    with Path(target).open("wb", buffering=0) as file:
+        for start in range(0, len(content), step):
+            file.write(content[start : start + step])
+            time.sleep(UPLOAD_PAUSE_SECONDS)
+    return len(content)
+
+
+def verify_delivery(path: str, digest: str) -> int:
+    """Check a delivered file against its SHA-256; returns its size in bytes."""
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise NotDeliveredError(path) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise ChecksumMismatchError(f"{path}: {found} is not {digest}")
+    return len(content)
+
+
+def clean_up(folder: str, seconds: float) -> int:
+    """Delete the files in a folder that are older than so many seconds; returns how many."""
+    oldest = time.time() - seconds
+    deleted = 0
+    for path in Path(folder).iterdir():
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
+            deleted += 1
+    items(deleted)
+    return deleted
+
+
+def call_partner(seconds: float) -> None:
+    """Wait for a partner who takes long to answer."""
+    time.sleep(seconds)
+
+
+def exhaust_memory() -> None:
+    """End as a process does that the kernel kills for want of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
