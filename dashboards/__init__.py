@@ -1,0 +1,28 @@
+"""The Grafana dashboards, written in Python so that no query can name a metric or a label that does not exist.
+
+`python -m dashboards` writes them to dashboards/grafana as JSON; with `--check` it only says whether they are
+up to date. It needs Python 3.11, as grafana-foundation-sdk does.
+"""
+
+from __future__ import annotations
+
+from dashboards.shipped import LabelValues, Query, label_values, queries
+
+_FIRST_EVENT = "the counter comes with its first event, and there may be none"
+
+MAY_BE_EMPTY: dict[str, str] = {"Alerts firing": "none may fire"} | dict.fromkeys(
+    (
+        "Executions of unknown duration",
+        "Internal errors",
+        "Internal errors, by place",
+        "Series dropped",
+        "Updates dropped",
+        "Updates dropped, by reason",
+        "Withdrawn jobs",
+        "Withdrawn, by reason",
+    ),
+    _FIRST_EVENT,
+)
+"""Panels without data on a healthy set-up, by title, and why."""
+
+__all__ = ["MAY_BE_EMPTY", "LabelValues", "Query", "label_values", "queries"]
