@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import functools
+import re
+
+import pytest
+import yaml
+
+from tests.promql import Checker, Labels, Mistake, known_series
+from tests.rule_files import ALERTS, RECORDING, ROOT, TESTS, Rule, alerts, rules
+
+RUNBOOK = ROOT / "docs" / "runbook.md"
+PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+SEVERITIES = {"critical", "warning"}
+PARTS = ("What it means", "How to look", "What to do", "When to tune")
+
+
+@functools.cache
+def labels_of_rules() -> dict[str, Labels]:
+    """What each rule's result is labelled with; what is recorded is known to the rules after it."""
+    known = known_series()
+    found = {}
+    for rule in rules():
+        found[rule.name] = Checker(known).labels(rule.expression)
+        if not rule.is_alert:
+            assert rule.name not in known, f"{rule.name} is recorded twice"
+            known[rule.name] = found[rule.name]
+    return found
+
+
+# ---------------------------------------------------------------- held against the families
+
+
+def test_every_rule_asks_for_series_and_labels_that_there_are() -> None:
+    assert len(labels_of_rules()) == len(rules())
+
+
+@pytest.mark.parametrize(
+    ("expression", "mistake"),
+    [
+        ("jobs_totals", "no series 'jobs_totals'"),
+        ("sum by (jobtype) (rate(jobs_total[5m]))", "no label 'jobtype'"),
+        ('jobs_total{state="failure"}', "no label 'state'"),
+        ('jobs_total{status="failed"}', "status is never 'failed'"),
+        ("jobs_workers / on (queue_name) jobs_worker_capacity", "no label 'queue_name'"),
+        ("sum by (job, system) (jobs_active) / jobs_worker_capacity", "never match"),
+        ("histogram_quantile(0.9, sum by (job) (rate(jobs_duration_seconds_bucket[5m])))", "no label 'le'"),
+        ("rate(jobs_duration_seconds[5m])", "no series"),
+    ],
+)
+def test_a_mistake_in_an_expression_is_found(expression: str, mistake: str) -> None:
+    with pytest.raises(Mistake, match=mistake):
+        Checker(known_series()).labels(expression)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in rules() if not rule.is_alert], ids=lambda rule: rule.name)
+def test_a_recorded_series_is_named_for_its_level_metric_and_operations(rule: Rule) -> None:
+    level, metric, operations = rule.name.split(":")
+    assert operations
+    levels = {
+        "job_type": {"job", "system", "job_type"},
+        "job_type_status": {"job", "system", "job_type", "status"},
+        "system": {"job", "system"},
+        "queue": {"job", "system", "broker", "queue_name"},
+    }
+    assert labels_of_rules()[rule.name] == levels[level]
+    bare = metric.removesuffix("_age_seconds")  # an age is told of a moment's family
+    families = {*known_series(), "jobs_success", "jobs_queue_oldest"}
+    assert {bare, f"{bare}_count"} & families, metric
+
+
+# ---------------------------------------------------------------- what an operator is told
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.name)
+def test_an_alert_says_how_bad_what_and_where_to_read_on(rule: Rule) -> None:
+    assert rule.labels.keys() == {"severity"}
+    assert rule.labels["severity"] in SEVERITIES
+    assert rule.annotations.keys() == {"summary", "description", "runbook"}
+    assert rule.annotations["runbook"] == f"docs/runbook.md#{rule.name.lower()}"
+    assert rule.annotations["description"].endswith(".")
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.name)
+def test_an_alert_names_only_labels_that_it_has(rule: Rule) -> None:
+    has = labels_of_rules()[rule.name]
+    named = set(re.findall(r"\$labels\.(\w+)", " ".join(rule.annotations.values())))
+    assert named <= has, f"{sorted(named - has)} would be empty"
+    if has:
+        assert named, "which one is it?"
+
+
+def sections() -> dict[str, str]:
+    """The runbook's sections on alerts, by their headings."""
+    _, *found = re.split(r"^### ", RUNBOOK.read_text(), flags=re.MULTILINE)
+    named = (section.partition("\n") for section in found)
+    return {heading.strip(): body for heading, _, body in named}
+
+
+def test_every_alert_has_its_section_in_the_runbook_and_the_other_way_round() -> None:
+    assert [*sections()] == [rule.name for rule in alerts()]
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.name)
+def test_a_section_says_what_how_and_when(rule: Rule) -> None:
+    body = sections()[rule.name]
+    assert [part for part in re.findall(r"\*\*(.+?)\.\*\*", body) if part in PARTS] == [*PARTS]
+    assert f"`{rule.labels['severity']}`" in body
+
+
+def test_the_runbook_names_only_series_that_there_are() -> None:
+    known = {*known_series(), *labels_of_rules()}
+    told = set(re.findall(r"(?:\b\w+:)?\b(?:jobs|jobmetrics)_[a-z_]+(?::\w+)?\b", RUNBOOK.read_text()))
+    histograms = {name.removesuffix("_bucket") for name in known}
+    assert told <= known | histograms, sorted(told - known - histograms)
+
+
+# ---------------------------------------------------------------- what is there to be loaded and run
+
+
+def test_the_shipped_configuration_loads_both_files_and_no_test() -> None:
+    (pattern,) = yaml.safe_load(PROMETHEUS.read_text())["rule_files"]
+    assert sorted(ROOT.glob(pattern)) == [ALERTS, RECORDING]
+
+
+def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
+    fires: set[str] = set()
+    silent: set[str] = set()
+    for path in TESTS:
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            for case in test["alert_rule_test"]:
+                (fires if case["exp_alerts"] else silent).add(case["alertname"])
+    names = {rule.name for rule in alerts()}
+    assert fires == names
+    assert silent == names
+
+
+def test_promtool_evaluates_the_groups_in_the_order_of_the_files() -> None:
+    order = list(dict.fromkeys(rule.group for rule in rules()))
+    for path in TESTS:
+        assert yaml.safe_load(path.read_text())["group_eval_order"] == order, path.name
