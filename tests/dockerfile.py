@@ -1,0 +1,34 @@
+"""A Dockerfile as stages of instructions: enough of the format for the one we have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Stage:
+    """One FROM and what follows it. parent: an image, or the name of another stage."""
+
+    name: str
+    parent: str
+    instructions: list[tuple[str, str]] = field(default_factory=list)
+
+    def all(self, instruction: str) -> list[str]:
+        """The arguments of every such instruction, in order."""
+        return [argument for name, argument in self.instructions if name == instruction]
+
+
+def stages(path: Path) -> dict[str, Stage]:
+    """The stages by name."""
+    found: dict[str, Stage] = {}
+    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
+        name, _, argument = line.partition(" ")
+        if name == "FROM":
+            parent, _, alias = argument.partition(" AS ")
+            stage = found[alias] = Stage(alias, parent)
+        else:
+            stage.instructions.append((name, argument))
+    return found

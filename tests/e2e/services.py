@@ -1,0 +1,42 @@
+"""Services as processes of this host: started, and ended as an init system ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+STOP_SECONDS = 30.0
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, with its output in a file: SIGTERM at the end, SIGKILL if that does not help."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def get(url: str) -> str:
+    """What is answered with 200; nothing if nobody answers so."""
+    try:
+        with _direct.open(url, timeout=10) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""

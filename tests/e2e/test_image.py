@@ -1,0 +1,121 @@
+"""The Dockerfile without Docker: its RUN lines in folders of their own, and what they install, at work.
+
+Libraries are this environment's; what is installed is the package alone, as a wheel, without the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.compose import ROOT
+from tests.dockerfile import Stage, stages
+from tests.e2e.services import get, running
+from tests.readings import until
+
+LIMIT = 200.0  # a hang guard
+
+
+class Built:
+    """A stage and those it comes from, done in a folder."""
+
+    def __init__(self, root: Path, stage: str) -> None:
+        self.root, self.venv = root, root / "venv"
+        found = stages(ROOT / "Dockerfile")
+        line: list[Stage] = []
+        while stage in found:
+            line.insert(0, found[stage])
+            stage = found[stage].parent
+        self._folder = root
+        for each in line:
+            if each.name != "base":  # its accounts are the image's, not this host's
+                self._build(each)
+
+    def _build(self, stage: Stage) -> None:
+        for name, argument in stage.instructions:
+            if name == "WORKDIR":
+                self._folder = self.root / argument.lstrip("/")
+                self._folder.mkdir()
+            elif name == "COPY":
+                *sources, target = argument.split()
+                for source in sources:
+                    self._copy(ROOT / source, self._folder / target)
+            elif name == "RUN":
+                self._run(argument)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+
+    def _run(self, line: str) -> None:
+        command = re.sub(r"(?<![\w.])/venv\b", str(self.venv), line)
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=self._folder, env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        libraries = self.venv / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+        # By a .pth file: theirs are not read, so that the package is not found through the one of this checkout.
+        (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        offline = {"PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}
+        places = os.pathsep.join([str(self.venv / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return {**inherited, **offline, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PATH": places, "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return Built(tmp_path_factory.mktemp("image"), "build-exporter")
+
+
+def test_the_package_is_the_images_own(built: Built, tmp_path: Path) -> None:
+    code = "import jobmetrics.demo.applications as a; print(a.__file__); print(a.folder())"
+    done = subprocess.run(
+        [built.venv / "bin/python", "-c", code],
+        cwd=tmp_path, env=built.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for path in done.stdout.splitlines():
+        assert Path(path).is_relative_to(built.venv), path
+
+
+def test_the_exporters_entrypoint_serves(built: Built, tmp_path: Path) -> None:
+    stage = stages(ROOT / "Dockerfile")["exporter"]
+    (port,) = servers.free_ports(1)
+    settings = dict(pair.split("=", 1) for line in stage.all("ENV") for pair in line.split())
+    assert settings["JOBMETRICS_LISTEN"].endswith(f":{stage.all('EXPOSE')[0]}")
+    settings |= {"JOBMETRICS_DIR": str(tmp_path / "registry"), "JOBMETRICS_LISTEN": f"127.0.0.1:{port}"}
+    command = json.loads(stage.all("ENTRYPOINT")[0])
+    with running(command, {**built.environment, **settings}, tmp_path / "exporter.log", tmp_path):
+        until(lambda: get(f"http://127.0.0.1:{port}/healthz") == "ok\n", "the exporter to serve", LIMIT)
+
+
+def test_the_demo_runs_from_a_wheel(built: Built, tmp_path: Path) -> None:
+    servers.program("redis-server")
+    variables = {"DEMO_SECONDS": "2", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [built.venv / "bin/jobmetrics", "demo"],
+        cwd=tmp_path,
+        env={**built.environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^  celery celery_app\.tasks\.import_orders jobs: sent [1-9]", done.stdout, re.MULTILINE)
+    assert re.search(r"^sent = ledger = counted: ", done.stdout, re.MULTILINE)
