@@ -1,0 +1,99 @@
+"""Every page of the documentation is built, reached, and points only to what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+
+from jobmetrics.families import BUILT_IN, HISTOGRAM
+from tests.unit.documents import DOCS, OTHERS, PAGES, ROOT, anchors, blocks, code_words, links, name_of
+from tools.docs_reference import anchor
+
+EVERYWHERE = (*PAGES, *OTHERS)
+
+METRIC = re.compile(r"(?<![\w./])((?:jobs|jobmetrics)_[a-z0-9_]*)(\*?)")
+KNOWN = {family.name for family in BUILT_IN} | {
+    f"{family.name}{suffix}"
+    for family in BUILT_IN
+    if family.type == HISTOGRAM
+    for suffix in ("_bucket", "_sum", "_count")
+}
+
+
+def recorded_names() -> set[str]:
+    """The names that recording rules make; what stands between their colons looks like a metric."""
+    found = set()
+    for path in (ROOT / "rules").glob("*.yml"):
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            found |= {rule["record"] for rule in group["rules"] if "record" in rule}
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a warning fails the build."""
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html"]
+    cache = tmp_path_factory.mktemp("doctrees")
+    done = subprocess.run(
+        [*command, "-d", str(cache), str(DOCS), str(target)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def test_every_page_is_built_and_reached_from_the_first(site: Path) -> None:
+    first = (site / "index.html").read_text()
+    pages = [page.relative_to(DOCS) for page in PAGES if not page.stem.endswith("-measured")]
+    for page in pages:
+        assert (site / page).with_suffix(".html").exists(), page
+        if page.name != "index.md" and page.parent == Path():
+            assert f'href="{page.with_suffix(".html")}"' in first, page
+
+
+def test_references_are_filled_in(site: Path) -> None:
+    text = (site / "metrics.html").read_text()
+    assert [family.name for family in BUILT_IN if f'id="{anchor(family.name)}"' not in text] == []
+    assert "JOBMETRICS_MAX_SERIES" in (site / "configuration.html").read_text()
+    assert "--web-config" in (site / "commands.html").read_text()
+    assert [page for page in site.rglob("*.html") if "generated: " in page.read_text()] == []
+
+
+@pytest.mark.parametrize("page", EVERYWHERE, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith("https://"), link
+            continue
+        file, _, part = unquote(link).partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_file(), f"{name_of(page)} links to {link}"
+        assert target.is_relative_to(ROOT), link
+        if part:
+            assert part in anchors(target), f"{name_of(page)} links to {link}"
+
+
+@pytest.mark.parametrize("page", EVERYWHERE, ids=name_of)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    top = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for word in code_words(page):
+        if re.fullmatch(rf"({top})/[\w./-]+", word):
+            assert (ROOT / word).exists(), f"{name_of(page)} names {word}"
+
+
+@pytest.mark.parametrize("page", EVERYWHERE, ids=name_of)
+def test_metrics_that_are_named_exist(page: Path) -> None:
+    texts = code_words(page) + [block.text for block in blocks(page) if block.language == "promql"]
+    rules = "|".join(map(re.escape, sorted(recorded_names(), reverse=True))) or r"(?!)"
+    for text in texts:
+        for name, star in METRIC.findall(re.sub(rules, "", text)):
+            if star or name.endswith("_"):
+                assert any(known.startswith(name) for known in KNOWN), f"{name_of(page)} names {name}{star}"
+            else:
+                assert name in KNOWN, f"{name_of(page)} names {name}"

@@ -1,0 +1,226 @@
+"""The reference pages of the documentation, as Markdown made from the code they describe.
+
+`docs/conf.py` puts each text where a page says `<!-- generated: NAME -->`, whenever the pages are built.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from jobmetrics import families, settings
+from jobmetrics.cli.group import READERS, jobmetrics
+from jobmetrics.cli.options import _FILE_KEYS
+from jobmetrics.errors import SettingsError
+from jobmetrics.families import Family
+
+MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+
+_PROCESSES = {
+    families.SUM: "sum",
+    families.LIVE_SUM: "sum of the living",
+    families.MAX: "greatest",
+    families.MIN: "least",
+    families.MOST_RECENT: "last set",
+    families.JOURNAL: "of the living",
+}
+_COMMON = "common"
+_DEFAULT_IN_HELP = re.compile(r"\s*\[default: (.*)\]\Z", re.DOTALL)
+
+
+def fill_in(page: str) -> str:
+    """A page with the generated texts in the place of their markers. Raises KeyError for an unknown one."""
+    return MARKER.sub(lambda found: GENERATED[found[1]](), page)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def anchor(name: str) -> str:
+    """A name as the part of a link behind #: HTML's own way with underscores."""
+    return name.replace("_", "-")
+
+
+def _plain(text: str) -> str:
+    """Words of the code's, none of which is Markdown."""
+    return re.sub(r"([*_<\[\]`])", r"\\\1", text)
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def metrics() -> str:
+    """All metrics, one table a source."""
+    return "\n\n".join(_source(source) for source in (families.RECORDED, families.COLLECTED, families.OWN))
+
+
+def _source(source: str) -> str:
+    found = [family for family in families.BUILT_IN if family.source == source]
+    recorded = source == families.RECORDED
+    headings = ["metric", "type", "labels", "meaning", *(["over processes"] if recorded else [])]
+    rows = [
+        [
+            f"[`{family.name}`]{{#{anchor(family.name)}}}",
+            family.type,
+            _labels(family),
+            _plain(family.help),
+            *([_PROCESSES[family.mode]] if recorded else []),
+        ]
+        for family in found
+    ]
+    return f"## From {source}\n\n{_table(headings, rows)}"
+
+
+def _labels(family: Family) -> str:
+    """The labels, with one word for those that all metrics of a job have."""
+    common = family.labels[: len(families.JOB_LABELS)] == families.JOB_LABELS
+    rest = map(_code, family.labels[len(families.JOB_LABELS) if common else 0 :])
+    return ", ".join([*([_COMMON] if common else []), *rest]) or "none"
+
+
+def label_values() -> str:
+    """The labels whose values are a fixed few."""
+    values: dict[str, tuple[str, ...]] = {}
+    for family in families.BUILT_IN:
+        values.update(family.closed)
+    rows = ([_code(label), ", ".join(map(_code, texts))] for label, texts in values.items())
+    return _table(["label", "values"], rows)
+
+
+def buckets() -> str:
+    """The bounds of histograms that nobody has set otherwise."""
+    bounds = ", ".join(f"{bound:g}" for bound in settings.DEFAULT_BUCKETS)
+    names = ", ".join(_code(family.name) for family in _histograms())
+    return f"{names} have the upper bounds (seconds) {bounds} and `+Inf`."
+
+
+def _histograms() -> list[Family]:
+    return [family for family in families.BUILT_IN if family.type == families.HISTOGRAM]
+
+
+# ---------------------------------------------------------------- settings
+
+
+def configuration() -> str:
+    """All settings."""
+    rows = [
+        [
+            f"[`{name}`]{{#setting-{anchor(name)}}} {_code(settings.ENVIRONMENT_PREFIX + name.upper())}",
+            _sentence(field.metadata["help"]) + _default(field),
+            _plain(_allowed(name)),
+        ]
+        for name, field in settings.known().items()
+    ]
+    return _table(["setting, environment variable", "meaning", "takes"], rows)
+
+
+def _sentence(text: str) -> str:
+    return _plain(text[:1].upper() + text[1:].rstrip(".") + ".") if text else ""
+
+
+def _allowed(name: str) -> str:
+    """What the setting's own error says that it takes."""
+    try:
+        settings.parse(name, object())
+    except SettingsError as error:
+        return str(error).partition("; it takes ")[2]
+    raise ValueError(f"{name} takes anything")
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is settings.default_dir:
+        return _by_default(_without_uid(settings.default_dir()))
+    value = field.default_factory() if callable(field.default_factory) else field.default
+    if value in (None, "", ()) or value == {}:
+        return ""
+    return _by_default(str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def _by_default(value: str) -> str:
+    return f" Default: {_code(value)}." if value else ""
+
+
+def _without_uid(text: str) -> str:
+    """The default directory of whoever builds this, as that of whoever reads it."""
+    return text.replace(settings.default_dir(), f"{settings.default_dir().rpartition('-')[0]}-<uid>")
+
+
+# ---------------------------------------------------------------- commands
+
+
+def commands() -> str:
+    """The command line: what every command takes that reads, once, then each command with what it takes beside."""
+    shared = [option for option in _options("dump") if all(_has(name, option) for name in READERS)]
+    parts = [f"## Options of {', '.join(READERS)}\n\n{_option_table(shared)}"]
+    for name, command in jobmetrics.commands.items():
+        own = [option for option in _options(name) if name not in READERS or not _is_in(option, shared)]
+        table = _option_table(own) if own else "No other options."
+        parts.append(f"## jobmetrics {name}\n\n{_plain(inspect.cleandoc(command.help or ''))}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def _options(command: str) -> list[click.Option]:
+    params = jobmetrics.commands[command].params
+    return [option for option in params if isinstance(option, click.Option)]
+
+
+def _is_in(option: click.Option, options: Iterable[click.Option]) -> bool:
+    return any(each.opts == option.opts for each in options)
+
+
+def _has(command: str, option: click.Option) -> bool:
+    return _is_in(option, _options(command))
+
+
+def _option_table(options: Iterable[click.Option]) -> str:
+    return _table(["option", "meaning", "environment variable, key in `[exporter]`"], map(_option_row, options))
+
+
+def _option_row(option: click.Option) -> list[str]:
+    metavar = "" if option.is_flag else f" {option.metavar or '|'.join(option.type.choices)}"  # type: ignore[attr-defined]  # what has no metavar is a choice
+    text, default = _without_uid(option.help or ""), ""
+    if found := _DEFAULT_IN_HELP.search(text):
+        text, default = text[: found.start()], found[1]
+    elif option.show_default:
+        default = str(option.default)
+    elsewhere = [_code(_variable(option)), _code(_key(option))]
+    return [
+        _code(" ".join(option.opts) + metavar),
+        _sentence(text) + _by_default(default),
+        ", ".join(filter(None, elsewhere)),
+    ]
+
+
+def _variable(option: click.Option) -> str:
+    if option.envvar:
+        return str(option.envvar)
+    return settings.ENVIRONMENT_PREFIX + str(option.name).upper() if option.name in settings.known() else ""
+
+
+def _key(option: click.Option) -> str:
+    """The option's key in the configuration file's table [exporter]; settings stand above it, under their names."""
+    return next((key for key, parameter in _FILE_KEYS.items() if parameter == option.name), "")
+
+
+GENERATED: Mapping[str, Callable[[], str]] = {
+    "metrics": metrics,
+    "label-values": label_values,
+    "buckets": buckets,
+    "configuration": configuration,
+    "commands": commands,
+}
+
+
+def markers(page: str) -> Iterator[str]:
+    """The names of the generated texts that a page asks for."""
+    return (found[1] for found in MARKER.finditer(page))
