@@ -35,6 +35,7 @@ class Labelled(Generic[Bound]):
         self.family = family
         self._writer = writer
         self._children: dict[tuple[str, ...], Bound] = {}
+        self._misses = 0  # series asked for since all were looked through in vain
         if writer is None:
             _of_settings.add(self)
 
@@ -61,9 +62,15 @@ class Labelled(Generic[Bound]):
         return child
 
     def _drop_overflowing(self) -> None:
+        """Make room; what was looked through in vain is not looked through again before as many were asked for."""
+        if 0 < self._misses < len(self._children):
+            self._misses += 1
+            return
+        before = len(self._children)
         for values, child in list(self._children.items()):
             if child.dropped:
                 self._children.pop(values, None)
+        self._misses = int(len(self._children) == before)
 
 
 def defined(name: str) -> Labelled[Any] | None:

@@ -67,15 +67,24 @@ def cpu_seconds() -> float:
 
 
 @guarded("rq lost")
-def report_lost(job: RQJob, queue: Any, execution_id: str, killed: Killed | None) -> None:
-    """The worker learns that its work-horse is gone; killed: None when an operator had it stopped."""
-    status = job.get_status(refresh=False)
-    again = RETRY if status in _TO_RUN_AGAIN else FAILURE
-    ended = REVOKED if status == JobStatus.STOPPED else again
+def report_lost(job: RQJob, queue: Any, execution_id: str, killed: Killed | None, ended: str | None = None) -> None:
+    """The worker learns that its work-horse is gone; killed: None when an operator had it stopped.
+
+    ended: the status it counts as, where the job's own does not tell.
+    """
+    if ended is None:
+        status = job.get_status(refresh=False)
+        again = RETRY if status in _TO_RUN_AGAIN else FAILURE
+        ended = REVOKED if status == JobStatus.STOPPED else again
     record, event = recorder.default(), described(job, queue)
     counted = record.lost(Lost(event, execution_id, ended, KILLED, process_died=killed is not None))
     if counted and killed is not None and killed.cpu_seconds is not None:
         record.series_of(event).cpu.inc(killed.cpu_seconds)
+
+
+def abandoned_name(execution_id: str) -> str:
+    """What journals call an execution whose end was counted by somebody who found it abandoned."""
+    return f"{execution_id} abandoned"
 
 
 @guarded("rq abandoned")
@@ -90,4 +99,4 @@ def report_abandoned(job: RQJob, queue: Any, execution_id: str, again: bool) -> 
         return
     status = RETRY if again else FAILURE
     # By a name of its own, since the journal knows its start under the other, and nobody its end.
-    record.lost(Lost(described(job, queue), f"{execution_id} abandoned", status, ABANDONED))
+    record.lost(Lost(described(job, queue), abandoned_name(execution_id), status, ABANDONED))

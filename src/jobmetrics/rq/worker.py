@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rq import SimpleWorker
+import rq
 from rq.exceptions import ShutDownImminentException
 from rq.job import Job as RQJob
 from rq.timeouts import BaseTimeoutException
@@ -21,7 +21,8 @@ from jobmetrics.events import Started
 from jobmetrics.guard import guarded
 from jobmetrics.rq import abandoned, presence, spawned
 from jobmetrics.rq.ending import Killed, Performing, report_abandoned, report_lost
-from jobmetrics.rq.jobs import SYSTEM, described, execution_id, ready_at
+from jobmetrics.rq.forked import Forked, before_fork, shared_page
+from jobmetrics.rq.jobs import SYSTEM, described, execution_id, named_in, ready_at
 from jobmetrics.rq.publish import instrument_queue
 
 WorkerClass = TypeVar("WorkerClass", bound=type)
@@ -30,6 +31,9 @@ Method = Callable[..., Any]
 
 @guarded("rq start")
 def _start(worker: Any, job: RQJob, queue: Any) -> Performing | None:
+    forked: Forked | None = getattr(worker, "_jobmetrics_forked", None)
+    if forked is not None:
+        return forked.begin()
     record = recorder.default()
     record.writer.describe(SYSTEM, "work-horse" if worker.is_horse else "worker")
     execution = record.started(Started(described(job, queue), execution_id(worker, job), ready_at(job)))
@@ -37,18 +41,42 @@ def _start(worker: Any, job: RQJob, queue: Any) -> Performing | None:
 
 
 @guarded("rq end")
-def _end(performing: Performing, job: RQJob, succeeded: object) -> None:
-    recorder.default().ended(performing.execution, performing.ended(job, bool(succeeded)))
+def _end(worker: Any, performing: Performing, job: RQJob, succeeded: object) -> None:
+    ended = performing.ended(job, bool(succeeded))
+    forked: Forked | None = getattr(worker, "_jobmetrics_forked", None)
+    if forked is not None:
+        forked.end(ended)
+    else:
+        recorder.default().ended(performing.execution, ended)
 
 
 @guarded("rq worker")
-def _before_fork(worker: Any) -> None:
+def _before_job(worker: Any) -> None:
     writer = recorder.default().writer
+    if getattr(worker, "_jobmetrics_writer", None) is writer:
+        return
+    worker._jobmetrics_writer = writer
     writer.describe(SYSTEM, "worker")
-    if not isinstance(worker, SimpleWorker):
-        writer.prepare()  # once here, and not in each work-horse
     for queue in worker.queues:
         instrument_queue(queue)
+
+
+@guarded("rq start")
+def _before_fork(worker: Any, job: RQJob, queue: Any) -> Forked | None:
+    if named_in(job.data) is None:
+        return None  # naming it would run what the job brings along: its work-horse may, and records for itself
+    if getattr(worker, "_jobmetrics_page", None) is None:
+        worker._jobmetrics_page = shared_page()
+    return before_fork(
+        worker._jobmetrics_page, Started(described(job, queue), execution_id(worker, job), ready_at(job))
+    )
+
+
+@guarded("rq end")
+def _after_exit(worker: Any, job: RQJob, queue: Any) -> None:
+    forked, worker._jobmetrics_forked = worker._jobmetrics_forked, None
+    if forked is not None and not forked.record_told() and not worker.horse_pid:
+        forked.record_gone(job, queue)  # otherwise this worker is ending, and its work-horse was killed
 
 
 @guarded("rq lost")
@@ -84,10 +112,30 @@ def _register_death(original: Method) -> Method:
 def _execute_job(original: Method) -> Method:
     @functools.wraps(original)
     def execute_job(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _before_fork(self)
+        _before_job(self)
         return original(self, *args, **kwargs)
 
     return execute_job
+
+
+def _fork_work_horse(original: Method) -> Method:
+    @functools.wraps(original)
+    def fork_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        self._jobmetrics_forked = _before_fork(self, job, queue)
+        return original(self, job, queue, *args, **kwargs)
+
+    return fork_work_horse
+
+
+def _monitor_work_horse(original: Method) -> Method:
+    @functools.wraps(original)
+    def monitor_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, job, queue, *args, **kwargs)
+        finally:
+            _after_exit(self, job, queue)
+
+    return monitor_work_horse
 
 
 def _perform_job(original: Method) -> Method:
@@ -101,7 +149,7 @@ def _perform_job(original: Method) -> Method:
         token = running.set(performing.execution)
         try:
             succeeded = original(self, job, queue, *args, **kwargs)
-            _end(performing, job, succeeded)
+            _end(self, performing, job, succeeded)
             return succeeded
         finally:
             running.reset(token)
@@ -158,6 +206,8 @@ def _handle_job_failure(original: Method) -> Method:
             self._jobmetrics_failing = False
             if getattr(self, "_jobmetrics_cleaning", False):  # it got stuck between queue and start
                 report_abandoned(job, queue, name, again=False)
+            elif getattr(self, "_jobmetrics_forked", None) is not None:
+                self._jobmetrics_forked.record_lost(job, queue, killed)
             else:
                 report_lost(job, queue, name, killed)
 
@@ -203,8 +253,11 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
     if any(_ORIGINALS in cls.__dict__ for cls in worker_class.__mro__):
         return worker_class
     hooks = dict(_HOOKS)
+    start = getattr(worker_class, "fork_work_horse", None)
     if spawned.uses_stock_work_horse(worker_class):
         hooks["fork_work_horse"] = spawned.fork_work_horse
+    elif start is rq.Worker.fork_work_horse:  # of any other way nobody knows that what it starts shares our memory
+        hooks["fork_work_horse"], hooks["monitor_work_horse"] = _fork_work_horse, _monitor_work_horse
     originals: dict[str, Any] = {}
     for name, hook in hooks.items():
         if hasattr(worker_class, name):
