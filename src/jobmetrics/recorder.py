@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-import os
 import threading
 import time
 from bisect import bisect_left
@@ -21,7 +20,7 @@ from jobmetrics.context import Execution
 from jobmetrics.events import FAILURE, RETRY, SUCCESS, Ended, Job, Lost, Published, Started, Withdrawn
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, label_value
 from jobmetrics.instruments.bound import has_gil
-from jobmetrics.registry import current
+from jobmetrics.registry import current, forks
 from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.merging import raise_to
@@ -37,19 +36,6 @@ FLUSH_INTERVAL = 1.0  # seconds between two looks at what was dropped or kept fr
 PYTHON = "python"  # the system of plain functions under `timed_job`
 
 _ONE_STEP = has_gil()  # whether an update needs no lock
-
-_forks = 0
-_main_thread = threading.main_thread().ident
-
-
-def _count_fork() -> None:
-    global _forks, _main_thread
-    _forks += 1
-    _main_thread = threading.get_ident()  # the only thread that a child begins with
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
 
 
 class JobSeries:
@@ -188,7 +174,7 @@ class Recorder:
         name = event.execution_id
         execution = self.begin(job, name, execution_hash(event.job.system, name), event.ready_at)
         if not self._greenlets:
-            in_main = threading.get_ident() == _main_thread
+            in_main = threading.get_ident() == forks.main_thread
             execution.cpu_clock = clock = self._process_cpu if in_main else self.thread_cpu
             execution.cpu = -clock()
         return execution
@@ -208,7 +194,7 @@ class Recorder:
         entry = writer.begin(job.active, execution, at)
         if ready_at is not None:
             job.wait.observe(max(0.0, at - ready_at))  # clocks of two hosts may disagree
-        begun = Execution(job, execution_id, at, start, entry, _forks)
+        begun = Execution(job, execution_id, at, start, entry, forks.count)
         if self._greenlets:
             begun.cpu = None
         if job.target is not None:
@@ -227,7 +213,7 @@ class Recorder:
         cpu_seconds: float | None = None,
     ) -> None:
         """As `ended`, without an event."""
-        if execution.ended or execution.forks != _forks:
+        if execution.ended or execution.forks != forks.count:
             return
         execution.ended = True
         job: JobSeries = execution.series

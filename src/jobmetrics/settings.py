@@ -354,23 +354,12 @@ def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[
 
 
 _in_force: Settings | None = None
-_making = threading.RLock()
-_Lock = type(_making)  # in a forked child, threading's own function would cost several copied pages more
+_making: dict[int, threading.RLock] = {}  # by pid: whatever thread held its parent's is not there to let it go
 
 
 def making() -> threading.RLock:
     """The lock under which this process makes its settings, writer and recorder, one of each."""
-    return _making
-
-
-def _new_lock() -> None:
-    """In a forked child: whatever thread held the lock is not here to let it go."""
-    global _making
-    _making = _Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+    return _making.setdefault(os.getpid(), threading.RLock())
 
 
 def configure(**keywords: object) -> Settings:

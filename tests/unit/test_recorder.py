@@ -11,6 +11,7 @@ from jobmetrics import guard, recorder
 from jobmetrics.events import STATUSES, WITHDRAWN_REASONS, Ended, Job, Lost, Published, Started, Withdrawn
 from jobmetrics.families import OVERFLOW
 from jobmetrics.recorder import FLUSH_INTERVAL, Recorder
+from jobmetrics.registry import forks
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings, load
 from jobmetrics.testing import CountingClock
@@ -110,7 +111,7 @@ def test_end_in_a_forked_child_is_not_counted(
 ) -> None:
     execution = record.started(Started(JOB, "1"))
     assert execution is not None
-    monkeypatch.setattr(recorder, "_forks", recorder._forks + 1)
+    monkeypatch.setattr(forks, "count", forks.count + 1)
     record.ended(execution, OK)
     assert jobs(registry_dir) == {}
     assert readings.active(registry_dir) == {LABELS: 1}

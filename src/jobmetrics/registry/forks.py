@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
+from threading import get_ident
 from typing import Protocol
 
 from jobmetrics.registry import descriptors
@@ -29,6 +31,10 @@ class Follower(Protocol):
 _followers: list[weakref.ref[Follower]] = []
 
 
+count = 0  # forks between this process and the one that imported this
+main_thread = threading.main_thread().ident
+
+
 def follow(follower: Follower) -> None:
     """Tell it of forks for as long as it lives."""
     _followers[:] = [known for known in _followers if known() is not None]
@@ -50,6 +56,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global count, main_thread
+    count += 1
+    main_thread = get_ident()  # the only thread that a child begins with
     unclear = False
     for known in _followers:
         follower = known()

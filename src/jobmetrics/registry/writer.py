@@ -457,10 +457,11 @@ class Writer:
     def after_fork_in_parent(self) -> None:
         if self._forking == get_ident():
             self._forking = None
-            try:
-                self._handover.close()
-            except OSError as error:
-                guard.note("lease", error)
+            if self._handover.slot is not None:
+                try:
+                    self._handover.close()
+                except OSError as error:
+                    guard.note("lease", error)
             self._lock.release()
 
     def lease(self) -> int | None:

@@ -43,9 +43,10 @@ class _Told(NamedTuple):
 class Forked:
     """A worker's view of the work-horse that it is about to fork, and the work-horse's of itself."""
 
-    def __init__(self, page: mmap.mmap, execution: Execution) -> None:
+    def __init__(self, page: mmap.mmap, execution: Execution, record: recorder.Recorder) -> None:
         self._page = page
         self.execution = execution
+        self._record = record
         self._worker = os.getpid()
         self._horse = 0
         page[0] = _SILENT
@@ -55,14 +56,14 @@ class Forked:
     def begin(self) -> Performing:
         """The job starts now; the worker has recorded so a moment ago."""
         self._horse = os.getpid()
-        self.execution.clock_start = recorder.default().clock()
+        self.execution.clock_start = self._record.clock()
         return Performing(self.execution)
 
     def end(self, ended: Ended) -> None:
         """Tell how the job ended, or record it if nobody is there to be told."""
         if os.getpid() != self._horse:
             return  # a process that the job forked, on its way out
-        record, execution = recorder.default(), self.execution
+        record, execution = self._record, self.execution
         execution.ended = True
         told = _Told(
             ended.status,
@@ -157,5 +158,6 @@ def shared_page() -> mmap.mmap:
 
 def before_fork(page: mmap.mmap, started: Started) -> Forked | None:
     """Record the start of the job whose work-horse is forked next. page: shared with it, and with no other."""
-    execution = recorder.default().started(started)
-    return None if execution is None else Forked(page, execution)
+    record = recorder.default()
+    execution = record.started(started)
+    return None if execution is None else Forked(page, execution, record)

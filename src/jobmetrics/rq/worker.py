@@ -121,6 +121,7 @@ def _execute_job(original: Method) -> Method:
 def _fork_work_horse(original: Method) -> Method:
     @functools.wraps(original)
     def fork_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        _before_job(self)
         self._jobmetrics_forked = _before_fork(self, job, queue)
         return original(self, job, queue, *args, **kwargs)
 
@@ -258,6 +259,7 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
         hooks["fork_work_horse"] = spawned.fork_work_horse
     elif start is rq.Worker.fork_work_horse:  # of any other way nobody knows that what it starts shares our memory
         hooks["fork_work_horse"], hooks["monitor_work_horse"] = _fork_work_horse, _monitor_work_horse
+        del hooks["execute_job"]  # the same is done at the fork
     originals: dict[str, Any] = {}
     for name, hook in hooks.items():
         if hasattr(worker_class, name):
