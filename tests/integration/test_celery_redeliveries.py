@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import urllib.error
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -47,7 +49,8 @@ class Broker:
         closed = 0
         for each in json.loads(self._rabbitmq.manage("GET", f"vhosts/{self._vhost}/connections")):
             if each.get("peer_port") in ports:
-                self._rabbitmq.manage("DELETE", f"connections/{urllib.parse.quote(each['name'])}")
+                with contextlib.suppress(urllib.error.HTTPError):  # the list is some seconds old: gone already is fine
+                    self._rabbitmq.manage("DELETE", f"connections/{urllib.parse.quote(each['name'])}")
                 closed += 1
         return closed
 

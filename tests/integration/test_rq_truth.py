@@ -230,7 +230,9 @@ def _check_all(rows: list[Row], workers: Workers) -> None:
 
 @pytest.mark.parametrize("worker_class", OWN)
 def test_all_rows_in_a_class_of_ones_own(worker_class: str, workers: Workers) -> None:
-    rows = [row for row in ROWS if row.since <= RQ_VERSION]
+    # RQ 2.0's worker quits over a killed work-horse whose job has retries left: `test_row` has that one.
+    quits = "SIGKILL with retries left" if RQ_VERSION == (2, 0) else None
+    rows = [row for row in ROWS if row.since <= RQ_VERSION and row.name != quits]
     _send(rows, workers)
     with workers.running(worker_class, "--with-scheduler"):
         workers.await_ends(sum(sum(row.ended.values()) for row in rows))
