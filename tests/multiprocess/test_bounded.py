@@ -53,7 +53,7 @@ def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Pa
     record(registry_dir, ("job", "first"), ("hit", "all"))
     size = bytes_of(registry_dir)
     with child(run) as parent:
-        parent.join()
+        assert parent.wait(3000.0) == 0
     assert total(registry_dir) == times + 1
     assert sum(readings.values(registry_dir, "jobs_total").values()) == times + 1
     assert slot_files(registry_dir) == ["slot-00000"]

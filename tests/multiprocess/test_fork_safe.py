@@ -62,6 +62,7 @@ class Parent(Worker):
         """A child that does nothing until it is killed."""
         started = fork(_idle)
         self._idle.append(started)
+        started.answer()
         return started.pid
 
     def fork_serving(self) -> None:
@@ -96,7 +97,8 @@ class Parent(Worker):
             started.end()
 
 
-def _idle(_: Connection) -> None:
+def _idle(pipe: Connection) -> None:
+    pipe.send((True, None))  # it runs, and has let go of what was its parent's
     while True:
         signal.pause()
 

@@ -64,7 +64,7 @@ class Writing:
 
 def _write(path: Path, name: str, acknowledged: int) -> None:
     """Each update goes to the shared series, to a histogram, and to one of the writer's own series; in this order."""
-    one = Worker(path)
+    one = Worker(path, max_series=100_000)  # all writers' series fit
     n = 0
     while True:
         one.hit("all")
@@ -184,7 +184,10 @@ def test_an_execution_is_counted_once_whoever_learns_how_it_ended(times: int, re
         assert taken - 1 <= success + failure <= taken, name
         lost_between_mark_and_cells += int(taken - success - failure)
     assert lost_between_mark_and_cells <= len(dead) // 4, "a kill between mark and cells is rare"
-    readings.assert_durations_add_up(registry_dir)
+    # The duration's cells come first: a kill between them and the status leaves one more of the former.
+    durations = sum(readings.counts(registry_dir, "jobs_duration_seconds").values())
+    durations += sum(readings.values(registry_dir, "jobs_duration_unknown_total").values())
+    assert 0 <= durations - sum(ended.values()) <= lost_between_mark_and_cells
 
 
 def _victim_of(patch: Callable[[], None]) -> Callable[[Path], None]:
