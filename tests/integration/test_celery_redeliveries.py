@@ -93,7 +93,8 @@ def _held(worker: Worker, task: str = "hold") -> None:
 
 def _counts(worker: Worker, wanted: dict[tuple[str, ...], int]) -> None:
     """Exactly these ends are counted, as many as have started."""
-    until(lambda: sum(worker.counted("jobs_total").values()) >= sum(wanted.values()), f"{wanted}")
+    # A worker that has lost its connection tries again with longer and longer pauses.
+    until(lambda: sum(worker.counted("jobs_total").values()) >= sum(wanted.values()), f"{wanted}", 180.0)
     assert worker.counted("jobs_total") == wanted, worker.log[-6000:]
     worker.assert_consistent()
 

@@ -14,6 +14,9 @@ from jobmetrics.registry import current
 from jobmetrics.testing import CountingClock, read_sample, temporary_registry
 
 
+ELSEWHERE = Counter("orders_elsewhere", "Of an application whose registry is not that of a test.", ["country"])
+
+
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[None]:
     with temporary_registry():
@@ -31,6 +34,12 @@ def test_counter_is_declared_on_first_use() -> None:
     increment("orders")
     increment("orders_total", 2.5)
     assert read_sample("orders_total") == 3.5
+
+
+def test_another_registrys_metric_of_the_same_name_is_another_metric() -> None:
+    assert ELSEWHERE is not None
+    increment("orders_elsewhere")
+    assert read_sample("orders_elsewhere_total") == 1.0
 
 
 def test_labels_may_come_in_any_order() -> None:

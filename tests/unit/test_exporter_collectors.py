@@ -148,7 +148,7 @@ def hanging(clock: FakeClock) -> Iterator[tuple[BackgroundCollector, threading.E
         again.set()
         return good()
 
-    runner = background(Fake(good, hang, after, good), clock, refresh=0.001)
+    runner = background(Fake(good, hang, after, *[good] * 100_000), clock, refresh=0.001)
     runner.start()
     assert entered.wait(60)
     try:

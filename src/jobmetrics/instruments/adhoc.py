@@ -92,7 +92,11 @@ def _metric(type_: str, name: str, labels: tuple[str, ...], unit: str) -> Labell
         family = before  # defined in code, or with its labels in another order
     else:
         declare(family)
-    return defined(family.name) or Labelled(_bound_class(family), family)
+    in_code = defined(family.name)
+    # One that was declared in another registry, as tests have, may be another metric by the same name.
+    if in_code is None or in_code.family.type != type_ or set(in_code.family.labels) != set(labels):
+        return Labelled(_bound_class(family), family)
+    return in_code
 
 
 def _bound_class(family: Family) -> Any:

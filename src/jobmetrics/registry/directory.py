@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from dataclasses import dataclass
 
 from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused
@@ -14,6 +15,8 @@ INDEX_NAME = "index"
 SET_ASIDE_SUFFIX = ".set-aside"
 SLOT_PREFIX = "slot-"
 _SLOT_DIGITS = 5
+_SHARED = 0o2770  # the mode of a directory that a group shares
+_MAKING = 0.1  # seconds between a directory's making and its being the group's, at the most
 
 # Never through a link, never waiting for a FIFO, never into another program. (Windows has none of them.)
 SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY"))
@@ -55,7 +58,7 @@ class Directory:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             self._make()
-        info = self.check()
+        info = self._settled()
         mine = info.st_uid == os.geteuid()
         if self.group is None:
             if not mine:
@@ -64,11 +67,22 @@ class Directory:
                     "set dir_group to share it within a group"
                 )
             return
-        if mine and (info.st_gid != self.group or stat.S_IMODE(info.st_mode) != 0o2770):
+        if mine and (info.st_gid != self.group or stat.S_IMODE(info.st_mode) != _SHARED):
             os.chown(self.path, -1, self.group)
-            os.chmod(self.path, 0o2770)
+            os.chmod(self.path, _SHARED)
         elif not mine and info.st_gid != self.group:
             raise DirectoryRefused(f"{self.path} belongs to group {info.st_gid}, dir_group is {self.group}")
+
+    def _settled(self) -> os.stat_result:
+        """As `check`. Another member who has made the directory just now gives it to the group a moment later."""
+        info = self.check()
+        deadline = time.monotonic() + _MAKING
+        while self.group is not None and info.st_uid != os.geteuid() and time.monotonic() < deadline:
+            if info.st_gid == self.group and stat.S_IMODE(info.st_mode) == _SHARED:
+                break
+            time.sleep(_MAKING / 20)
+            info = self.check()
+        return info
 
     def _make(self) -> None:
         with contextlib.suppress(FileExistsError):

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,17 @@ def test_another_members_directory_is_used(registry_dir: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     shared.prepare()
     assert mode(registry_dir) == 0o2770
+
+
+def test_another_member_may_be_about_to_give_the_directory_to_the_group(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry_dir.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(time, "sleep", lambda _: registry_dir.chmod(0o2770))
+    waited_for = Directory(str(registry_dir), GROUP)
+    waited_for.prepare()
+    assert stat.S_IMODE(waited_for._settled().st_mode) == mode(registry_dir) == 0o2770
 
 
 def test_foreign_groups_directory_is_refused(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
