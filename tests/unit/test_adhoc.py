@@ -13,7 +13,6 @@ from jobmetrics.instruments import adhoc
 from jobmetrics.registry import current
 from jobmetrics.testing import CountingClock, read_sample, temporary_registry
 
-
 ELSEWHERE = Counter("orders_elsewhere", "Of an application whose registry is not that of a test.", ["country"])
 
 
