@@ -33,9 +33,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _NO_GROUP = 2**32 - 1  # what chown takes for "leave it"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-_METRIC_PATTERN = re.compile(r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z")
-_NAMESPACE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*\Z")
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+# Texts: re compiles and keeps them at their first use, which most workers never come to.
+_METRIC_PATTERN = r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z"
+_NAMESPACE = r"[a-zA-Z][a-zA-Z0-9_]*\Z"
+_LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
 
 
 def default_dir() -> str:
@@ -147,7 +148,7 @@ def _pairs(value: Any, separator: str, allowed: str) -> dict[Any, Any]:
 def _buckets(value: Any) -> Mapping[str, tuple[float, ...]]:
     allowed = "jobs_duration_seconds=0.1,1,10;jobs_*=1,60 or a table of the same"
     found = _pairs(value, ";", allowed)
-    if not all(isinstance(name, str) and _METRIC_PATTERN.match(name) for name in found):
+    if not all(isinstance(name, str) and re.match(_METRIC_PATTERN, name) for name in found):
         raise ValueError(allowed)
     return {name: _bounds(bounds) for name, bounds in found.items()}
 
@@ -181,7 +182,7 @@ def _log_level(value: Any) -> str:
 def _namespace(value: Any) -> str:
     if value == "":
         return ""
-    if not isinstance(value, str) or not _NAMESPACE.match(value) or value.endswith("_"):
+    if not isinstance(value, str) or not re.match(_NAMESPACE, value) or value.endswith("_"):
         raise ValueError("letters, digits and _, starting with a letter, such as acme")
     return value
 
@@ -189,7 +190,7 @@ def _namespace(value: Any) -> str:
 def _labels(value: Any) -> Mapping[str, str]:
     allowed = "name=value,... with names of letters, digits and _, that no metric of jobmetrics uses itself"
     labels = {str(name): str(text) for name, text in _pairs(value, ",", allowed).items()}
-    if not all(_LABEL.match(name) and not name.startswith("__") for name in labels):
+    if not all(re.match(_LABEL, name) and not name.startswith("__") for name in labels):
         raise ValueError(allowed)
     return labels
 

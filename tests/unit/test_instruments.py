@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -651,14 +653,20 @@ def test_every_update_that_writes_cells_is_among_those_that_are_locked() -> None
     assert named == writes
 
 
-def test_locked_update_is_made_under_the_writers_lock(writer: Writer) -> None:
-    seen: list[bool] = []
+@pytest.mark.parametrize(("owner", "name"), bound.UPDATES)
+def test_locked_update_is_made_under_the_writers_lock(owner: type[BoundSeries], name: str, writer: Writer) -> None:
+    seen: list[tuple[bool, float]] = []
+    original = getattr(owner, name)
 
+    @functools.wraps(original)
     def update(self: BoundSeries, amount: float) -> None:
-        seen.append(self.writer.lock._is_owned())  # type: ignore[attr-defined]  # RLock's own word for it
+        seen.append((self.writer.lock._is_owned(), amount))  # type: ignore[attr-defined]  # RLock's own word for it
 
-    bound.locked(update)(BoundSeries(writer, Family("c_total", "counter", ""), ()), 1.0)
-    assert seen == [True]
+    call = bound.locked(update)
+    (parameter,) = list(inspect.signature(original).parameters.values())[1:]
+    call(BoundSeries(writer, Family("c_total", "counter", ""), ()), **{parameter.name: 2.0})
+    call(BoundSeries(writer, Family("c_total", "counter", ""), ()), 3.0)
+    assert seen == [(True, 2.0), (True, 3.0)]
 
 
 def test_labelled_keeps_its_series(writer: Writer) -> None:

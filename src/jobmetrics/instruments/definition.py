@@ -12,8 +12,9 @@ from jobmetrics.families import COUNTER, HISTOGRAM, Family
 from jobmetrics.settings import Settings
 
 MAX_DOCUMENTATION = 1024  # characters; what is longer is cut
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
-_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+# Texts: re compiles and keeps them when the first metric of a user's own is defined, if there is one.
+_NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z"
+_LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
 _RESERVED_SUFFIXES = ("_created", "_bucket", "_count", "_sum")
 GAUGE_MODES = {
     "livesum": families.LIVE_SUM,
@@ -67,7 +68,7 @@ def define(
         base = f"{base}_{unit}"
     full = base + "_total" if type_ == COUNTER else base
     limits = _limits()
-    if not _NAME.match(full) or len(full) > limits.max_name_length:
+    if not re.match(_NAME, full) or len(full) > limits.max_name_length:
         most = f"at most {limits.max_name_length} characters"
         raise InstrumentError(f"{full!r} is no metric name: letters, digits, _ and :, {most}")
     if base.endswith(_RESERVED_SUFFIXES) or (type_ != COUNTER and base.endswith(("_total", "_info"))):
@@ -100,7 +101,7 @@ def _check_labels(name: str, type_: str, labels: tuple[str, ...], limits: Settin
     if len(labels) > limits.max_labels or len(set(labels)) != len(labels):
         raise InstrumentError(f"{name} takes at most {limits.max_labels} labels, each once")
     for label in labels:
-        if not _LABEL_NAME.match(label) or label.startswith("__") or len(label) > limits.max_label_name_length:
+        if not re.match(_LABEL_NAME, label) or label.startswith("__") or len(label) > limits.max_label_name_length:
             most = f"at most {limits.max_label_name_length} characters"
             raise InstrumentError(
                 f"{label!r} is no label name for {name}: letters, digits and _, {most}, not starting with __"

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rq.exceptions import NoSuchJobError
 from rq.job import Job as RQJob
@@ -22,8 +21,7 @@ from jobmetrics.rq.ending import report_abandoned
 from jobmetrics.rq.jobs import execution_id
 
 
-@dataclass(frozen=True)
-class _Abandoned:
+class _Abandoned(NamedTuple):
     """An execution that RQ is about to call abandoned. again: whether the job has retries left."""
 
     job: RQJob
