@@ -104,8 +104,12 @@ def test_many_processes_that_start_at_once_share_no_slot(times: int, registry_di
             for one in all_:
                 one.answer()
             snapshot = readings.snapshot(registry_dir)
-            assert sorted(owner.pid for owner in snapshot.owners) == sorted(one.pid for one in all_)
-            assert (snapshot.live, snapshot.free, snapshot.damaged) == (PROCESSES, 0, 0)
+            states = (snapshot.live, snapshot.free, snapshot.damaged)
+            seen = (
+                f"round {n}: live, free, damaged {states}, {len(snapshot.owners)} owners, {total(registry_dir)} counted"
+            )
+            assert sorted(owner.pid for owner in snapshot.owners) == sorted(one.pid for one in all_), seen
+            assert states == (PROCESSES, 0, 0), seen
             for one in all_:
                 one.send("hit", "all", 1.0, 10)
             for one in all_:
