@@ -61,10 +61,6 @@ class JobSeries:
         self.target = targets.of(job.job_type)
         self._bounds = self.duration.family.buckets
 
-    def common(self) -> tuple[BoundSeries, ...]:
-        """What an execution that succeeds is recorded in."""
-        return self.active, self.duration, self.wait, self.cpu, self.success, self.last_success
-
     def succeeded(self, seconds: float, cpu: float | None, at: float) -> None:
         """Count a success: its run time and processor time (None when unknown) in seconds, its end since the epoch."""
         if not (_ONE_STEP and cpu is not None and 0.0 <= cpu < inf and self._in_one(seconds, cpu, at)):
@@ -153,16 +149,6 @@ class Recorder:
         self._internal_errors = Labelled(BoundCounter, f.INTERNAL_ERRORS, writer)
         self._jobs: dict[Job, JobSeries] = {}
         self._flush_at = 0.0
-
-    # ---------------------------------------------------------------- before a fork
-
-    def foresee(self, job: Job) -> None:
-        """For parents, before they fork a child that runs this job, and after `Writer.prepare`.
-
-        Each object that the child need not make is a page it does not copy.
-        """
-        self.writer.foresee(self.series_of(job).common())
-        self._flush_if_due()
 
     # ---------------------------------------------------------------- this process runs the job
 
@@ -343,10 +329,6 @@ class Recorder:
             if name is not None:
                 return label_value(name)
         return label_value(type(error).__name__)
-
-    def flush(self) -> None:
-        """Show now what was dropped and what was kept from jobs: for a process that ends with its job."""
-        self._flush(self.clock())
 
     def tick(self) -> None:
         """To be called now and then by a process that runs no jobs: follows the directory, shows what was dropped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -329,3 +330,23 @@ def test_the_parents_pages_are_its_own(registry_dir: Path) -> None:
 
 def _open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the count alone
+
+
+def test_a_child_lets_go_of_what_a_writer_that_is_gone_had_leased(registry_dir: Path) -> None:
+    """Settings put in force anew make another writer: the lease of the one before lasts as long as its process."""
+
+    def run(pipe: Connection) -> None:
+        Worker(registry_dir).hit()
+        gc.collect()
+        one = Parent(registry_dir)
+        pipe.send((True, one.lasting()))
+        signal.pause()
+
+    with child(run) as started:
+        lasting = started.answer()
+        started.kill()
+        try:
+            os.kill(lasting, 0)
+            assert readings.snapshot(registry_dir).live == 0
+        finally:
+            os.kill(lasting, signal.SIGKILL)

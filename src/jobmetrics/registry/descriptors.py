@@ -36,11 +36,18 @@ def closing(fd: int) -> Iterator[int]:
         close(fd)
 
 
+def dismiss(fd: int) -> None:
+    """Forget a noted descriptor that was closed in another way, or is somebody else's by now."""
+    _open.pop(fd, None)
+
+
 def close_inherited(kept: Collection[int]) -> None:
     """In a forked child: close what the parent had open, unless the number is somebody else's by now.
 
     kept: the descriptors that were opened for the child.
     """
+    if len(_open) == len(kept):
+        return
     for fd in _open.keys() - kept:
         file = _open.pop(fd)
         try:

@@ -20,11 +20,8 @@ class Follower(Protocol):
     def after_fork_in_parent(self) -> None:
         """In the same thread, also when there was no fork after all."""
 
-    def after_fork_in_child(self) -> bool:
-        """In the child; whether it knows all descriptors that the parent had open, and has closed them."""
-
-    def lease(self) -> int | None:
-        """In the child: the descriptor of a lease that its parent took for it."""
+    def after_fork_in_child(self) -> int | None:
+        """In the child; returns the descriptor of a lease that its parent took for it, the only one that it keeps."""
 
 
 # Weak references in a plain list: walking a WeakSet writes to several objects, each a copied page in the child.
@@ -59,14 +56,13 @@ def _after_fork_in_child() -> None:
     global count, main_thread
     count += 1
     main_thread = get_ident()  # the only thread that a child begins with
-    unclear = False
+    kept: list[int] = []
     for known in _followers:
         follower = known()
-        if follower is not None and not follower.after_fork_in_child():
-            unclear = True
-    if unclear:
-        leases = [follower.lease() for known in _followers if (follower := known()) is not None]
-        descriptors.close_inherited([lease for lease in leases if lease is not None])
+        lease = None if follower is None else follower.after_fork_in_child()
+        if lease is not None:
+            kept.append(lease)
+    descriptors.close_inherited(kept)
 
 
 if hasattr(os, "register_at_fork"):

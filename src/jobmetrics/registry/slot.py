@@ -11,7 +11,7 @@ from os import getpid, lseek
 
 from jobmetrics.errors import Damaged
 from jobmetrics.registry import layout
-from jobmetrics.registry.descriptors import close, closing
+from jobmetrics.registry.descriptors import close, closing, dismiss
 from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
 from jobmetrics.registry.journal import Journal
 from jobmetrics.registry.locks import say_ready
@@ -120,6 +120,7 @@ class Slot:
                 os_close(self.lock_fd)
         except OSError:
             pass  # closed by somebody else
+        dismiss(self.lock_fd)
 
     def release(self) -> None:
         """Close this process's descriptor of the lock: the lease ends, unless a child that was forked has it too."""

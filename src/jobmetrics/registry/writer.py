@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 
@@ -346,19 +346,6 @@ class Writer:
             except (OSError, ValueError, JobmetricsError) as error:
                 self._failed("index", error)
 
-    def foresee(self, series: Iterable[BoundSeries]) -> None:
-        """For parents, after `prepare`: point series at the cells that the index has for them, so that no child needs
-        to look. None is placed: one that a child never records would be shown as 0."""
-        index = self._index
-        if index is None:
-            return
-        for one in series:
-            if one.where[0] is self._row:
-                continue
-            place = index.find(one.family, one.values)
-            if place is not None and index.newest.get(one.family.name) == index.number(one.family):
-                one.where = (self._row, place.first)
-
     def describe(self, system: str, role: str, capacity: int = 1) -> None:
         """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
         holder = _holder(system, role, capacity)
@@ -464,18 +451,13 @@ class Writer:
                     guard.note("lease", error)
             self._lock.release()
 
-    def lease(self) -> int | None:
-        """The descriptor of the lease that this process holds."""
-        return None if self._slot is None else self._slot.lock_fd
-
-    def after_fork_in_child(self) -> bool:
+    def after_fork_in_child(self) -> int | None:
         """The parent's slot, its lease and what it holds in memory are the parent's; only the index is shared.
 
         What is empty stays untouched: each object that is written to costs the child a copied page.
         """
         row, old, given = self._row, self._slot, None
-        clean = self._forking == get_ident()
-        if clean:
+        if self._forking == get_ident():
             given = self._handover.slot
             if given is not None:
                 given.accept()
@@ -507,7 +489,7 @@ class Writer:
         if self._dropped_updates:
             self._dropped_updates = {}
         self._dropped_series = 0
-        return clean
+        return None if given is None else given.lock_fd
 
 
 def _nothing(_: float) -> None:
