@@ -107,12 +107,15 @@ def test_exit_codes(outcome: BaseException | int | None, code: int, monkeypatch:
     assert run(monkeypatch) == code
 
 
+READ_SIDE = tuple(f"jobmetrics.registry.{name}" for name in ("snapshot", "slot_reading", "staleness", "totals"))
+
+
 @pytest.mark.parametrize("missing", ["click", "prometheus_client", "uvicorn", "numpy"])
 def test_without_the_extra_it_says_what_to_install(
     missing: str, registry_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("jobmetrics.cli.", "jobmetrics.exporter", "jobmetrics.registry.snapshot")):
+        if name.startswith(("jobmetrics.cli.", "jobmetrics.exporter", *READ_SIDE)):
             monkeypatch.delitem(sys.modules, name)
     real_import = builtins.__import__
 

@@ -1,8 +1,7 @@
 """The read side: all slots of a directory, merged into one value a series.
 
-Readers only read. Rows are copied with pread, never mapped, and added one after another in slot order:
-another order could lose an ulp, which Prometheus takes for a counter reset. The last good row of a slot
-stands in for it while it cannot be read.
+Readers only read. Rows are copied with pread, never mapped. The last good row of a slot stands in for it while it
+cannot be read.
 """
 
 from __future__ import annotations
@@ -12,41 +11,23 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import isnan
 
-import numpy as np
-
-from jobmetrics.errors import DirectoryMissing, RegistryError
-from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
+from jobmetrics.errors import RegistryError
+from jobmetrics.families import Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
 from jobmetrics.registry.index import SeriesIndex, read_header
-from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Columns, Reading, Scratch, SlotFile
+from jobmetrics.registry.samples import Active, Sample
+from jobmetrics.registry.slot_reading import Columns, Reading, Scratch, SlotFile
+from jobmetrics.registry.staleness import Staleness
+from jobmetrics.registry.totals import Totals
+
+__all__ = ["Active", "Sample", "Snapshot", "SnapshotReader"]
 
 logger = logging.getLogger("jobmetrics")
 
 LOG_INTERVAL = 60.0  # seconds between two lines about the same file
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One series. value: of a counter or gauge; buckets: a histogram's counts, not cumulated, +Inf last; sum:
-    of its observations."""
-
-    values: tuple[str, ...]
-    value: float = 0.0
-    buckets: tuple[float, ...] = ()
-    sum: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """What runs of one jobs_active series: how many, and the earliest start (epoch seconds)."""
-
-    values: tuple[str, ...]
-    count: int
-    oldest: float | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +57,7 @@ class SnapshotReader:
     def __init__(self, path: str, clock: Callable[[], float] = time.time, hide_after: float | None = None) -> None:
         self._directory = Directory(path)
         self._clock = clock
-        self._stale = None if hide_after is None else _Stale(hide_after)
+        self._staleness = None if hide_after is None else Staleness(hide_after)
         self._index: SeriesIndex | None = None
         self._index_fd: int | None = None
         self._slots: dict[int, SlotFile] = {}
@@ -135,40 +116,25 @@ class SnapshotReader:
             slot.close()
         self._slots.clear()
         self._columns = None
-        if self._stale is not None:
-            self._stale.forget()
+        if self._staleness is not None:
+            self._staleness.forget()
 
     # ---------------------------------------------------------------- slots
 
     def _merge(self, index: SeriesIndex, taken_at: float) -> Snapshot:
         if self._columns is None or self._columns.count != index.next_cell:
             self._columns = Columns(index)
-        total: Cells = np.zeros(index.next_cell)
-        live_total: Cells = np.zeros(index.next_cell)
-        extremes = _Extremes(index)
-        running: dict[int, list[float]] = {}
-        owners: list[layout.Owner] = []
-        counts = {LIVE: 0, FREE: 0, DAMAGED: 0}
+        totals = Totals(index)
         inodes = self._directory.slot_inodes()
         for number in sorted({*inodes, *self._slots}):
-            reading = self._read_slot(number, inodes.get(number), index, self._columns)
-            if reading.state is not None:
-                counts[reading.state] += 1
-            if reading.row is not None:
-                total[: len(reading.row)] += reading.row
-                extremes.add(reading.row)
-            if reading.owner is not None and reading.row is not None:
-                owners.append(reading.owner)
-                live_total[: len(reading.row)] += reading.row
-            for entry in reading.running:
-                running.setdefault(entry.series, []).append(entry.start)
-        hidden = frozenset[int]() if self._stale is None else self._stale.look(index, total, taken_at)
+            totals.add(self._read_slot(number, inodes.get(number), index, self._columns))
+        hidden = frozenset[int]() if self._staleness is None else self._staleness.look(index, totals.cells, taken_at)
         return Snapshot(
             taken_at,
-            _families(index, total, live_total, extremes, hidden),
-            _active(index, running),
-            owners,
-            **counts,
+            totals.families(hidden),
+            totals.active(),
+            totals.owners,
+            **totals.slots,
             series=len(index.series),
             limit=index.limit,
             hidden=len(hidden),
@@ -196,116 +162,3 @@ class SnapshotReader:
         if now - self._logged_at.get(name, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._logged_at[name] = now
             logger.warning(message, *arguments)
-
-
-class _Stale:
-    """Which series have not changed for long, by their first cells. Live gauges are never stale: theirs is now."""
-
-    def __init__(self, hide_after: float) -> None:
-        self._hide_after = hide_after
-        self._last: Cells = np.zeros(0)
-        self._changed_at: Cells = np.zeros(0)
-
-    def forget(self) -> None:
-        """A new generation: all begin anew."""
-        self._last = self._changed_at = np.zeros(0)
-
-    def look(self, index: SeriesIndex, total: Cells, now: float) -> frozenset[int]:
-        """Take this reading into account; what is stale by now."""
-        known = len(self._last)
-        changed_at = np.full(len(total), now)
-        unchanged = total[:known] == self._last
-        changed_at[:known][unchanged] = self._changed_at[unchanged]
-        self._last, self._changed_at = total.copy(), changed_at
-        return frozenset(
-            place.first
-            for (number, _), place in index.series.items()
-            if index.families[number].mode not in (LIVE_SUM, JOURNAL)
-            and now - changed_at[place.first : place.first + place.width].max() > self._hide_after
-        )
-
-
-class _Extremes:
-    """Max, min and most recent gauges, merged over the rows."""
-
-    def __init__(self, index: SeriesIndex) -> None:
-        self._modes = {
-            place.first: index.families[number].mode
-            for (number, _), place in index.series.items()
-            if index.families[number].mode in (MAX, MIN, MOST_RECENT)
-        }
-        self._found: dict[int, tuple[float, float]] = {}
-
-    def add(self, row: Cells) -> None:
-        for first, mode in self._modes.items():
-            if first + 1 >= len(row) or row[first] == 0.0:
-                continue
-            when, value = float(row[first]), float(row[first + 1])
-            known = self._found.get(first)
-            if known is None:
-                better = True
-            elif mode == MOST_RECENT:
-                better = when > known[0]
-            else:
-                better = value > known[1] if mode == MAX else value < known[1]
-            if better:
-                self._found[first] = (when, value)
-
-    def value(self, first: int) -> float | None:
-        """The merged value, None when it was never set."""
-        found = self._found.get(first)
-        return None if found is None else found[1]
-
-
-def _families(
-    index: SeriesIndex, total: Cells, live_total: Cells, extremes: _Extremes, hidden: frozenset[int]
-) -> list[tuple[Family, list[Sample]]]:
-    samples: dict[int, list[Sample]] = {number: [] for number in index.newest.values()}
-    for (number, values), place in index.series.items():
-        if number not in samples:
-            continue  # superseded
-        if place.first in hidden:
-            continue
-        family = index.families[number]
-        sample = _sample(family, values, place.first, place.width, total, live_total, extremes)
-        if sample is not None:
-            samples[number].append(sample)
-    return [
-        (index.families[number], found) for number, found in samples.items() if index.families[number].mode != JOURNAL
-    ]
-
-
-def _sample(
-    family: Family,
-    values: tuple[str, ...],
-    first: int,
-    width: int,
-    total: Cells,
-    live_total: Cells,
-    extremes: _Extremes,
-) -> Sample | None:
-    if family.type == HISTOGRAM:
-        cells = total[first : first + width].tolist()
-        return Sample(values, buckets=tuple(cells[:-1]), sum=cells[-1])
-    if family.mode == SUM:
-        return Sample(values, float(total[first]))
-    if family.mode == LIVE_SUM:
-        return Sample(values, float(live_total[first]))
-    value = extremes.value(first)
-    return None if value is None else Sample(values, value)
-
-
-def _active(index: SeriesIndex, running: dict[int, list[float]]) -> list[Active]:
-    """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""
-    number = index.newest.get(JOBS_ACTIVE.name)
-    return [
-        Active(values, len(starts), min((start for start in starts if not isnan(start)), default=None))
-        for (family, values), place in index.series.items()
-        if family == number
-        for starts in [running.get(place.first, [])]
-    ]
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether the directory is simply not there yet."""
-    return isinstance(error, DirectoryMissing)

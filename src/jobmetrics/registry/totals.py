@@ -1,0 +1,116 @@
+"""The slots of one reading, merged into one value a series.
+
+Rows are added one after another in the order they come in, which is that of the slots: another order could lose an
+ulp, which Prometheus takes for a counter reset.
+"""
+
+from __future__ import annotations
+
+from math import isnan
+
+import numpy as np
+
+from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
+from jobmetrics.registry import layout
+from jobmetrics.registry.index import Placement, SeriesIndex
+from jobmetrics.registry.samples import Active, Sample
+from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Reading
+
+
+class Totals:
+    """All slots of one generation, added up. cells: the sums, by cell; owners: the living ones, in slot order;
+    slots: how many are live, free and damaged."""
+
+    def __init__(self, index: SeriesIndex) -> None:
+        self._index = index
+        self.cells: Cells = np.zeros(index.next_cell)
+        self.owners: list[layout.Owner] = []
+        self.slots = {LIVE: 0, FREE: 0, DAMAGED: 0}
+        self._live: Cells = np.zeros(index.next_cell)  # of slots with an owner only
+        self._extremes = _Extremes(index)
+        self._starts: dict[int, list[float]] = {}  # of what runs, by the first cell of its jobs_active series
+
+    def add(self, reading: Reading) -> None:
+        """Take the next slot."""
+        if reading.state is not None:
+            self.slots[reading.state] += 1
+        if reading.row is not None:
+            self.cells[: len(reading.row)] += reading.row
+            self._extremes.add(reading.row)
+        if reading.owner is not None and reading.row is not None:
+            self.owners.append(reading.owner)
+            self._live[: len(reading.row)] += reading.row
+        for entry in reading.running:
+            self._starts.setdefault(entry.series, []).append(entry.start)
+
+    def families(self, hidden: frozenset[int]) -> list[tuple[Family, list[Sample]]]:
+        """Each family as it was declared last, with its series. hidden: first cells of those not to be shown."""
+        index = self._index
+        samples: dict[int, list[Sample]] = {number: [] for number in index.newest.values()}
+        for (number, values), place in index.series.items():
+            if number not in samples:
+                continue  # superseded
+            if place.first in hidden:
+                continue
+            sample = self._sample(index.families[number], values, place)
+            if sample is not None:
+                samples[number].append(sample)
+        return [
+            (index.families[number], found)
+            for number, found in samples.items()
+            if index.families[number].mode != JOURNAL
+        ]
+
+    def _sample(self, family: Family, values: tuple[str, ...], place: Placement) -> Sample | None:
+        first = place.first
+        if family.type == HISTOGRAM:
+            cells = self.cells[first : first + place.width].tolist()
+            return Sample(values, buckets=tuple(cells[:-1]), sum=cells[-1])
+        if family.mode == SUM:
+            return Sample(values, float(self.cells[first]))
+        if family.mode == LIVE_SUM:
+            return Sample(values, float(self._live[first]))
+        value = self._extremes.value(first)
+        return None if value is None else Sample(values, value)
+
+    def active(self) -> list[Active]:
+        """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""
+        number = self._index.newest.get(JOBS_ACTIVE.name)
+        return [
+            Active(values, len(starts), min((start for start in starts if not isnan(start)), default=None))
+            for (family, values), place in self._index.series.items()
+            if family == number
+            for starts in [self._starts.get(place.first, [])]
+        ]
+
+
+class _Extremes:
+    """Max, min and most recent gauges, merged over the rows."""
+
+    def __init__(self, index: SeriesIndex) -> None:
+        self._modes = {
+            place.first: index.families[number].mode
+            for (number, _), place in index.series.items()
+            if index.families[number].mode in (MAX, MIN, MOST_RECENT)
+        }
+        self._found: dict[int, tuple[float, float]] = {}
+
+    def add(self, row: Cells) -> None:
+        for first, mode in self._modes.items():
+            if first + 1 >= len(row) or row[first] == 0.0:
+                continue
+            when, value = float(row[first]), float(row[first + 1])
+            known = self._found.get(first)
+            if known is None:
+                better = True
+            elif mode == MOST_RECENT:
+                better = when > known[0]
+            else:
+                better = value > known[1] if mode == MAX else value < known[1]
+            if better:
+                self._found[first] = (when, value)
+
+    def value(self, first: int) -> float | None:
+        """The merged value, None when it was never set."""
+        found = self._found.get(first)
+        return None if found is None else found[1]
