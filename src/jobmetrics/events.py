@@ -5,8 +5,7 @@ the time to make, to hash and to compare.
 Times are seconds: `at` and `published_at` since the epoch.
 """
 
-from __future__ import annotations
-
+# Annotations are no texts here: NamedTuple would compile each of them at import.
 from typing import NamedTuple
 
 SYSTEMS = ("celery", "rq", "python")

@@ -1,9 +1,8 @@
 """Every built-in metric as data: the one place that knows names, types, units, labels and merge modes."""
 
-from __future__ import annotations
-
+# Annotations are no texts here: NamedTuple would compile each of them at import.
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from jobmetrics.events import STATUSES, SYSTEMS, WITHDRAWN_REASONS
 from jobmetrics.settings import DEFAULT_BUCKETS
@@ -32,8 +31,7 @@ _FIXED_VALUES = {"system": SYSTEMS, "status": STATUSES}
 JOB_LABELS = ("system", "job_type", "queue_name")
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """One metric: its exposition name, type, labels and how processes' values merge.
 
     buckets: upper bounds without +Inf, in the metric's unit; empty unless a histogram.

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field
+from typing import Any, NoReturn
 
 from jobmetrics.errors import SettingsError
 
@@ -207,13 +207,15 @@ def listen_address(value: Any) -> str:
     return str(value)
 
 
-def _setting(parse: Callable[[Any], Any], description: str, *, default: Any = dataclasses.MISSING, **kw: Any) -> Any:
+def _setting(parse: Callable[[Any], Any], description: str, *, default: Any = MISSING, **kw: Any) -> Any:
     return field(default=default, metadata={"parse": parse, "help": description}, **kw)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class Settings:
     """All settings, checked. Build it with `load`; times are seconds."""
+
+    # What dataclass would make itself is written out: it compiles that anew in every process that starts.
 
     dir: str = _setting(_directory, "the registry directory", default_factory=default_dir)
     dir_group: int | None = _setting(
@@ -247,6 +249,29 @@ class Settings:
         _labels, "constant labels the exporter adds to every metric", default_factory=dict
     )
     listen: str = _setting(listen_address, "address the exporter serves on", default="127.0.0.1:9909")
+
+    def __init__(self, **values: Any) -> None:
+        fields = known()
+        if unknown := values.keys() - fields.keys():
+            raise TypeError(f"Settings has no {', '.join(sorted(unknown))}")
+        for name, item in fields.items():
+            if name not in values:
+                values[name] = item.default if item.default_factory is MISSING else item.default_factory()
+        vars(self).update(values)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, Settings) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # some of the values are mappings
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in known())})"
 
 
 def known() -> dict[str, dataclasses.Field[Any]]:

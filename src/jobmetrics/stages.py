@@ -7,11 +7,11 @@ from jobmetrics.guard import guarded
 from jobmetrics.instruments.blocks import TimedBlock
 from jobmetrics.recorder import Recorder
 
-# An execution, whoever records it, and that recorder's clock at the beginning.
-_Begun = tuple[Execution, Recorder, float]
+# An execution, whoever records it, and that recorder's clock at the beginning; None outside a job.
+_Begun = tuple[Execution, Recorder, float] | None
 
 
-class stage(TimedBlock["_Begun | None"]):  # noqa: N801 - it is used as a function is
+class stage(TimedBlock[_Begun]):  # noqa: N801 - it is used as a function is
     """A named part of a job, timed however it ends: a context manager and a decorator, sync and async.
 
         with stage("download"): ...
@@ -30,7 +30,7 @@ class stage(TimedBlock["_Begun | None"]):  # noqa: N801 - it is used as a functi
         self._name = name
 
     @guarded("stage start")
-    def begin(self) -> _Begun | None:
+    def begin(self) -> _Begun:
         execution = current_execution()
         if execution is None:
             return None
@@ -38,7 +38,7 @@ class stage(TimedBlock["_Begun | None"]):  # noqa: N801 - it is used as a functi
         return execution, record, record.clock()
 
     @guarded("stage end")
-    def end(self, begun: _Begun | None) -> None:
+    def end(self, begun: _Begun) -> None:
         if begun is not None:
             execution, record, start = begun
             record.stage(execution, self._name, record.clock() - start)

@@ -365,8 +365,33 @@ def test_dir_with_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        load({}).dir = "/elsewhere"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"^cannot assign to field 'dir'$"):
+        load({}).dir = "/elsewhere"
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"^cannot delete field 'dir'$"):
+        del load({}).dir
+
+
+def test_settings_refuse_a_name_that_is_none_of_theirs() -> None:
+    with pytest.raises(TypeError, match=r"^Settings has no directory, dirs$"):
+        Settings(dirs="/x", directory="/y", dir="/z")
+
+
+def test_settings_are_equal_when_all_of_them_are() -> None:
+    assert Settings(max_labels=3) == Settings(max_labels=3) != Settings(max_labels=4)
+    assert Settings() != vars(Settings())
+
+
+def test_settings_are_copied_with_a_change() -> None:
+    assert dataclasses.replace(Settings(dir="/x", max_labels=3), dir="/y") == Settings(dir="/y", max_labels=3)
+
+
+def test_settings_show_their_values() -> None:
+    shown = repr(Settings(max_labels=3, dir="/x"))
+    assert shown.startswith("Settings(dir='/x', dir_group=None, enabled=True, ")
+    assert shown.endswith(
+        ", max_labels=3, ignore=(), error_types={}, propagate_errors=False, log_level='info', "
+        "namespace='', labels={}, listen='127.0.0.1:9909')"
+    )
 
 
 def test_no_setting_holds_a_secret() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -36,7 +35,7 @@ def _base(name: str) -> str:
 def declare(family: Family) -> None:
     """Refuse a second, different definition within this process."""
     known = _declared.setdefault(_base(family.name), family)
-    if dataclasses.replace(known, help=family.help) != family:
+    if known._replace(help=family.help) != family:
         raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from typing import Any, Generic, TypeVar
 
@@ -53,7 +52,7 @@ class Labelled(Generic[Bound]):
         writer = self._writer or current.writer()
         if self.family.type == HISTOGRAM and not self._children:
             bounds = settings.buckets_for(self.family.name, writer.buckets) or self.family.buckets
-            self.family = dataclasses.replace(self.family, buckets=bounds)
+            self.family = self.family._replace(buckets=bounds)
         child = self._bound(writer, self.family, values)
         if len(self._children) >= writer.max_series:
             self._drop_overflowing()

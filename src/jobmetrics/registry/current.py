@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 
 from jobmetrics import settings
@@ -23,7 +22,7 @@ def settings_or_off() -> settings.Settings:
     try:
         return settings.in_force()
     except SettingsError as error:
-        off = dataclasses.replace(settings.Settings(), enabled=False)
+        off = settings.Settings(enabled=False)
         logger.error("jobmetrics: recording is off: %s", error)  # noqa: TRY400 - one clear line, no traceback
         settings.use(off)
         return off

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from rq.exceptions import NoSuchJobError
 from rq.job import Job as RQJob
@@ -21,12 +21,15 @@ from jobmetrics.rq.ending import report_abandoned
 from jobmetrics.rq.jobs import execution_id
 
 
-class _Abandoned(NamedTuple):
+class _Abandoned:
     """An execution that RQ is about to call abandoned. again: whether the job has retries left."""
 
-    job: RQJob
-    execution_id: str
-    again: bool
+    __slots__ = ("again", "execution_id", "job")
+
+    def __init__(self, job: RQJob, execution_id: str, again: bool) -> None:
+        self.job = job
+        self.execution_id = execution_id
+        self.again = again
 
 
 @contextmanager
