@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import compiled
 from benchmarks.measuring import NO_BUDGET, Row, compare
 
 SERIES = 200
@@ -130,6 +131,7 @@ def _side(name: str, directory: Path, living: int) -> Iterator[subprocess.Popen[
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env=compiled.beforehand("benchmarks.forking", "jobmetrics", "prometheus_client"),
     )
     assert started.stdout is not None
     assert started.stdout.readline() == "ready\n"

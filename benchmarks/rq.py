@@ -9,7 +9,6 @@ worker's with all its work-horses. What the jobs' own module imports, prometheus
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from redis import Redis
 from rq import Queue
 
-from benchmarks import rq_jobs
+from benchmarks import compiled, rq_jobs
 from benchmarks.measuring import Row, compare, spread
 from benchmarks.rq_worker import QUEUE
 from tests.readings import values
@@ -83,10 +82,14 @@ def _side(name: str, worker: str, url: str, base: Path) -> Iterator[Side]:
     package, job = SIDES[name]
     directory = base / f"{worker}-{name}"
     directory.mkdir(mode=0o700)
-    environment = {**os.environ, "JOBMETRICS_DIR": str(directory), "PROMETHEUS_MULTIPROC_DIR": str(directory)}
     command = [sys.executable, "-m", "benchmarks.rq_worker", f"{package}.{worker}", url]
     if name == "peer":
         command.append("benchmarks.rq_peer")
+    environment = {
+        **compiled.beforehand("benchmarks.rq_worker", "benchmarks.rq_jobs", "benchmarks.rq_peer", "jobmetrics.rq"),
+        "JOBMETRICS_DIR": str(directory),
+        "PROMETHEUS_MULTIPROC_DIR": str(directory),
+    }
     with (
         Redis.from_url(url) as connection,
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,

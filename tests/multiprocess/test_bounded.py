@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import os
 import random
 import signal
+import stat
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,7 +16,13 @@ from pathlib import Path
 import pytest
 
 from jobmetrics.registry import layout
+from jobmetrics.registry.directory import SET_ASIDE_SUFFIX, Directory, same_file, slot_name
+from jobmetrics.registry.leasing import acquire
+from jobmetrics.registry.locks import try_lock
+from jobmetrics.registry.owner import Holder
+from jobmetrics.registry.slot import Slot, SlotPlan
 from tests import readings
+from tests.multiprocess.interruption import BEFORE, Interruption
 from tests.multiprocess.support import (
     Child,
     Worker,
@@ -21,8 +30,10 @@ from tests.multiprocess.support import (
     children,
     fork,
     in_order,
+    names,
     record,
     run_and_exit,
+    serve,
     sizes,
     slot_files,
     workers,
@@ -117,6 +128,84 @@ def test_many_processes_that_start_at_once_share_no_slot(times: int, registry_di
                 one.kill()
         assert len(slot_files(registry_dir)) == PROCESSES
         assert total(registry_dir) == 20.0 * PROCESSES * (n + 1)
+
+
+def lease_one(path: Path) -> Slot:
+    return acquire(SlotPlan(Directory(str(path)), bytes(16), 1), Holder(), cells=1, live_cells=list)
+
+
+class Neighbours:
+    """Other processes that lease slots of the same directory, step by step."""
+
+    def make(self, path: Path) -> None:
+        """One has made the first slot's file, and has not locked it yet."""
+        (path / slot_name(0)).touch(0o600)
+
+    def clear(self, path: Path) -> None:
+        """Another finds it empty: it removes it, if it gets the lock."""
+        file = path / slot_name(0)
+        with contextlib.suppress(FileNotFoundError), file.open("r+b") as opened:
+            if try_lock(opened.fileno()) and not os.fstat(opened.fileno()).st_size:
+                file.unlink()
+
+    def lease(self, path: Path) -> None:
+        """A slot, for good."""
+        self.slot = lease_one(path)
+
+    def has_its_file(self, path: Path) -> bool:
+        """Whether the slot's name still stands for the file that was leased."""
+        return same_file(self.slot.lock_fd, str(path / slot_name(self.slot.number)))
+
+
+def leased_beside(path: Path, acts: dict[int, str]) -> bool:
+    """Have a process lease a slot, before whose calls into the system, so numbered, its neighbours act; the last act is
+    to lease. Each has its own slot in the end, and no more are there. False when it came through before the last act.
+    """
+    with child(lambda pipe: serve(Neighbours(), pipe)) as neighbours:
+
+        def run(pipe: Connection) -> None:
+            steps = [
+                Interruption((BEFORE, at), functools.partial(neighbours.ask, act, path)) for at, act in acts.items()
+            ]
+            with contextlib.ExitStack() as stack:
+                for step in steps:
+                    stack.enter_context(step.armed())
+                slot = lease_one(path)
+            pipe.send((True, (steps[-1].seen, same_file(slot.lock_fd, str(path / slot_name(slot.number))))))
+            pipe.recv()
+
+        with child(run) as one:
+            calls, has_its_file = one.answer()
+            if calls < max(acts):
+                return False
+            assert has_its_file, acts
+            assert neighbours.ask("has_its_file", path), acts
+            assert len(slot_files(path)) == 2, (acts, names(path))
+            return True
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3, 4])
+def test_files_that_come_and_go_while_a_process_looks_at_them_are_nobodys_loss(gap: int, registry_dir: Path) -> None:
+    """The first processes of a directory: a file is made, calls later it is removed, then somebody leases a slot."""
+    for at in itertools.count(1):
+        path = registry_dir / f"{at}"
+        path.mkdir(0o700)
+        if not leased_beside(path, {at: "make", at + gap: "clear", at + gap + 1: "lease"}):
+            break
+        assert not [name for name in names(path) if name.endswith(SET_ASIDE_SUFFIX)], f"call {at}"
+    assert at > 10, "no call was counted"
+
+
+def test_what_is_no_file_is_moved_away_once_and_no_slot_with_it(registry_dir: Path) -> None:
+    """Two processes find it; the one that was faster has a slot by that name by now."""
+    for at in itertools.count(1):
+        path = registry_dir / f"{at}"
+        path.mkdir(0o700)
+        os.mkfifo(path / slot_name(0))
+        if not leased_beside(path, {at: "lease"}):
+            break
+        assert stat.S_ISFIFO((path / (slot_name(0) + SET_ASIDE_SUFFIX)).stat().st_mode), f"call {at}"
+    assert at > 10, "no call was counted"
 
 
 def test_a_process_leases_nothing_before_it_records(registry_dir: Path) -> None:

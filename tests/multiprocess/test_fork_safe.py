@@ -19,7 +19,7 @@ import pytest
 
 from jobmetrics import recorder, settings
 from jobmetrics.instruments import Counter
-from jobmetrics.registry import current
+from jobmetrics.registry import current, holding
 from jobmetrics.registry import writer as writers
 from jobmetrics.registry.directory import slot_number
 from jobmetrics.registry.index import IndexFile
@@ -236,7 +236,8 @@ def test_what_a_parent_holds_in_memory_is_counted_once(registry_dir: Path) -> No
 class _Impatient(Parent):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        setattr(writers, "LOCK_WAIT", 0.0)  # noqa: B010 - a constant to mypy
+        for module in (holding, writers):
+            setattr(module, "LOCK_WAIT", 0.0)  # noqa: B010 - a constant to mypy
 
 
 @contextlib.contextmanager
@@ -446,7 +447,7 @@ def _record_at_once(path: Path, who: str) -> None:
 
 
 def _forks_while_a_thread_stands(path: Path, step: Step, first_record: bool, pipe: Connection) -> None:
-    setattr(writers, "FORK_WAIT", 0.001)  # noqa: B010 - a constant to mypy
+    setattr(holding, "FORK_WAIT", 0.001)  # noqa: B010 - a constant to mypy
     one = _Impatient(path)
     if not first_record:
         one.hit("all")
@@ -496,7 +497,7 @@ def test_forking_while_a_thread_is_in_the_slow_path_for_long(registry_dir: Path)
     """The fork does not wait for it, and the child owns nothing that it half did."""
 
     def run() -> None:
-        setattr(writers, "FORK_WAIT", 0.05)  # noqa: B010 - a constant to mypy
+        setattr(holding, "FORK_WAIT", 0.05)  # noqa: B010 - a constant to mypy
         one = Worker(registry_dir)
         one.hit("all")
         go_on = threading.Event()
@@ -516,7 +517,7 @@ def test_forks_of_several_threads_at_once_leave_no_lock_held(registry_dir: Path)
     """Each fork waits a moment for the slow path; one that gave up must not take over another's lock."""
 
     def run() -> None:
-        setattr(writers, "FORK_WAIT", 0.0001)  # noqa: B010 - a constant to mypy
+        setattr(holding, "FORK_WAIT", 0.0001)  # noqa: B010 - a constant to mypy
         one = Worker(registry_dir)
         one.hit("all")
 

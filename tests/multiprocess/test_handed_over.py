@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmetrics.registry import forks
-from jobmetrics.registry import writer as writers
+from jobmetrics.registry import forks, holding
 from tests import readings
 from tests.multiprocess.interruption import AFTER, BEFORE, Interruption, interrupted_at
 from tests.multiprocess.support import (
@@ -76,8 +75,8 @@ class Parent(Worker):
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("a slot was leased by the child itself")
 
-        assert hasattr(writers, "acquire")
-        setattr(writers, "acquire", refuse)  # noqa: B010 - a function to mypy
+        assert hasattr(holding, "acquire")
+        setattr(holding, "acquire", refuse)  # noqa: B010 - a function to mypy
 
     def high(self) -> None:
         self.level(9.0)

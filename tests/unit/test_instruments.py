@@ -281,6 +281,35 @@ def test_sum_gauges_set_is_this_processs_share_on_top_of_what_was_left(registry_
     die(successor)
 
 
+def test_two_definitions_of_a_sum_gauge_have_one_share(registry_dir: Path, in_force: Settings) -> None:
+    """As a module that is loaded anew makes them: the last set wins, whichever of them it was."""
+    Gauge("g", "Things.", multiprocess_mode="sum").set(7)
+    die(current.writer())
+    settings.configure(dir=registry_dir, propagate_errors=True)  # and with it another writer
+    one, other = (Gauge("g", "Things.", multiprocess_mode="sum") for _ in range(2))
+    one.set(5)
+    other.set(3)
+    after_set = value(registry_dir, "g")
+    one.inc(2)
+    other.dec(1)
+    after_added = value(registry_dir, "g")
+    one.set(1)
+    assert (after_set, after_added, value(registry_dir, "g")) == (10.0, 11.0, 8.0)
+
+
+def test_sum_gauge_that_is_added_to_first_keeps_its_share_apart(registry_dir: Path, in_force: Settings) -> None:
+    """The series has its cell from before, the lease is new: as in a forked child."""
+    gauge = Gauge("g", "Things.", multiprocess_mode="sum")
+    gauge.set(7)
+    writer = current.writer()
+    die(writer)
+    writer.tick()
+    gauge.inc(2)
+    gauge.set(3)
+    assert value(registry_dir, "g") == 10.0
+    die(writer)
+
+
 # ------------------------------------------------------------------ histograms
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from jobmetrics import families, guard
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import Family
+from jobmetrics.registry.memory import Row
 from jobmetrics.registry.merging import lower_to, raise_to, set_at
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.writer import Writer
@@ -163,27 +164,24 @@ class BoundGauge(BoundSeries):
 
 class BoundSumGauge(BoundGauge):
     """A gauge whose values outlive their processes: `set` sets this process's share, on top of what the
-    slot's earlier owners left."""
+    slot's earlier owners left. All definitions of the metric in a process have one share."""
 
-    __slots__ = ("_left", "_slot")
+    __slots__ = ()
 
-    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
-        super().__init__(writer, family, values)
-        self._left = 0.0
-        self._slot: object = None
-
-    def leased(self, cells: memoryview[float], first: int) -> None:
+    def leased(self, row: Row, first: int) -> None:
         """Remember what earlier owners left."""
-        self._left, self._slot = cells[first], self.writer.slot
-
-    def _follow_lease(self) -> None:
-        row, i = self.where
-        if self._slot is not self.writer.slot and len(row.cells) > i:
-            self.leased(row.cells, i)
+        self.writer.left(row, first)
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to this process's share."""
-        self._follow_lease()
+        amount = _exact(amount)
+        while -LARGEST <= amount <= LARGEST:  # what is not is dropped below
+            try:
+                self.writer.left(*self.where)  # noted before anything of this process is in the cell
+                break
+            except IndexError:
+                if not self.writer.bind(self, self.inc, amount):
+                    return
         super().inc(amount)
 
     def set(self, value: float) -> None:
@@ -193,10 +191,9 @@ class BoundSumGauge(BoundGauge):
             self.writer.drop(_refusal(value))
             return
         while True:
-            self._follow_lease()
             row, i = self.where
             try:
-                row.cells[i] = self._left + value
+                row.cells[i] = self.writer.left(row, i) + value
                 return
             except IndexError:
                 if not self.writer.bind(self, self.set, value):

@@ -7,24 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Collection, Iterator
 
-_open: dict[int, tuple[int, int]] = {}  # descriptor: device and inode
+# Held while a descriptor is opened and noted, and over a fork: a child knows of each that it inherits.
+lock = threading.RLock()
+
+# Descriptor: device and inode, None until they are known. A forked child has its parent's as well, closed.
+noted: dict[int, tuple[int, int] | None] = {}
 
 
-def opened(fd: int) -> int:
-    """Note a descriptor that was just opened; it is handed back. Raises OSError when it is not open."""
-    info = os.fstat(fd)
-    _open[fd] = (info.st_dev, info.st_ino)
+def open_noted(path: str, flags: int, mode: int = 0o777) -> int:
+    """Open a file and note its descriptor. Raises OSError."""
+    with lock:
+        fd = os.open(path, flags, mode)
+        noted[fd] = None  # a fork at any moment must find whatever is open
+        info = os.fstat(fd)
+        noted[fd] = (info.st_dev, info.st_ino)
     return fd
 
 
 def close(fd: int) -> None:
     """Close a descriptor that was noted. Raises OSError."""
-    file = _open.get(fd)
-    os.close(fd)  # first: a fork at any moment must find whatever is still open
-    if _open.get(fd) is file:  # unless the number is another's by now
-        _open.pop(fd, None)
+    with lock:
+        file = noted.get(fd)
+        os.close(fd)
+        if noted.get(fd) is file:  # unless the number is another's by now
+            noted.pop(fd, None)
 
 
 @contextlib.contextmanager
@@ -36,23 +45,19 @@ def closing(fd: int) -> Iterator[int]:
         close(fd)
 
 
-def dismiss(fd: int) -> None:
-    """Forget a noted descriptor that was closed in another way, or is somebody else's by now."""
-    _open.pop(fd, None)
+def ours(*, besides: Collection[int]) -> list[int]:
+    """The noted descriptors that are still what they were; the others are forgotten.
 
-
-def close_inherited(kept: Collection[int]) -> None:
-    """In a forked child: close what the parent had open, unless the number is somebody else's by now.
-
-    kept: the descriptors that were opened for the child.
+    A daemoniser closes them, and so does a forked child: their numbers serve again.
     """
-    if len(_open) == len(kept):
-        return
-    for fd in _open.keys() - kept:
-        file = _open.pop(fd)
+    for fd, file in list(noted.items()):
+        if fd in besides:
+            continue
         try:
             info = os.fstat(fd)
-            if (info.st_dev, info.st_ino) == file:
-                os.close(fd)
         except OSError:
-            pass  # closed by somebody else
+            del noted[fd]
+            continue
+        if file is not None and file != (info.st_dev, info.st_ino):
+            del noted[fd]
+    return [fd for fd in noted if fd not in besides]

@@ -6,10 +6,10 @@ import contextlib
 import os
 import stat
 import time
-from dataclasses import dataclass
 
 from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused
 from jobmetrics.registry import descriptors
+from jobmetrics.registry.locks import lock_directory_within
 
 INDEX_NAME = "index"
 SET_ASIDE_SUFFIX = ".set-aside"
@@ -35,12 +35,14 @@ def slot_number(name: str) -> int | None:
     return int(digits) if slot_name(int(digits)) == name else None
 
 
-@dataclass(frozen=True, slots=True)
 class Directory:
     """A registry directory. group: the group that shares it, None when it is its owner's alone."""
 
-    path: str
-    group: int | None = None
+    __slots__ = ("group", "path")
+
+    def __init__(self, path: str, group: int | None = None) -> None:
+        self.path = path
+        self.group = group
 
     @property
     def file_mode(self) -> int:
@@ -121,13 +123,12 @@ class Directory:
             OSError: when it cannot be opened.
         """
         try:
-            fd = os.open(self.file(name), flags | SAFE_FLAGS, self.file_mode)
+            fd = descriptors.open_noted(self.file(name), flags | SAFE_FLAGS, self.file_mode)
         except OSError:
-            if os.path.lexists(self.file(name)) and not stat_is_file(self.file(name)):
+            if is_no_file(self.file(name)):
                 raise Damaged(f"{name} is not a regular file") from None
             raise
         try:
-            descriptors.opened(fd)
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise Damaged(f"{name} is not a regular file")
@@ -157,6 +158,13 @@ class Directory:
             found = ((slot_number(entry.name), entry.inode()) for entry in entries)
             return {number: inode for number, inode in found if number is not None}
 
+    def set_aside_other(self, name: str, wait: float) -> None:
+        """Move what is no file out of the way. It cannot be locked; the directory itself is, and looked at again, so
+        that nobody moves a good file away that another process has put there meanwhile. Raises OSError."""
+        with descriptors.closing(descriptors.open_noted(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+            if lock_directory_within(fd, wait) and is_no_file(self.file(name)):
+                self.set_aside(name)
+
     def set_aside(self, name: str) -> None:
         """Move a damaged file out of the way; the one set aside before it is replaced. Raises OSError."""
         aside = self.file(name + SET_ASIDE_SUFFIX)
@@ -170,10 +178,11 @@ class Directory:
             os.rename(self.file(name), f"{aside}-{os.getpid()}")  # a folder takes no file's place, nor a file its
 
 
-def stat_is_file(path: str) -> bool:
-    """Whether the path itself, followed through no link, is a regular file."""
+def is_no_file(path: str) -> bool:
+    """Whether something else than a regular file bears the name, a link too. In one look: others make files and
+    remove them at any moment, and one that is gone is not damaged."""
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return not stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
         return False
 

@@ -1,68 +1,138 @@
-"""What the writers of a process do around a fork: the hooks are here, once, and ask each writer that lives."""
+"""What the writers of a process do around a fork: the hooks are here, once.
+
+All that can be done before a fork is done there. In the child each Python object that is touched costs a copied page,
+two or three microseconds each: its hook is one function, which puts in force what its parent has prepared.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
+from os import close, getpid
 from threading import get_ident
 from typing import Protocol
 
 from jobmetrics.registry import descriptors
+from jobmetrics.registry.memory import Row
+from jobmetrics.registry.process_state import ProcessState
+
+FORK_WAIT = 10.0  # seconds a fork waits for a thread in the slow path, which is bounded: a hang guard
 
 
 class Follower(Protocol):
-    """Something that is to know of forks."""
+    """Something that has a state in each process."""
 
-    def before_fork(self) -> None:
-        """In the parent, in the thread that forks."""
+    process: ProcessState
+
+    def before_fork(self) -> Beginning | None:
+        """In the parent, in the thread that forks: what the child begins with; None when it cannot be told now."""
 
     def after_fork_in_parent(self) -> None:
-        """In the same thread, also when there was no fork after all."""
+        """In the same thread, once after each `before_fork` that told something, also when there was no fork."""
 
-    def after_fork_in_child(self) -> int | None:
-        """In the child; returns the descriptor of a lease that its parent took for it, the only one that it keeps."""
+    def begin_anew(self) -> None:
+        """In a child for which nothing was prepared, since a thread was in the slow path."""
 
 
-# Weak references in a plain list: walking a WeakSet writes to several objects, each a copied page in the child.
+# A follower, its state in the child, the row that its series record into with the cells and, if a slot was leased
+# for the child, the word for its pid; rows whose values are the parent's, if any. All are looked up before the fork.
+Beginning = tuple[Follower, ProcessState, Row, "memoryview[float]", "memoryview[int] | None", "list[Row] | None"]
+
 _followers: list[weakref.ref[Follower]] = []
-
 
 count = 0  # forks between this process and the one that imported this
 main_thread = threading.main_thread().ident
 
+_forking: int | None = None  # the thread that prepared what follows
+_beginnings: list[Beginning] = []
+_left: list[int] = []  # descriptors that the child is to close
+
 
 def follow(follower: Follower) -> None:
     """Tell it of forks for as long as it lives."""
-    _followers[:] = [known for known in _followers if known() is not None]
-    _followers.append(weakref.ref(follower))
+    global _followers  # another list each time: a fork in another thread may be walking this one
+    _followers = [*(known for known in _followers if known() is not None), weakref.ref(follower)]
 
 
 def _before_fork() -> None:
+    global _forking
+    if not _followers:
+        return
+    beginnings: list[Beginning] = []
+    try:
+        if _tell_all(beginnings) and descriptors.lock.acquire(timeout=FORK_WAIT):
+            _forking = get_ident()
+            _beginnings[:] = beginnings
+            leases = [process.slot.lock_fd for _, process, *_ in beginnings if process.slot is not None]
+            _left[:] = descriptors.ours(besides=leases)
+    finally:
+        if _forking != get_ident():  # a thread is in the slow path, maybe for good
+            for follower, *_ in beginnings:
+                follower.after_fork_in_parent()
+
+
+def _tell_all(beginnings: list[Beginning]) -> bool:
     for known in _followers:
         follower = known()
         if follower is not None:
-            follower.before_fork()
+            beginning = follower.before_fork()
+            if beginning is None:
+                return False
+            beginnings.append(beginning)
+    return True
 
 
 def _after_fork_in_parent() -> None:
-    for known in _followers:
-        follower = known()
-        if follower is not None:
+    global _forking
+    if _forking == get_ident():
+        _forking = None
+        descriptors.lock.release()
+        for follower, *_ in _beginnings:
             follower.after_fork_in_parent()
+        _beginnings.clear()
 
 
 def _after_fork_in_child() -> None:
-    global count, main_thread
+    global count, main_thread, _forking
     count += 1
-    main_thread = get_ident()  # the only thread that a child begins with
-    kept: list[int] = []
+    thread = get_ident()
+    if main_thread != thread:
+        main_thread = thread  # the only thread that a child begins with
+    if _forking != thread:
+        if _followers:
+            _begin_anew()
+        return
+    for follower, process, row, cells, pid_word, emptied in _beginnings:
+        follower.process = process
+        row.cells = cells
+        if pid_word is not None:
+            pid = getpid()
+            pid_word[0] = pid | (pid ^ 0xFFFFFFFF) << 32  # layout.pid_word, without the pages of a call
+        if emptied is not None:
+            for parents_own in emptied:
+                parents_own.empty()
+    for fd in _left:
+        try:
+            close(fd)
+        except OSError:
+            pass  # closed by somebody else
+    _forking = None
+    descriptors.lock.release()
+
+
+def _begin_anew() -> None:
+    """In a child of which nobody knew in time."""
+    global _forking
+    _forking = None
+    descriptors.lock = threading.RLock()
+    for fd in descriptors.ours(besides=()):
+        close(fd)
+    descriptors.noted.clear()
     for known in _followers:
         follower = known()
-        lease = None if follower is None else follower.after_fork_in_child()
-        if lease is not None:
-            kept.append(lease)
-    descriptors.close_inherited(kept)
+        if follower is not None:
+            follower.begin_anew()
 
 
 if hasattr(os, "register_at_fork"):

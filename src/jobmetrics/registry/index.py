@@ -14,9 +14,9 @@ from typing import NamedTuple
 from jobmetrics.errors import Damaged, RegistryError
 from jobmetrics.families import BUILT_IN, LIVE_SUM, Family
 from jobmetrics.registry import layout
-from jobmetrics.registry.descriptors import closing, opened
-from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, stat_is_file
-from jobmetrics.registry.locks import lock_directory_within, lock_within
+from jobmetrics.registry.descriptors import closing
+from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
+from jobmetrics.registry.locks import lock_within
 
 LOCK_WAIT = 0.05  # seconds a process waits for the index lock at the most
 _MAX_FAMILY_RECORDS = 4096  # processes that declare a family back and forth may not fill the disk
@@ -204,7 +204,7 @@ class IndexFile:
             try:
                 fd = self._directory.open(INDEX_NAME, os.O_RDWR | os.O_CREAT)
             except Damaged:
-                self._set_aside_other()
+                self._directory.set_aside_other(INDEX_NAME, LOCK_WAIT)
                 continue
             with closing(fd):
                 try:
@@ -233,13 +233,6 @@ class IndexFile:
                 os.pwrite(fd, header.pack(), 0)
                 os.pwrite(fd, layout.pack_committed(layout.INDEX_HEADER_SIZE), layout.COMMITTED_OFFSET)
             else:
-                self._directory.set_aside(INDEX_NAME)
-
-    def _set_aside_other(self) -> None:
-        """What is no file cannot be locked; the directory itself is, so that nobody moves a good index away."""
-        path = self._directory.file(INDEX_NAME)
-        with closing(opened(os.open(self._directory.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))) as fd:
-            if lock_directory_within(fd, LOCK_WAIT) and os.path.lexists(path) and not stat_is_file(path):
                 self._directory.set_aside(INDEX_NAME)
 
     def is_current(self, index: SeriesIndex) -> bool:

@@ -48,17 +48,20 @@ class Journal:
         self._entries = entries
         self._running = layout.pack_state(lease, layout.RUNNING)
         self._ended = layout.pack_state(lease, layout.ENDED)
-        self._free: deque[int] | None = None  # first in, first out: what ended last is overwritten last
+        self._sorted = False
+        self._free: deque[int] = deque()  # first in, first out: what ended last is overwritten last
         self._kept: deque[int] = deque()
         self._moved: dict[int, tuple[Journal, int]] = {}  # entries that go on in a new generation's journal
 
     def begin(self, execution: int, start: float, series: int) -> int | None:
         """Note that an execution starts; its entry, or None when all are taken by running ones."""
-        if self._free is None:
-            self.sort_entries()
-        entry = self._take()
-        if entry is None:
-            return None
+        try:
+            entry = self._free.popleft()
+        except IndexError:
+            other = self._another()
+            if other is None:
+                return None
+            entry = other
         n, words = self._entries, self._words
         words[entry] = layout.EMPTY
         words[n + entry] = execution
@@ -72,8 +75,7 @@ class Journal:
         """Mark an execution as ended; done before its ending cells are written."""
         self._times[3 * self._entries + entry] = at
         self._words[entry] = self._ended
-        if self._free is not None:
-            self._free.append(entry)
+        self._free.append(entry)
         if self._moved and entry in self._moved:
             journal, moved = self._moved.pop(entry)
             journal.end(moved, at)
@@ -94,11 +96,14 @@ class Journal:
         if moved is not None:
             self._moved[entry] = (journal, moved)
 
-    def _take(self) -> int | None:
+    def _another(self) -> int | None:
+        """An entry when none is known to be free."""
+        if not self._sorted:
+            self.sort_entries()
         for entries in (self._free, self._kept):
             try:
-                return entries.popleft()  # type: ignore[union-attr]  # sorted by now
-            except IndexError:
+                return entries.popleft()
+            except IndexError:  # or another thread took it
                 continue
         return None
 
@@ -118,6 +123,7 @@ class Journal:
                 free.append(entry)
         self._kept = deque(entry for _, entry in sorted(kept))
         self._free = deque(free)
+        self._sorted = True
 
 
 def entries(data: bytes | memoryview, header: layout.SlotHeader, lease: int | None) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from jobmetrics.errors import Damaged, FormatRefused, RegistryError
 from jobmetrics.registry import layout
-from jobmetrics.registry.descriptors import close, closing, opened
+from jobmetrics.registry.descriptors import close, closing, open_noted
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.owner import Holder
@@ -54,7 +54,7 @@ def lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | Non
     """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready."""
     path = f"{plan.prefix}{number:05d}"
     try:
-        lock_fd = opened(os.open(path, _OPEN))
+        lock_fd = open_noted(path, _OPEN)
     except OSError:
         return None
     slot = None
@@ -104,7 +104,7 @@ def lease_again(plan: SlotPlan, mapped: Slot, size: int) -> Slot | Literal[False
     """As `lease`, for a slot that this process has mapped before. None when anything about it is another."""
     path = f"{plan.prefix}{mapped.number:05d}"
     try:
-        lock_fd = opened(os.open(path, _OPEN))
+        lock_fd = open_noted(path, _OPEN)
     except OSError:
         return None
     slot = None
@@ -128,7 +128,9 @@ def lease_again(plan: SlotPlan, mapped: Slot, size: int) -> Slot | Literal[False
 
 def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
     for number, new in _candidates(plan.directory, hint):
-        slot = lease(plan, number, size)
+        # A new file is not even tried before it is made: who locks an empty one for a moment keeps its maker from it,
+        # and has to clear it away then.
+        slot = None if new else lease(plan, number, size)
         if slot is None and _make_ready(plan, number, size, new):
             slot = lease(plan, number, size)
         if slot:
@@ -177,7 +179,7 @@ def _make_ready(plan: SlotPlan, number: int, size: int, new: bool) -> bool:
     except (FileNotFoundError, FileExistsError):
         return False
     except Damaged:
-        directory.set_aside(name)
+        directory.set_aside_other(name, wait=0.0)
         return False
     except PermissionError:
         return False  # another member's file, made with other rights: theirs to use

@@ -21,6 +21,10 @@ class Row:
         self.cells = cells
         self.before = NO_CELLS
 
+    def empty(self) -> None:
+        """In a forked child: what was recorded here is the parent's."""
+        self.cells = self.before = NO_CELLS
+
 
 UNBOUND = (Row(), 0)
 NOWHERE = (

@@ -23,5 +23,5 @@ class BoundSeries:
         self.where: tuple[Row, int] = UNBOUND
         self.dropped = False  # beyond the cap: recorded under __other__
 
-    def leased(self, cells: memoryview[float], first: int) -> None:
+    def leased(self, row: Row, first: int) -> None:
         """Called when the series gets cells in a slot, before anything of this process is in them."""

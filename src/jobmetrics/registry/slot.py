@@ -6,12 +6,10 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable
-from os import close as os_close
-from os import getpid, lseek
 
 from jobmetrics.errors import Damaged
 from jobmetrics.registry import layout
-from jobmetrics.registry.descriptors import close, closing, dismiss
+from jobmetrics.registry.descriptors import close, closing
 from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
 from jobmetrics.registry.journal import Journal
 from jobmetrics.registry.locks import say_ready
@@ -62,6 +60,7 @@ class SlotPlan:
 class Slot:
     """A slot this process holds. cells: float64, as many as are mapped; lock_fd: the descriptor of the lock.
 
+    left: what earlier owners left in the cells of sum gauges, as they were first asked for.
     The lease ends with the process, or when the descriptor of the lock is closed.
     """
 
@@ -74,11 +73,12 @@ class Slot:
         "_lease",
         "_mark",
         "_offset",
-        "_pid",
         "_plan",
         "cells",
+        "left",
         "lock_fd",
         "number",
+        "pid_word",
     )
 
     def __init__(
@@ -96,8 +96,9 @@ class Slot:
         self._lease = 0
         self._journal: Journal | None = None
         self._bytes = memoryview(b"")
-        self._pid = self._bytes
+        self.pid_word: memoryview[int] | None = None  # of the owner record, where a child is to write it
         self.cells: memoryview[float] = NO_CELLS
+        self.left: dict[int, float] = {}
 
     def is_held(self) -> bool:
         """Whether the lock's descriptor is still ours: a daemoniser may have closed it, and a job opened another file.
@@ -112,15 +113,6 @@ class Slot:
     def is_roomy(self, capacity: int) -> bool:
         """Whether the journal is long enough for so many jobs at once."""
         return self._entries >= journal_entries(capacity)
-
-    def forget(self) -> None:
-        """In a forked child: let go of the parent's lease, unless the descriptor's number is somebody else's by now."""
-        try:
-            if lseek(self.lock_fd, 0, os.SEEK_CUR) == self._mark:
-                os_close(self.lock_fd)
-        except OSError:
-            pass  # closed by somebody else
-        dismiss(self.lock_fd)
 
     def release(self) -> None:
         """Close this process's descriptor of the lock: the lease ends, unless a child that was forked has it too."""
@@ -182,7 +174,7 @@ class Slot:
         self.prepare(holder, live_cells, started, os.getpid())
 
     def prepare(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int, pid: int = 0) -> None:
-        """As `take_over`, for a child yet to be forked if pid is 0: the record is complete once it is `accepted`."""
+        """As `take_over`, for a child yet to be forked if pid is 0: the record is complete with its `pid_word`."""
         keep_mapped(self._bytes)
         layout.clear_owner(self._bytes)
         cells = self.cells
@@ -192,14 +184,9 @@ class Slot:
         self._lease = layout.last_lease(self._bytes) + 1
         self.describe(holder, started, pid)
         if not pid:
-            self._pid = self._bytes[layout.PID_OFFSET : layout.PID_OFFSET + layout.CELL].cast("Q")
+            self.pid_word = self._bytes[layout.PID_OFFSET : layout.PID_OFFSET + layout.CELL].cast("Q")
             self.journal.sort_entries()
         say_ready(self.lock_fd)  # until now a reader sees a slot that nobody holds, not its dead owner's
-
-    def accept(self) -> None:
-        """In the forked child for which the slot was prepared: become its owner."""
-        pid = getpid()
-        self._pid[0] = pid | (pid ^ 0xFFFFFFFF) << 32  # layout.pid_word, without the pages that a call copies
 
     def describe(self, holder: Holder, started: int, pid: int) -> None:
         """Write the owner record. started: of the process, as `process_start` gives it."""

@@ -12,7 +12,7 @@ from rq.job import JobStatus
 
 from jobmetrics import recorder
 from jobmetrics.context import Execution
-from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Lost
+from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Lost
 from jobmetrics.guard import guarded
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.rq.jobs import SYSTEM, described
@@ -26,20 +26,27 @@ _TO_RUN_AGAIN = (JobStatus.QUEUED, JobStatus.SCHEDULED)
 
 
 class Performing:
-    """What a worker's handlers told of the job that it performs."""
+    """A job that this process performs, and what the worker's handlers told of it: error, asked_retry."""
+
+    __slots__ = ("asked_retry", "error", "execution")
 
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
-        execution.cpu_clock, execution.cpu = cpu_seconds, -cpu_seconds()
         self.error: BaseException | None = None
         self.asked_retry = False
 
-    def ended(self, job: RQJob, succeeded: bool) -> Ended:
-        """RQ says True for a success and for a job that returned Retry, and keeps the rest in the job's status."""
-        status, error = self._status(job.get_status(refresh=False), succeeded)
-        return Ended(status, error)
+    def begin(self) -> None:
+        """The job starts now."""
+        self.execution.cpu_clock, self.execution.cpu = cpu_seconds, -cpu_seconds()
 
-    def _status(self, status: JobStatus | None, succeeded: bool) -> tuple[str, BaseException | str | None]:
+    def end(self, status: str, error: BaseException | str | None) -> None:
+        """The job ended now."""
+        recorder.default().end(self.execution, status, error)
+
+    def how(self, job: RQJob, succeeded: bool) -> tuple[str, BaseException | str | None]:
+        """Status and error; RQ says True for a success and for a job that returned Retry, and keeps the rest in the
+        job's status."""
+        status = job.get_status(refresh=False)
         if self.asked_retry and succeeded:
             return (RETRY, None) if status in _TO_RUN_AGAIN else (FAILURE, RETRIES_USED_UP)
         if succeeded:

@@ -9,10 +9,10 @@ worker has died.
 from __future__ import annotations
 
 import mmap
-import os
-import struct
 from math import isnan, nan
-from typing import Any, NamedTuple
+from os import getpid, getppid, times
+from time import perf_counter, process_time
+from typing import Any
 
 from rq.exceptions import InvalidJobOperation
 from rq.job import Job as RQJob
@@ -25,89 +25,94 @@ from jobmetrics.registry.layout import execution_hash
 from jobmetrics.rq.ending import Killed, Performing, abandoned_name, report_lost
 from jobmetrics.rq.jobs import SYSTEM
 
-_SILENT, _TOLD = 0, 1
-_MESSAGE = struct.Struct("<BdddH")  # status, run time, processor time, target (NaN: none), length of the error type
-_LONGEST_ERROR = mmap.PAGESIZE - 1 - _MESSAGE.size
+_SILENT, _TOLD = 0.0, 1.0
+# Words of the message: whether there is one, status, run time, processor time, target (NaN: none), in seconds, and the
+# length of the error type, whose text follows.
+_STATE, _STATUS, _SECONDS, _CPU, _TARGET, _LENGTH = range(6)
+_TEXT = 48
+_LONGEST_TEXT = mmap.PAGESIZE - _TEXT
 
 
-class _Told(NamedTuple):
-    """What a work-horse told of its job's end. seconds, cpu, target: in seconds; error_type: "" for none."""
+class SharedPage:
+    """Memory that a worker shares with the work-horses it forks; no file. words: float64; text: the bytes behind."""
 
-    status: str
-    seconds: float
-    cpu: float
-    target: float | None
-    error_type: str
+    __slots__ = ("text", "words")
+
+    def __init__(self) -> None:
+        page = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+        self.words = page.cast("d")
+        self.text = page[_TEXT:]
 
 
-class Forked:
+class Forked(Performing):
     """A worker's view of the work-horse that it is about to fork, and the work-horse's of itself."""
 
-    def __init__(self, page: mmap.mmap, execution: Execution, record: recorder.Recorder) -> None:
+    __slots__ = ("_cpu", "_horse", "_page", "_record", "_start", "_worker")
+
+    def __init__(self, page: SharedPage, execution: Execution, record: recorder.Recorder) -> None:
+        super().__init__(execution)
         self._page = page
-        self.execution = execution
         self._record = record
-        self._worker = os.getpid()
+        self._worker = getpid()
         self._horse = 0
-        page[0] = _SILENT
+        page.words[_STATE] = _SILENT
 
     # ---------------------------------------------------------------- in the work-horse
 
-    def begin(self) -> Performing:
+    def begin(self) -> None:
         """The job starts now; the worker has recorded so a moment ago."""
-        self._horse = os.getpid()
-        self.execution.clock_start = self._record.clock()
-        return Performing(self.execution)
+        self._horse = getpid()
+        self._cpu = process_time()
+        self._start = perf_counter()
 
-    def end(self, ended: Ended) -> None:
+    def end(self, status: str, error: BaseException | str | None) -> None:
         """Tell how the job ended, or record it if nobody is there to be told."""
-        if os.getpid() != self._horse:
+        if getpid() != self._horse:
             return  # a process that the job forked, on its way out
-        record, execution = self._record, self.execution
-        execution.ended = True
-        told = _Told(
-            ended.status,
-            record.clock() - execution.clock_start,
-            0.0 if execution.cpu is None or execution.cpu_clock is None else execution.cpu + execution.cpu_clock(),
-            execution.target,
-            record.error_type(ended.error) if ended.status == FAILURE else "",
-        )
-        if os.getppid() == self._worker:
-            self._tell(told)
-            record.writer.flush()
-        elif not record.writer.find_execution(execution_hash(SYSTEM, abandoned_name(str(execution.execution_id)))):
-            again = record.started(Started(execution.job, str(execution.execution_id)))
-            if again is not None:
-                _record(again, told)
+        words, execution = self._page.words, self.execution
+        words[_SECONDS] = perf_counter() - self._start
+        spent = times()  # of the work-horse's own children, all of them the job's
+        words[_CPU] = process_time() - self._cpu + spent[2] + spent[3]
+        words[_TARGET] = nan if execution.target is None else execution.target
+        words[_STATUS] = STATUSES.index(status)
+        if status == FAILURE:
+            text = self._record.error_type(error).encode("utf-8", "replace")[:_LONGEST_TEXT]
+            words[_LENGTH] = len(text)
+            self._page.text[: len(text)] = text
+        if getppid() == self._worker:
+            words[_STATE] = _TOLD  # last: a kill leaves no half message
+            self._record.writer.flush()
+        else:
+            self._record_alone()
 
-    def _tell(self, told: _Told) -> None:
-        error = told.error_type.encode("utf-8", "replace")[:_LONGEST_ERROR]
-        target = nan if told.target is None else told.target
-        status = STATUSES.index(told.status)
-        _MESSAGE.pack_into(self._page, 1, status, told.seconds, told.cpu, target, len(error))
-        start = 1 + _MESSAGE.size
-        self._page[start : start + len(error)] = error
-        self._page[0] = _TOLD  # last: a kill leaves no half message
+    def _record_alone(self) -> None:
+        """The worker is dead: count the end here, unless somebody has found the job abandoned and counted it."""
+        record, name = self._record, str(self.execution.execution_id)
+        if not record.writer.find_execution(execution_hash(SYSTEM, abandoned_name(name))):
+            again = record.started(Started(self.execution.job, name))
+            if again is not None:
+                self._record_message(again)
 
     # ---------------------------------------------------------------- in the worker
-
-    def _heard(self) -> _Told | None:
-        if self._page[0] != _TOLD:
-            return None
-        status, seconds, cpu, target, length = _MESSAGE.unpack_from(self._page, 1)
-        start = 1 + _MESSAGE.size
-        error = self._page[start : start + length].decode("utf-8", "replace")
-        return _Told(STATUSES[status], seconds, cpu, None if isnan(target) else target, error)
 
     def record_told(self) -> bool:
         """Record the end that the work-horse told of; False if it told none."""
         if self.execution.ended:
             return True
-        told = self._heard()
-        if told is None:
+        if self._page.words[_STATE] != _TOLD:
             return False
-        _record(self.execution, told)
+        self._record_message(self.execution)
         return True
+
+    def _record_message(self, execution: Execution) -> None:
+        words = self._page.words
+        execution.clock_start = self._record.clock() - words[_SECONDS]
+        target, status, error = words[_TARGET], STATUSES[int(words[_STATUS])], None
+        execution.target = None if isnan(target) else target
+        if status == FAILURE:
+            name = bytes(self._page.text[: int(words[_LENGTH])]).decode("utf-8", "replace")
+            error = type(name, (Exception,), {})()  # error_type() names its class
+        self._record.end(execution, status, error, words[_CPU])
 
     def record_lost(self, job: RQJob, queue: Any, killed: Killed | None, status: str | None = None) -> None:
         """Record that the work-horse is gone, if it had not told of the end before. Arguments: as of `report_lost`."""
@@ -128,8 +133,7 @@ class Forked:
             return
         status = _last_status(job)
         if status in (None, JobStatus.FINISHED, JobStatus.FAILED):
-            ended = Ended(FAILURE if status == JobStatus.FAILED else SUCCESS)
-            recorder.default().ended(self.execution, ended)
+            self._record.ended(self.execution, Ended(FAILURE if status == JobStatus.FAILED else SUCCESS))
         else:  # RQ will call it abandoned some day; it is here that its end is seen
             again = bool(job.retries_left and job.retries_left > 0)
             self.record_lost(job, queue, Killed(None), RETRY if again else FAILURE)
@@ -143,21 +147,13 @@ def _last_status(job: RQJob) -> JobStatus | None:
         return None
 
 
-def _record(execution: Execution, told: _Told) -> None:
-    record = recorder.default()
-    execution.clock_start = record.clock() - told.seconds
-    execution.target = told.target
-    error = type(told.error_type, (Exception,), {})() if told.error_type else None  # error_type() names its class
-    record.ended(execution, Ended(told.status, error, told.cpu))
+def before_fork(page: SharedPage, record: recorder.Recorder, started: Started) -> Forked | None:
+    """Record the start of the job whose work-horse is forked next; None when its job type is ignored.
 
-
-def shared_page() -> mmap.mmap:
-    """Memory that a process shares with those that it forks; no file."""
-    return mmap.mmap(-1, mmap.PAGESIZE)
-
-
-def before_fork(page: mmap.mmap, started: Started) -> Forked | None:
-    """Record the start of the job whose work-horse is forked next. page: shared with it, and with no other."""
-    record = recorder.default()
-    execution = record.started(started)
-    return None if execution is None else Forked(page, execution, record)
+    page: shared with that work-horse, and with no other.
+    """
+    series, name = record.series_of(started.job), started.execution_id
+    if series.ignored:
+        return None
+    execution = record.begin(series, name, execution_hash(SYSTEM, name), started.ready_at)
+    return Forked(page, execution, record)

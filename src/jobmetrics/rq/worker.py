@@ -17,11 +17,12 @@ from rq.timeouts import BaseTimeoutException
 
 from jobmetrics import guard, recorder
 from jobmetrics.context import running
-from jobmetrics.events import Started
+from jobmetrics.events import SUCCESS, Job, Started
 from jobmetrics.guard import guarded
+from jobmetrics.registry.writer import Writer
 from jobmetrics.rq import abandoned, presence, spawned
 from jobmetrics.rq.ending import Killed, Performing, report_abandoned, report_lost
-from jobmetrics.rq.forked import Forked, before_fork, shared_page
+from jobmetrics.rq.forked import Forked, SharedPage, before_fork
 from jobmetrics.rq.jobs import SYSTEM, described, execution_id, named_in, ready_at
 from jobmetrics.rq.publish import instrument_queue
 
@@ -31,45 +32,35 @@ Method = Callable[..., Any]
 
 @guarded("rq start")
 def _start(worker: Any, job: RQJob, queue: Any) -> Performing | None:
-    forked: Forked | None = getattr(worker, "_jobmetrics_forked", None)
-    if forked is not None:
-        return forked.begin()
     record = recorder.default()
     record.writer.describe(SYSTEM, "work-horse" if worker.is_horse else "worker")
     execution = record.started(Started(described(job, queue), execution_id(worker, job), ready_at(job)))
     return None if execution is None else Performing(execution)
 
 
-@guarded("rq end")
-def _end(worker: Any, performing: Performing, job: RQJob, succeeded: object) -> None:
-    ended = performing.ended(job, bool(succeeded))
-    forked: Forked | None = getattr(worker, "_jobmetrics_forked", None)
-    if forked is not None:
-        forked.end(ended)
-    else:
-        recorder.default().ended(performing.execution, ended)
-
-
 @guarded("rq worker")
 def _before_job(worker: Any) -> None:
-    writer = recorder.default().writer
-    if getattr(worker, "_jobmetrics_writer", None) is writer:
-        return
-    worker._jobmetrics_writer = writer
-    writer.describe(SYSTEM, "worker")
-    for queue in worker.queues:
-        instrument_queue(queue)
+    _prepared(worker, recorder.default())
+
+
+def _prepared(worker: Any, record: recorder.Recorder) -> SharedPage:
+    """What a worker needs before its first job with this recorder; the page that it shares with its work-horses."""
+    known: tuple[Writer, SharedPage] | None = getattr(worker, "_jobmetrics_page", None)
+    if known is None or known[0] is not record.writer:
+        worker._jobmetrics_page = known = record.writer, SharedPage()
+        record.writer.describe(SYSTEM, "worker")
+        for queue in worker.queues:
+            instrument_queue(queue)
+    return known[1]
 
 
 @guarded("rq start")
 def _before_fork(worker: Any, job: RQJob, queue: Any) -> Forked | None:
-    if named_in(job.data) is None:
+    record = recorder.default()
+    page, name = _prepared(worker, record), named_in(job.data)
+    if name is None:
         return None  # naming it would run what the job brings along: its work-horse may, and records for itself
-    if getattr(worker, "_jobmetrics_page", None) is None:
-        worker._jobmetrics_page = shared_page()
-    return before_fork(
-        worker._jobmetrics_page, Started(described(job, queue), execution_id(worker, job), ready_at(job))
-    )
+    return before_fork(page, record, Started(Job(SYSTEM, name, queue.name), execution_id(worker, job), ready_at(job)))
 
 
 @guarded("rq end")
@@ -121,7 +112,6 @@ def _execute_job(original: Method) -> Method:
 def _fork_work_horse(original: Method) -> Method:
     @functools.wraps(original)
     def fork_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        _before_job(self)
         self._jobmetrics_forked = _before_fork(self, job, queue)
         return original(self, job, queue, *args, **kwargs)
 
@@ -144,13 +134,20 @@ def _perform_job(original: Method) -> Method:
     def perform_job(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(self, "_jobmetrics", None) is not None:  # a subclass and its base are both instrumented
             return original(self, job, queue, *args, **kwargs)
-        self._jobmetrics = performing = _start(self, job, queue)
+        self._jobmetrics = performing = getattr(self, "_jobmetrics_forked", None) or _start(self, job, queue)
         if performing is None:
             return original(self, job, queue, *args, **kwargs)
+        performing.begin()
         token = running.set(performing.execution)
         try:
             succeeded = original(self, job, queue, *args, **kwargs)
-            _end(self, performing, job, succeeded)
+            try:
+                if succeeded and not performing.asked_retry:  # as most do, in few steps: each costs a copied page
+                    performing.end(SUCCESS, None)
+                else:
+                    performing.end(*performing.how(job, bool(succeeded)))
+            except Exception as error:  # noqa: BLE001 - nothing of ours raises into the worker
+                guard.note("rq end", error)
             return succeeded
         finally:
             running.reset(token)

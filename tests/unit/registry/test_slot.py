@@ -279,23 +279,6 @@ def test_lease_is_gone_when_its_descriptor_is_another_file_now(lease: Lease, tmp
     assert held is False
 
 
-def test_forgetting_never_closes_a_descriptor_that_is_another_file_now(lease: Lease, tmp_path: Path) -> None:
-    slot = lease()
-    other = os.open(tmp_path, os.O_RDONLY)
-    os.dup2(other, slot.lock_fd)
-    slot.forget()
-    os.fstat(slot.lock_fd)
-    os.close(other)
-    os.close(slot.lock_fd)
-
-
-def test_forgetting_closes_the_descriptor_of_the_lock(lease: Lease) -> None:
-    slot = lease()
-    slot.forget()
-    with pytest.raises(OSError):
-        os.fstat(slot.lock_fd)
-
-
 def test_describing_anew_keeps_the_lease(registry_dir: Path, lease: Lease) -> None:
     slot = lease(holder=Holder(b"celery", b"child"))
     slot.describe(Holder(b"rq", b"worker", 2), 88, os.getpid())

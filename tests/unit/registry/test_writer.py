@@ -8,13 +8,16 @@ import pytest
 from jobmetrics import guard, settings
 from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, MAX, OVERFLOW, Family
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
+from jobmetrics.registry import holding
 from jobmetrics.registry import writer as writers
+from jobmetrics.registry.holding import CHECK_INTERVAL
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.memory import CAPACITY
 from jobmetrics.registry.pausing import FIRST_PAUSE, LONGEST_PAUSE
+from jobmetrics.registry.process_state import SlowPath
 from jobmetrics.registry.series import BoundSeries
-from jobmetrics.registry.writer import CHECK_INTERVAL, Writer
+from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
 from tests import readings
 from tests.unit.doubles import FakeClock, die
@@ -36,7 +39,8 @@ def counted(registry_dir: Path) -> dict[tuple[str, ...], float]:
 @pytest.fixture
 def held_index(registry_dir: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> int:
     """The index's lock, held by somebody else until this descriptor is closed."""
-    monkeypatch.setattr(writers, "LOCK_WAIT", 0.0)
+    for module in (holding, writers):
+        monkeypatch.setattr(module, "LOCK_WAIT", 0.0)
     counter(writer, "first").inc()
     fd = os.open(registry_dir / "index", os.O_RDWR)
     assert try_lock(fd)
@@ -204,7 +208,8 @@ def test_series_already_placed_is_not_delayed_by_a_held_lock(
 def test_lock_is_waited_for_once(writer: Writer, held_index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     place = writer._file.place
-    monkeypatch.setattr(writers, "LOCK_WAIT", 0.05)
+    for module in (holding, writers):
+        monkeypatch.setattr(module, "LOCK_WAIT", 0.05)
 
     def spy(index: object, family: object, values: object, wait: float) -> object:
         waits.append(wait)
@@ -331,14 +336,14 @@ def test_old_slot_stays_held_after_a_move(registry_dir: Path, writer: Writer) ->
     (registry_dir / "index").unlink()
     counter(writer, "new").inc()
     assert sorted(path.name for path in registry_dir.glob("slot-*")) == ["slot-00000", "slot-00001"]
-    writer._old_slots[0].release()
+    writer.process.old_slots[0].release()
 
 
 # ------------------------------------------------------------------ recording while in the slow path
 
 
 def test_update_from_within_the_slow_path_is_made_later(registry_dir: Path, writer: Writer) -> None:
-    with writers._SlowPath(writer):
+    with SlowPath(writer.process):
         counter(writer).inc(3.0)  # a signal handler's
     assert list(registry_dir.iterdir()) == []
     counter(writer, "b").inc()
@@ -347,7 +352,7 @@ def test_update_from_within_the_slow_path_is_made_later(registry_dir: Path, writ
 
 def test_postponed_updates_are_bounded_and_counted(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "MAX_POSTPONED", 2)
-    with writers._SlowPath(writer):
+    with SlowPath(writer.process):
         for number in range(5):
             counter(writer, str(number)).inc()
     assert writer.take_dropped_updates() == {"postponed": 3}

@@ -1,0 +1,237 @@
+"""One process's hold on a registry directory: an index and a slot, kept through forks and new generations."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from threading import get_ident
+
+from jobmetrics import guard
+from jobmetrics.errors import JobmetricsError
+from jobmetrics.registry import forks
+from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.forks import FORK_WAIT, Beginning
+from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, SeriesIndex
+from jobmetrics.registry.leasing import acquire
+from jobmetrics.registry.memory import NO_CELLS, Row
+from jobmetrics.registry.owner import Holder, fork_moment, process_start
+from jobmetrics.registry.pausing import Pause
+from jobmetrics.registry.process_state import ProcessState, SlowPath
+from jobmetrics.registry.shared import SharedHints
+from jobmetrics.registry.slot import Slot, SlotPlan
+from jobmetrics.settings import Settings
+
+logger = logging.getLogger("jobmetrics")
+
+CHECK_INTERVAL = 1.0  # seconds between two looks at the index's identity
+
+SUPPORTED = sys.platform != "win32"
+
+
+class Holding:
+    """Nothing is opened until a slot is asked for.
+
+    _row: what this process's series record into; _index, its slot and _row are of one generation.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.enabled = settings.enabled and SUPPORTED
+        if settings.enabled and not SUPPORTED:
+            logger.warning("jobmetrics: nothing is recorded on this platform; jobs run as ever")
+        self.directory = Directory(settings.dir, settings.dir_group)
+        self._file = IndexFile(self.directory, settings.max_series)
+        self.process = self._next = ProcessState()
+        self._index: SeriesIndex | None = None
+        self._plan: SlotPlan | None = None
+        self._row = Row()
+        self._pause = Pause(clock)
+        self._contended = False
+        self._check_at = 0.0
+        self._shared = SharedHints()
+        forks.follow(self)
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot this process holds now."""
+        return self.process.slot
+
+    @property
+    def lock(self) -> threading.RLock:
+        """What builds without the GIL record under; another one after a fork."""
+        return self.process.lock
+
+    # ---------------------------------------------------------------- index, slot, generations
+
+    def _ready(self) -> bool:
+        """Have an index and a slot, unless getting them failed a moment ago."""
+        if self._index is not None and self.process.slot is not None:
+            return True
+        if not self._pause.is_over():
+            return False
+        try:
+            if self._index is None:
+                self._index = self._file.load(0.0 if self._contended else LOCK_WAIT)
+                self._check_at = self._clock() + CHECK_INTERVAL
+            if self.process.slot is None:
+                self._lease(self._index)
+        except Contended:
+            self._contended = True
+            return False
+        except (OSError, ValueError, JobmetricsError) as error:
+            self._failed("lease", error)
+            return False
+        if self._pause.succeeded():
+            logger.info("jobmetrics: recording into %s again", self.directory.path)
+        return True
+
+    def _plan_for(self, index: SeriesIndex) -> SlotPlan:
+        plan = self._plan
+        if plan is None or plan.identity != index.identity:
+            plan = self._plan = SlotPlan(self.directory, index.identity, self.process.holder.capacity)
+        return plan
+
+    def _lease(self, index: SeriesIndex) -> None:
+        slot = acquire(
+            self._plan_for(index),
+            self.process.holder,
+            cells=max(index.next_cell, 1),
+            live_cells=lambda: self._live_cells(index),
+            hint=self._shared.leased_last,
+            started=self.process.started or process_start(),
+        )
+        self._shared.leased(slot.number, by_child=self.process.started != 0)
+        self.process.slot = slot
+        self._row.cells = slot.cells
+
+    def _live_cells(self, index: SeriesIndex) -> list[tuple[int, int]]:
+        try:
+            self._file.refresh(index)
+        except (Moved, OSError, ValueError, JobmetricsError):
+            pass  # whatever is wrong with the index, the next look at it will tell
+        return index.live_cells
+
+    def _failed(self, where: str, error: Exception) -> None:
+        self._pause.failed()
+        guard.note(where, error)
+
+    def _move(self) -> None:
+        """Follow the directory to its new index. The old slot stays held: a thread may be about to write there."""
+        if self.process.slot is not None and self._index is not None:
+            self.process.old_slots.append(self.process.slot)
+            self.process.moved_from.append((self._index, self.process.slot))
+        self.process.slot = self._index = None
+        self._shared.new_index()
+        self._row.before, self._row.cells = self._row.cells, NO_CELLS
+        self.process.old_rows.append(self._row)
+        self._row = Row()
+        logger.info("jobmetrics: %s has a new index, recording goes on there", self.directory.path)
+
+    def prepare(self, system: str, role: str) -> None:
+        """For parents, before they fork a child that records: what is read here, no child needs to read.
+
+        The index is read or made, no slot is leased before the fork. system, role: as the child will `describe` itself.
+        """
+        if self.process.child_holder is None:
+            self.process.child_holder = _holder(system, role, 1)
+        now, index = self._clock(), self._index
+        if index is not None and now < self._check_at and self._shared.index_length <= index.fed_to:
+            return  # nothing that children of this process have appended since
+        with SlowPath(self.process):
+            try:
+                if self._index is not None:
+                    self._file.refresh(self._index)
+                elif self.enabled and self._pause.is_over():
+                    self._index = self._file.load()
+                self._check_at = now + CHECK_INTERVAL
+            except Moved:
+                self._move()
+            except (OSError, ValueError, JobmetricsError) as error:
+                self._failed("index", error)
+
+    def describe(self, system: str, role: str, capacity: int = 1) -> None:
+        """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
+        holder = _holder(system, role, capacity)
+        if holder == self.process.holder:
+            return
+        with SlowPath(self.process):
+            if holder.capacity != self.process.holder.capacity:
+                self._plan = None
+            self.process.holder = holder
+            if self.process.slot is None:
+                return
+            if self.process.slot.is_roomy(holder.capacity):
+                self.process.slot.describe(holder, self.process.started or process_start(), os.getpid())
+            else:  # its journal is too short: lease another, and keep this one for what runs
+                self.process.old_slots.append(self.process.slot)
+                self.process.slot = None
+                self._row.cells = NO_CELLS
+
+    # ---------------------------------------------------------------- forks
+
+    def before_fork(self) -> Beginning | None:
+        """In the thread that forks: the child's slot is leased if one may think that it will record."""
+        process = self.process
+        if process.inside == get_ident() or not process.lock.acquire(timeout=FORK_WAIT):
+            return None
+        try:
+            return self._beginning(fork_moment())
+        except BaseException:
+            process.lock.release()
+            raise
+
+    def _beginning(self, started: int) -> Beginning:
+        process = self.process
+        if self._next is process:
+            self._next = ProcessState()
+        self._offer(started)
+        self._next.follow(process, started)
+        slot, emptied = self._next.slot, process.rows_of_its_own() or None
+        if slot is None:
+            return self, self._next, self._row, NO_CELLS, None, emptied
+        return self, self._next, self._row, slot.cells, slot.pid_word, emptied
+
+    def _offer(self, started: int) -> None:
+        process, index = self.process, self._index
+        if index is None or not (process.child_holder or self._shared.children_record) or not self._pause.is_over():
+            return
+        try:
+            process.handover.offer(
+                self._plan_for(index),
+                process.child_holder or process.holder,
+                cells=max(index.next_cell, 1),
+                live_cells=lambda: self._live_cells(index),
+                unchanged=index.live_cells if self._shared.index_length <= index.fed_to else None,
+                hint=self._shared.leased_last,
+                started=started,
+            )
+        except (OSError, ValueError, JobmetricsError) as error:
+            guard.note("lease", error)
+
+    def after_fork_in_parent(self) -> None:
+        """The lease that was taken for the child is the child's alone."""
+        process = self.process
+        if process.handover.slot is not None:
+            try:
+                process.handover.close()
+            except OSError as error:
+                guard.note("lease", error)
+        process.lock.release()
+
+    def begin_anew(self) -> None:
+        """In a child: what a thread of the parent left half done is read anew."""
+        parent = self.process
+        for row in (self._row, *parent.rows_of_its_own()):
+            row.empty()
+        self.process = ProcessState()
+        self.process.holder, self.process.started = parent.holder, fork_moment()
+        self._row = Row()
+        self._index = None
+
+
+def _holder(system: str, role: str, capacity: int) -> Holder:
+    return Holder(system.encode("ascii", "replace"), role.encode("ascii", "replace"), capacity)

@@ -1,0 +1,71 @@
+"""What a writer has in one process. A forked child begins with a state of its own, which its parent has made for it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+
+from jobmetrics.registry.handover import HandOver
+from jobmetrics.registry.index import SeriesIndex
+from jobmetrics.registry.memory import Memory, Row
+from jobmetrics.registry.owner import Holder
+from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.slot import Slot
+
+
+class ProcessState:
+    """A writer's hold on the directory in one process, and what waits to be written.
+
+    lock: of the slow path; inside: the thread that is in there; slot: the one held now; started: when this process was
+    forked, in clock ticks since boot, 0 if it was not; waiting: series that are bound to memory.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.inside: int | None = None
+        self.slot: Slot | None = None
+        self.holder = Holder()
+        self.child_holder: Holder | None = None  # what a forked child will say it is, where that is known
+        self.started = 0
+        self.memory = Memory()
+        self.waiting: list[BoundSeries] = []
+        self.postponed: deque[tuple[Callable[[float], object], float]] = deque()
+        self.old_slots: list[Slot] = []  # of earlier generations, held until the process ends
+        self.old_rows: list[Row] = []
+        self.moved_from: list[tuple[SeriesIndex, Slot]] = []  # generations whose running executions go on
+        self.dropped_updates: dict[str, int] = {}
+        self.dropped_series = 0
+        self.handover = HandOver()
+        self._parent: ProcessState | None = None
+
+    def follow(self, parent: ProcessState, started: int) -> None:
+        """In the parent, before a fork: be what the child begins with. started: as `fork_moment` gives it."""
+        self.slot, self.started = parent.handover.slot, started
+        if self.slot is None:
+            self.holder, self.child_holder = parent.holder, parent.child_holder
+        else:
+            self.holder, self.child_holder = parent.child_holder or parent.holder, None
+        self._parent = parent  # or the child would free it, and copy all its pages
+
+    def rows_of_its_own(self) -> list[Row]:
+        """Rows besides the slot's whose values are this process's alone."""
+        return [*self.old_rows, self.memory.row] if self.old_rows or self.waiting else []
+
+
+class SlowPath:
+    """Holds a process's lock and says which thread does: a class, since a generator costs a forked child more."""
+
+    __slots__ = ("_before", "_process")
+
+    def __init__(self, process: ProcessState) -> None:
+        self._process = process  # a fork in here gives the child another
+
+    def __enter__(self) -> None:
+        self._process.lock.acquire()
+        self._before, self._process.inside = self._process.inside, get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._process.inside = self._before
+        self._process.lock.release()
