@@ -20,6 +20,7 @@ MEMORY_BUDGET_MIB = 2.0
 _CELERY = "celery.bin.amqp, celery.bin.worker, celery.apps.worker, celery.concurrency.prefork, celery.worker.consumer"
 
 _IMPORT = "import {framework}, time; start = time.perf_counter(); {more}; print((time.perf_counter() - start) * 1000)"
+_MARK = "framework loaded"
 _RSS = "import psutil; rss = lambda: psutil.Process().memory_info().rss / 2**20"
 _OURS = "from jobmetrics import Counter, settings; settings.configure(dir={directory!r})"
 _PEER = "import os; os.environ['PROMETHEUS_MULTIPROC_DIR'] = {directory!r}; from prometheus_client import Counter"
@@ -44,7 +45,24 @@ def _import_ms(framework: str, module: str) -> Row:
     bare = _IMPORT.format(framework=framework, more="pass")
     _run(ours)  # compiles
     figures = interleaved(lambda: _run(ours), lambda: _run(bare), ROUNDS)
-    return compare(f"import of {module}", "ms", float("nan"), figures, absolute=IMPORT_BUDGET_MS)
+    profile = _import_profile(framework, module)
+    return compare(f"import of {module}", "ms", float("nan"), figures, absolute=IMPORT_BUDGET_MS, profile=profile)
+
+
+def _import_profile(framework: str, module: str) -> str:
+    """What the modules take that are loaded beyond the framework's, as Python's own -X importtime tells."""
+    script = f"import {framework}, sys; print({_MARK!r}, file=sys.stderr); import {module}"
+    command = [sys.executable, "-X", "importtime", "-c", script]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=compiled.environment())
+    lines = [line.partition(":")[2].split("|") for line in done.stderr.partition(_MARK)[2].splitlines() if "|" in line]
+    took = {name.strip(): int(own) / 1000 for own, _, name in lines}
+    ours = {name: own for name, own in took.items() if name.partition(".")[0] == "jobmetrics"}
+    slowest = sorted(ours.items(), key=lambda item: -item[1])[:5]
+    return (
+        f"{len(ours)} modules of ours {sum(ours.values()):.1f} ms, {len(took) - len(ours)} others that they load "
+        f"{sum(took.values()) - sum(ours.values()):.1f} ms; slowest: "
+        + ", ".join(f"{name} {own:.1f} ms" for name, own in slowest)
+    )
 
 
 def _memory_mib() -> Row:

@@ -21,6 +21,7 @@ class Row:
     budget: float
     spread: str = ""
     absolute: float | None = None  # the most that ours may be, in `unit`, where the budget is no ratio
+    profile: str = ""  # where the time goes, shown when the budget is missed
 
     @property
     def ratio(self) -> float:
@@ -28,7 +29,12 @@ class Row:
 
     @property
     def kept(self) -> bool:
-        return self.ours <= self.absolute if self.absolute is not None else self.ratio <= self.budget
+        return self.share <= 1.0
+
+    @property
+    def share(self) -> float:
+        """What was measured, of what the budget allows."""
+        return self.ours / self.absolute if self.absolute is not None else self.ratio / self.budget
 
 
 def interleaved(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
@@ -48,7 +54,12 @@ def spread(figures: Sequence[float]) -> str:
 
 
 def compare(
-    what: str, unit: str, budget: float, figures: tuple[list[float], list[float]], absolute: float | None = None
+    what: str,
+    unit: str,
+    budget: float,
+    figures: tuple[list[float], list[float]],
+    absolute: float | None = None,
+    profile: str = "",
 ) -> Row:
     """A row from both sides' figures."""
     ours, peer = figures
@@ -60,4 +71,5 @@ def compare(
         budget,
         f"{spread(ours)} / {spread(peer)}",
         absolute,
+        profile,
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from redis import Redis
 from rq import Queue
 
-from benchmarks import compiled, rq_jobs
+from benchmarks import compiled, pages, rq_jobs
 from benchmarks.measuring import Row, compare, spread
 from benchmarks.rq_worker import QUEUE
 from tests.readings import values
@@ -37,11 +37,12 @@ NO_BUDGET = float("inf")
 
 @dataclass(frozen=True)
 class Run:
-    """A round of one side, a job: processor seconds, seconds, page faults."""
+    """A round of one side, a job: processor seconds, seconds, page faults of the worker and of its work-horse."""
 
     cpu: float
     seconds: float
     faults: float
+    horse_faults: float
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ class Side:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(file=self._process.stdin, flush=True)
-        cpu, seconds, faults = json.loads(self._process.stdout.readline())
-        return Run(cpu / jobs, seconds / jobs, faults / jobs)
+        return Run(*(used / jobs for used in json.loads(self._process.stdout.readline())))
 
     def left(self) -> Left:
         """The files in its directory."""
@@ -135,14 +135,17 @@ def _added(worker: str, bare: list[Run], ours: list[Run]) -> Row:
     added = [(mine.cpu - theirs.cpu) * 1e6 for mine, theirs in zip(ours, bare, strict=True)]
     whole = [run.cpu * 1e6 for run in bare]
     low, _, high = statistics.quantiles(added, n=4)
-    faults = statistics.median(run.faults for run in ours) - statistics.median(run.faults for run in bare)
+    of_worker = statistics.median(run.faults for run in ours) - statistics.median(run.faults for run in bare)
+    of_horse = statistics.median(run.horse_faults for run in ours) - statistics.median(run.horse_faults for run in bare)
     return Row(
-        f"RQ {worker}: processor time added to a job / bare worker's for an empty job ({faults:+.0f} page faults)",
+        f"RQ {worker}: processor time added to a job / bare worker's for an empty job",
         statistics.median(added),
         statistics.median(whole),
         "us",
         CPU_BUDGET,
         f"{low:+.0f}..{high:+.0f} us / {spread(whole)}",
+        profile=f"{of_worker:+.0f} page faults in the worker and {of_horse:+.0f} in its work-horse; one that copies a "
+        f"page takes {pages.copied_us():.1f} us here, and the worker's half of that once the work-horse has ended",
     )
 
 

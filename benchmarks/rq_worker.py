@@ -1,7 +1,7 @@
 """One side of the RQ benchmark in a process of its own: `python -m benchmarks.rq_worker CLASS URL [MODULE]`.
 
 Each line on standard input has it work until the queue is empty, and is answered by one line: the processor seconds
-of this process and of its work-horses, the seconds, and the page faults of both that this took. MODULE is imported
+of this process and of its work-horses, the seconds, and the page faults of each that this took. MODULE is imported
 before: work-horses inherit it.
 """
 
@@ -20,10 +20,10 @@ from rq.utils import import_attribute
 QUEUE = "bench"
 
 
-def _used() -> tuple[float, float, int]:
+def _used() -> tuple[float, float, int, int]:
     own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
-    return cpu, time.perf_counter(), own.ru_minflt + ended.ru_minflt
+    return cpu, time.perf_counter(), own.ru_minflt, ended.ru_minflt
 
 
 def main() -> None:

@@ -9,26 +9,41 @@ from rich.table import Table
 
 from benchmarks.measuring import NO_BUDGET, Row
 
+OPEN = 1.5  # times a budget, up to which a missed one is an open line with its profile
+
 
 def show(rows: Iterable[Row]) -> int:
-    """Print a table of the rows; the exit code says whether every budget was kept."""
+    """Print a table of the rows, and the profile of each whose budget was missed.
+
+    The exit code says whether all were kept, or missed by no more than an open line may be.
+    """
     table = Table(title="Measured here, medians; ratio = ours / peer")
     for heading in ("what", "ours", "peer", "ratio", "budget", "kept", "spread (ours / peer)"):
         table.add_column(heading, justify="left" if heading in ("what", "kept") else "right")
-    missed = 0
+    missed = []
     for row in rows:
-        missed += not row.kept
+        if not row.kept:
+            missed.append(row)
         table.add_row(
             row.what,
             f"{row.ours:.4g} {row.unit}",
             f"{row.peer:.4g} {row.unit}",
             f"{row.ratio:.3f}" if row.absolute is None else "",
             _budget(row),
-            "" if _budget(row) == "" else "yes" if row.kept else "NO",
+            "" if _budget(row) == "" else _kept(row),
             row.spread,
         )
-    Console(width=160).print(table)
-    return 1 if missed else 0
+    console = Console(width=160)
+    console.print(table)
+    for row in missed:
+        console.print(f"{_kept(row)}, {row.share:.2f} of its budget: {row.what}")
+        if row.profile:
+            console.print(f"    {row.profile}")
+    return 1 if any(row.share > OPEN for row in missed) else 0
+
+
+def _kept(row: Row) -> str:
+    return "yes" if row.kept else "open" if row.share <= OPEN else "NO"
 
 
 def _budget(row: Row) -> str:

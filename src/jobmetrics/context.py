@@ -5,8 +5,7 @@ into threads that are given a copy (`contextvars.copy_context().run`). Once the 
 in what outlives it.
 """
 
-from __future__ import annotations
-
+# Annotations are no texts here: NamedTuple would compile each of them at import.
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,7 +42,7 @@ class Execution:
         execution_id: str | int,
         started_at: float,
         clock_start: float,
-        entry: tuple[Journal, int] | None,
+        entry: "tuple[Journal, int] | None",
         forks: int,
     ) -> None:
         self.series = series
@@ -58,7 +57,7 @@ class Execution:
         self.cpu_clock: Callable[[], float] | None = None
 
     @property
-    def job(self) -> Job:
+    def job(self) -> "Job":
         """Whose execution it is."""
         job: Job = self.series.job
         return job

@@ -4,8 +4,7 @@
 appends to it under its lock.
 """
 
-from __future__ import annotations
-
+# Annotations are no texts here: NamedTuple would compile each of them at import.
 import os
 import time
 from collections.abc import Callable

@@ -4,8 +4,7 @@ It is what makes an execution count once: whoever reports the death of a process
 whether the execution had ended.
 """
 
-from __future__ import annotations
-
+# Annotations are no texts here: NamedTuple would compile each of them at import.
 import os
 import struct
 import time
@@ -42,7 +41,7 @@ class Entry(NamedTuple):
 class Journal:
     """The owner's side. Words are written one by one, the state last, so that a kill leaves no false entry."""
 
-    def __init__(self, words: memoryview[int], times: memoryview[float], entries: int, lease: int) -> None:
+    def __init__(self, words: "memoryview[int]", times: "memoryview[float]", entries: int, lease: int) -> None:
         self._words = words  # unsigned 64-bit
         self._times = times  # the same bytes as float64
         self._entries = entries
@@ -89,7 +88,7 @@ class Journal:
             if words[entry] == self._running
         ]
 
-    def go_on_in(self, journal: Journal, entry: int, series: int) -> None:
+    def go_on_in(self, journal: "Journal", entry: int, series: int) -> None:
         """Note a running execution in a new generation's journal too: both end together. series: its cell there."""
         n = self._entries
         moved = journal.begin(self._words[n + entry], self._times[2 * n + entry], series)
