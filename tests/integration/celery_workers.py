@@ -51,9 +51,9 @@ class Worker:
         return Counter(task for task, _, word in lines if word == "start")
 
     def counted(self, family: str) -> Counts:
-        """A family's values by task and the labels beyond the common ones."""
+        """A family's values by task and the labels beyond the common ones; the queue is always the one sent to."""
         found = values(self.directory, family)
-        assert {labels[0] for labels in found} <= {"celery"}
+        assert {(labels[0], labels[2]) for labels in found} <= {("celery", "jobs")}
         return Counter({(_short(labels[1]), *labels[3:]): int(value) for labels, value in found.items()})
 
     def reading(self) -> dict[str, Counts]:
@@ -149,5 +149,7 @@ def running(broker: str, results: str, base: Path, *options: str, **environment:
                 servers.shared_pids.discard(process.pid)
     finally:
         uninstrument(producer)
+        # A result says goodbye to its store when it goes, which may be after the store: nobody waits for any of them.
+        setattr(producer.backend, "on_result_fulfilled", lambda _: None)  # noqa: B010 - a method to mypy
         producer.close()
         settings.use(None)

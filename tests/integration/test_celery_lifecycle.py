@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.celery_rows import CELERY, GEVENT, IN_PROCESS, SOLO, THREADS
+from tests.integration.celery_rows import CELERY, GEVENT, IN_PROCESS, POOLS, SOLO, THREADS
 from tests.integration.celery_workers import TASKS, Worker, running
 from tests.readings import active, assert_durations_add_up, counts, samples, until, values
 
@@ -70,8 +70,9 @@ def test_soft_shutdown_lets_the_job_end(start: Any) -> None:
         _gone(worker)
 
 
-def test_a_killed_worker_is_gone_at_the_next_reading(start: Any) -> None:
-    with start("--concurrency=2") as worker:
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_killed_worker_is_gone_at_the_next_reading(start: Any, pool: str) -> None:
+    with start(f"--pool={pool}", "--concurrency=2") as worker:
         worker.send("wait")
         until(lambda: active(worker.directory) == {WAIT: 1}, "the job to run")
         _end(worker, signal.SIGKILL)
@@ -137,6 +138,18 @@ def test_a_thread_that_cannot_be_terminated_ends_by_itself(start: Any) -> None:
         until(lambda: worker.started()["hold_acknowledged"] == 1, "the job to run")
         worker.app.control.revoke(sent.id, terminate=True, reply=True, timeout=10, limit=1)
         worker.let_go()
+        until(lambda: worker.counted("jobs_total") == {("hold_acknowledged", "success"): 1}, "its end")
+        worker.assert_consistent()
+        assert worker.counted("jobs_withdrawn_total") == {}
+
+
+def test_a_job_of_a_solo_worker_ends_before_its_termination_is_heard(start: Any) -> None:
+    with start(f"--pool={SOLO}") as worker:
+        sent = worker.send("hold_acknowledged")
+        until(lambda: worker.started()["hold_acknowledged"] == 1, "the job to run")
+        worker.app.control.revoke(sent.id, terminate=True)
+        worker.let_go()
+        until(lambda: bool(worker.app.control.ping(timeout=1, limit=1)), "the worker to hear of what came before this")
         until(lambda: worker.counted("jobs_total") == {("hold_acknowledged", "success"): 1}, "its end")
         worker.assert_consistent()
         assert worker.counted("jobs_withdrawn_total") == {}

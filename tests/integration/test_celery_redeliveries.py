@@ -142,6 +142,17 @@ def test_a_job_cancelled_with_its_connection_is_a_retry(start: Start, broker: Br
         assert values(worker.directory, "jobs_worker_processes_lost_total") == {}
 
 
+@pytest.mark.skipif(CELERY < (5, 7), reason="older workers give up when a thread cannot be cancelled")
+def test_a_thread_that_cannot_be_cancelled_ends_by_itself_and_so_does_its_rerun(start: Start, broker: Broker) -> None:
+    with start(THREADS, worker_cancel_long_running_tasks_on_connection_loss=True) as worker:
+        _held(worker)
+        broker.cut(worker)
+        until(lambda: worker.started()["hold"] == 2, "the job to come again")
+        worker.let_go()
+        _counts(worker, {SUCCESS: 2})
+        assert worker.counted("jobs_retries_total") == {}
+
+
 @pytest.mark.parametrize("pool", [PREFORK, THREADS])
 def test_an_acknowledged_job_does_not_mind_its_connection(start: Start, broker: Broker, pool: str) -> None:
     with start(pool, worker_cancel_long_running_tasks_on_connection_loss=True) as worker:

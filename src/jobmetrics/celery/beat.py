@@ -22,9 +22,9 @@ class Schedule:
     """Records what one scheduler sends. wall: epoch seconds."""
 
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
-        writer = recorder.default().writer
-        self._writer = writer
+        self._recorder = recorder.default()
         self._wall = wall
+        writer = self._recorder.writer
         self._last_sent = Labelled(BoundGauge, f.JOBS_SCHEDULE_LAST_SENT, writer)
         self._next_due = Labelled(BoundGauge, f.JOBS_SCHEDULE_NEXT_DUE, writer)
         self._lateness = Labelled(BoundGauge, f.JOBS_SCHEDULE_LATENESS, writer)
@@ -43,7 +43,7 @@ class Schedule:
     @guarded("celery beat")
     def sent(self, entry: Any, lateness: float | None) -> None:
         """The broker took the entry's message."""
-        self._writer.tick()
+        self._recorder.tick()
         labels = (SYSTEM, label_value(entry.name))
         self._last_sent.at(labels).set(self._wall())
         if lateness is not None:

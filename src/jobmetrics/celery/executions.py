@@ -9,10 +9,10 @@ from celery import states
 
 from jobmetrics import recorder
 from jobmetrics.celery import reports, requests
-from jobmetrics.celery.messages import is_redelivered, job_of, ready_at
-from jobmetrics.context import running
-from jobmetrics.events import FAILURE, IGNORED, REJECTED, RETRY, SUCCESS, Ended, Started
-from jobmetrics.guard import guarded
+from jobmetrics.celery.messages import is_redelivered, labels_of, ready_at
+from jobmetrics.context import Execution, running
+from jobmetrics.events import FAILURE, IGNORED, REJECTED, RETRY, SUCCESS, Ended
+from jobmetrics.guard import note
 
 _STATUSES = {
     states.SUCCESS: SUCCESS,
@@ -25,45 +25,57 @@ GREEN = ("eventlet", "gevent", "greenlet")
 TIMED_OUT = "TimeLimitExceeded"  # the name Celery gives to a hard limit in all its pools
 
 
-@guarded("celery prerun")
-def prerun(task: Any = None, task_id: str = "", **_: Any) -> None:
+# Both are guarded by hand, which passes their arguments on once less: each job pays for it.
+
+
+def prerun(task: Any = None, task_id: str = "", kwargs: Any = None, **_: Any) -> None:
     """An execution starts here."""
-    request = task.request
-    if request.is_eager:
-        return
-    if is_redelivered(request):
-        reports.redelivered(task, task_id, request)
-        ready = None
-    else:
-        ready = ready_at(request)
-    execution = recorder.default().started(Started(job_of(task, request), task_id, ready))
-    if execution is not None:
-        requests.here[id(request)] = execution, running.set(execution)
-
-
-@guarded("celery postrun")
-def postrun(task: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
-    """An execution ended here, or left this process."""
-    execution, token = requests.here.pop(id(task.request), (None, None))
-    if execution is None or token is None:
-        return
     try:
-        running.reset(token)
-    except ValueError:  # a pool that ends a task in another context than it began in
-        running.set(None)
-    status = _STATUSES.get(state)
-    if status is not None:
-        recorder.default().end(execution, status, requests.unwrapped(retval) if status == FAILURE else None)
-        return
+        request = task.request
+        if request.is_eager:
+            return
+        if is_redelivered(request):
+            reports.redelivered(task, task_id, request)
+            ready = None
+        else:
+            ready = ready_at(request)
+        record = recorder.default()
+        series = record.series_of(labels_of(task, request))
+        if not series.ignored:
+            execution = record.start(series, task_id, ready)
+            requests.here[task_id, id(kwargs)] = execution, request
+            running.set(execution)  # not taken away at its end: once it has ended it is nobody's
+    except Exception as error:  # noqa: BLE001 - noted; the job runs unrecorded
+        note("celery prerun", error)
+
+
+def postrun(task_id: str = "", state: str | None = None, retval: Any = None, kwargs: Any = None, **_: Any) -> None:
+    """An execution ended here, or left this process."""
+    try:
+        execution, _request = requests.here.pop((task_id, id(kwargs)), (None, None))
+        if execution is None:
+            return
+        status = _STATUSES.get(state)
+        if status is None:
+            _left(execution, task_id)
+        else:
+            error = requests.unwrapped(retval) if status == FAILURE else None
+            execution.series.recorder.end(execution, status, error)
+    except Exception as error:  # noqa: BLE001 - noted; the job's result is not affected
+        note("celery postrun", error)
+
+
+def _left(execution: Execution, task_id: str) -> None:
+    """An execution left this process without a state: only what passes through here tells why."""
     error = sys.exc_info()[1]  # Celery sends this signal while the exception passes through it
     if "GreenletExit" in _green_names(error):
         reports.killed(task_id, execution)
         return
     ended = _torn_out(error)
     if ended is None:
-        recorder.default().abandoned(execution)
+        execution.series.recorder.abandoned(execution)
     else:
-        recorder.default().ended(execution, ended)
+        execution.series.recorder.ended(execution, ended)
 
 
 def _green_names(error: BaseException | None) -> set[str]:

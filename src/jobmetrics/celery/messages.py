@@ -53,12 +53,17 @@ def queue_of(app: Any, delivery: Any) -> str:
     return queue_name(app, delivery.get("exchange"), delivery.get("routing_key"))
 
 
-def job_of(task: Any, request: Any) -> Job:
-    """The labels of a task's request. The task's own name: a shadow name is anybody's text."""
+def labels_of(task: Any, request: Any) -> tuple[str, str, str]:
+    """The labels of a task's request, as in `Job`. The task's own name: a shadow name is anybody's text."""
     delivery = request.delivery_info
     if type(delivery) is dict and not delivery.get("exchange"):  # direct delivery: nearly always, so without a call
-        return Job(SYSTEM, task.name, delivery.get("routing_key") or UNKNOWN_QUEUE)
-    return Job(SYSTEM, task.name, queue_of(task.app, delivery))
+        return SYSTEM, task.name, delivery.get("routing_key") or UNKNOWN_QUEUE
+    return SYSTEM, task.name, queue_of(task.app, delivery)
+
+
+def job_of(task: Any, request: Any) -> Job:
+    """Whose execution a task's request is."""
+    return Job._make(labels_of(task, request))
 
 
 def ready_at(request: Any) -> float | None:

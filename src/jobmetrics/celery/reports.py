@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import ref
 
 from celery.exceptions import Reject, WorkerLostError
+from celery.signals import task_received
 
 from jobmetrics import recorder
 from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
-from jobmetrics.celery.requests import runs_here, unwrapped
+from jobmetrics.celery.requests import runs_here, told_of, unwrapped
 from jobmetrics.context import Execution
 from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
 from jobmetrics.guard import guarded
@@ -17,8 +17,8 @@ from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
 
 MAX_PENDING = 10_000
-SWEEP = 1024  # requests noted, from which on those that are gone are looked for
 TOLD = "jobmetrics_told"  # of a request: its main process will tell of the execution before it
+_UID = "jobmetrics.reports"
 
 # By task id. Celery announces a kill before the process is gone, and the task may still end by itself in
 # between: what it says counts once the journal shows that nothing runs any more.
@@ -27,35 +27,12 @@ _pending: dict[str, Lost] = {}
 # Executions of this very process whose greenlet was killed, until Celery tells why, by task id.
 _killed: dict[str, Execution] = {}
 
-# What this main process has taken from the broker, by task id, for as long as Celery holds it: up to 5.6, and
-# for time limits in 5.7 too, Celery tells of a failure here without its request. Every task passes here, so what
-# Celery no longer holds goes out in one sweep now and then.
-_received: dict[str, ref[Any]] = {}
-_sweep_at = SWEEP
-
 
 @guarded("celery received")
 def received(request: Any = None, **_: Any) -> None:
-    """The main process took a task from the broker."""
-    task_id = request.id
-    _received[task_id] = ref(request)
-    if task_id in _pending:
+    """The main process took a task from the broker. Listened to only while something is pending: each task passes."""
+    if request.id in _pending:
         request.request_dict[TOLD] = True
-    if len(_received) >= _sweep_at:
-        _sweep()
-
-
-def _sweep() -> None:
-    global _sweep_at
-    for task_id in [task_id for task_id, request in _received.items() if request() is None]:
-        del _received[task_id]
-    _sweep_at = max(SWEEP, 2 * len(_received))
-
-
-def _held(task_id: str) -> Any:
-    """The request that Celery holds, None when it has let it go."""
-    found = _received.get(task_id)
-    return found() if found is not None else None
 
 
 @guarded("celery failure")
@@ -67,7 +44,7 @@ def failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: A
         return
     report(
         Lost(
-            job_of(sender, request if request.delivery_info else _held(task_id) or request),
+            job_of(sender, request if request.delivery_info else told_of(task_id) or request),
             task_id,
             FAILURE,
             unwrapped(exception),
@@ -141,6 +118,7 @@ def report(event: Lost) -> None:
     if _still_runs(event.execution_id):
         if len(_pending) < MAX_PENDING:
             _pending[event.execution_id] = event
+            task_received.connect(received, weak=False, dispatch_uid=_UID)
         return
     _count(event)
 
@@ -154,6 +132,8 @@ def settle() -> None:
         if not _still_runs(task_id):
             del _pending[task_id]
             _count(event)
+    if not _pending:
+        task_received.disconnect(dispatch_uid=_UID)
 
 
 def _count(event: Lost) -> None:

@@ -17,7 +17,6 @@ _UID = "jobmetrics.signals"
 _HANDLERS = (
     (signals.task_prerun, executions.prerun),
     (signals.task_postrun, executions.postrun),
-    (signals.task_received, reports.received),
     (signals.task_failure, reports.failure),
     (signals.task_retry, reports.retry),
     (signals.task_revoked, reports.revoked),

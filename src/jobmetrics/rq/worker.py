@@ -48,6 +48,7 @@ def _prepared(worker: Any, record: recorder.Recorder) -> SharedPage:
     known: tuple[Writer, SharedPage] | None = getattr(worker, "_jobmetrics_page", None)
     if known is None or known[0] is not record.writer:
         worker._jobmetrics_page = known = record.writer, SharedPage()
+        worker._jobmetrics = None  # or each work-horse's attributes would grow by one, and move
         record.writer.describe(SYSTEM, "worker")
         for queue in worker.queues:
             instrument_queue(queue)

@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
+from celery.signals import task_received
+from celery.worker.request import Request
 
 from jobmetrics import recorder
 from jobmetrics.celery import executions, reports, requests
@@ -36,6 +38,7 @@ def clean(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setattr(reports, "_pending", {})
     monkeypatch.setattr(reports, "_killed", {})
     yield
+    task_received.disconnect(dispatch_uid=reports._UID)
     die(recorder.default().writer)
 
 
@@ -92,7 +95,7 @@ def test_eager_tasks_are_none_of_ours(registry_dir: Path) -> None:
 def test_second_postrun_is_not_counted(registry_dir: Path) -> None:
     task = Task()
     run(task, "SUCCESS")
-    executions.postrun(task=task, state="FAILURE")
+    executions.postrun(task=task, task_id="1", state="FAILURE")
     assert statuses(registry_dir) == {"success": 1}
 
 
@@ -102,8 +105,31 @@ def test_the_running_execution_is_in_the_context() -> None:
     found = current_execution()
     assert found is not None
     assert found.job.job_type == "app.task"
-    executions.postrun(task=task, state="SUCCESS")
+    executions.postrun(task=task, task_id="1", state="SUCCESS")
     assert current_execution() is None
+
+
+def test_an_eager_run_under_a_running_tasks_id_ends_nothing_of_it(registry_dir: Path) -> None:
+    task, eager = Task(), Task()
+    eager.request.is_eager = True
+    outer: dict[str, int] = {}
+    inner: dict[str, int] = {}
+    executions.prerun(task=task, task_id="1", kwargs=outer)
+    executions.prerun(task=eager, task_id="1", kwargs=inner)
+    executions.postrun(task=eager, task_id="1", state="FAILURE", kwargs=inner)
+    assert current_execution() is not None
+    executions.postrun(task=task, task_id="1", state="SUCCESS", kwargs=outer)
+    assert statuses(registry_dir) == {"success": 1}
+
+
+def test_two_deliveries_of_one_task_may_run_at_once(registry_dir: Path) -> None:
+    deliveries: list[tuple[Task, dict[str, int]]] = [(Task(), {}), (Task(), {})]
+    for task, kwargs in deliveries:
+        executions.prerun(task=task, task_id="1", kwargs=kwargs)
+    for (task, kwargs), state in zip(deliveries, ("FAILURE", "SUCCESS"), strict=True):
+        executions.postrun(task=task, task_id="1", state=state, retval=ValueError(), kwargs=kwargs)
+    assert statuses(registry_dir) == {"failure": 1, "success": 1}
+    assert active(registry_dir) == {}
 
 
 def test_a_redelivery_keeps_the_old_stamp_and_shows_no_wait(registry_dir: Path) -> None:
@@ -179,14 +205,19 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:
     monkeypatch.setattr(type(recorder.default().writer), "find_execution", lambda *_: list(entries))
 
 
-class Received:
-    """A request as the main process holds it."""
+class Received(Request):
+    """A request as the main process holds it, without the message it came in."""
 
-    delivery_info: ClassVar = {"exchange": "", "routing_key": "jobs"}
+    def __init__(self, task_id: str = "1") -> None:
+        self.id = task_id
+        self._delivery_info = {"exchange": "", "routing_key": "jobs"}
+        self._request_dict: dict[str, object] = {}
 
-    def __init__(self) -> None:
-        self.id = "1"
-        self.request_dict: dict[str, object] = {}
+    def on_failure(self, *_: object, **__: object) -> None:
+        """As Celery's tells of it: with a task that knows no request."""
+        task = Task()
+        task.request.delivery_info = None
+        reports.failure(sender=task, task_id="1", exception=ValueError())
 
 
 RUNNING = Entry(1, 5.0, 0.0, 0, running=True, lost=False)
@@ -199,7 +230,7 @@ def test_a_failure_of_a_running_task_is_left_to_its_postrun(registry_dir: Path) 
     executions.prerun(task=task, task_id="1")
     tell(task, ValueError())
     assert statuses(registry_dir) == {}
-    executions.postrun(task=task, state="FAILURE", retval=ValueError())
+    executions.postrun(task=task, task_id="1", state="FAILURE", retval=ValueError())
     assert errors(registry_dir) == {"ValueError": 1}
 
 
@@ -267,7 +298,7 @@ def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, mo
     task = Task(redelivered=True)
     reports.retry(sender=task, request=task.request)
     request = Received()
-    reports.received(request=request)
+    task_received.send(sender=None, request=request)
     pretend(monkeypatch, LOST)
     vars(task.request).update(request.request_dict)
     with monkeypatch.context() as child:
@@ -278,29 +309,28 @@ def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, mo
     assert statuses(registry_dir) == {"retry": 1, "success": 1}
 
 
-def test_a_failure_told_without_its_request_has_the_queue_it_came_from(registry_dir: Path) -> None:
-    request = Received()
-    reports.received(request=request)
+@pytest.mark.parametrize(("task_id", "queue"), [("1", "jobs"), ("another", "unknown")])
+def test_a_failure_told_without_its_request_has_the_queue_it_came_from(
+    registry_dir: Path, task_id: str, queue: str
+) -> None:
+    Received(task_id).on_failure()
+    assert values(registry_dir, "jobs_failures_total") == {("celery", "app.task", queue, "ValueError"): 1}
+
+
+def test_what_comes_in_is_listened_to_only_while_something_is_pending(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, RUNNING)
     task = Task()
-    task.request.delivery_info = None
-    tell(task, ValueError())
-    assert values(registry_dir, "jobs_failures_total") == {("celery", "app.task", "jobs", "ValueError"): 1}
-    del request
-    assert reports._held("1") is None
-
-
-def test_requests_that_celery_let_go_are_swept_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "_received", {})
-    monkeypatch.setattr(reports, "_sweep_at", reports.SWEEP)
-    held = []
-    for number in range(4 * reports.SWEEP):
-        request = Received()
-        request.id = str(number)
-        reports.received(request=request)
-        if number % 8 == 0:
-            held.append(request)
-    assert len(reports._received) <= reports.SWEEP
-    assert all(reports._held(request.id) is request for request in held)
+    reports.retry(sender=task, request=task.request)
+    told, other = Received(), Received("2")
+    for request in (told, other):
+        task_received.send(sender=None, request=request)
+    assert told.request_dict == {reports.TOLD: True}
+    assert other.request_dict == {}
+    pretend(monkeypatch, ENDED)
+    reports.settle()
+    assert reports.received not in [receiver for _, receiver in task_received.receivers]
 
 
 def test_unknown_tasks_and_messages_share_one_job_type(registry_dir: Path) -> None:
