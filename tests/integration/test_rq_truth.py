@@ -336,6 +336,18 @@ def test_stop_command_is_revoked(worker_class: str, workers: Workers) -> None:
     assert workers.lost() == 0
 
 
+@pytest.mark.parametrize("worker_class", [*WITH_HORSES, *OWN])
+def test_stop_whose_callback_raises_is_revoked_too(worker_class: str, workers: Workers) -> None:
+    """RQ's worker quits of it, before it has said what became of the job."""
+    job = workers.queue.enqueue(jobs.succeed, 60, on_stopped=Callback(jobs.callback_raises))
+    with workers.running(worker_class):
+        workers.await_written()
+        send_stop_job_command(workers.connection, job.id)
+        workers.await_ends(1)
+    workers.check({("succeed", "revoked"): 1})
+    assert workers.lost() == 0
+
+
 @pytest.mark.parametrize("worker_class", CLASSES)
 def test_warm_shutdown_lets_the_job_end(worker_class: str, workers: Workers) -> None:
     workers.queue.enqueue(jobs.succeed, 1.0)

@@ -100,8 +100,7 @@ def _after_fork_in_child() -> None:
     if main_thread != thread:
         main_thread = thread  # the only thread that a child begins with
     if _forking != thread:
-        if _followers:
-            _begin_anew()
+        _begin_anew()
         return
     for follower, process, row, cells, pid_word, emptied in _beginnings:
         follower.process = process
@@ -122,7 +121,7 @@ def _after_fork_in_child() -> None:
 
 
 def _begin_anew() -> None:
-    """In a child of which nobody knew in time."""
+    """In a child for which nothing was prepared: nobody follows forks, or a thread was in the slow path."""
     global _forking
     _forking = None
     descriptors.lock = threading.RLock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rq.job import Job as RQJob
@@ -16,6 +17,8 @@ from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Lost
 from jobmetrics.guard import guarded
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.rq.jobs import SYSTEM, described
+
+Method = Callable[..., Any]  # of RQ's worker classes
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; getrusage(2)
 

@@ -20,7 +20,7 @@ from rq.job import JobStatus
 
 from jobmetrics import recorder
 from jobmetrics.context import Execution
-from jobmetrics.events import FAILURE, RETRY, STATUSES, SUCCESS, Ended, Started
+from jobmetrics.events import FAILURE, RETRY, REVOKED, STATUSES, SUCCESS, Ended, Started
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.rq.ending import Killed, Performing, abandoned_name, report_lost
 from jobmetrics.rq.jobs import SYSTEM
@@ -124,12 +124,16 @@ class Forked(Performing):
             journal, entry = self.execution.entry
             journal.end(entry, self.execution.started_at)
 
-    def record_gone(self, job: RQJob, queue: Any) -> None:
+    def record_gone(self, job: RQJob, queue: Any, stopped: bool) -> None:
         """Record the end of a work-horse that left without a word, and of which RQ has none for us either.
 
         RQ holds it for well when the exit code is 0, and for told of in Redis when the job is finished or failed.
+        stopped: by an operator, whose callback raised before RQ could say so.
         """
         if self.record_told():
+            return
+        if stopped:
+            self.record_lost(job, queue, None, REVOKED)
             return
         status = _last_status(job)
         if status in (None, JobStatus.FINISHED, JobStatus.FAILED):

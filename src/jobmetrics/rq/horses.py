@@ -1,0 +1,148 @@
+"""RQ's methods of a worker that has work-horses, as events.
+
+The worker speaks only where its work-horse was silent; the recorder asks the journals before it believes it. Where both
+share memory, the worker records for both.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from rq.job import Job as RQJob
+
+from jobmetrics import recorder
+from jobmetrics.events import REVOKED, Job, Started
+from jobmetrics.guard import guarded
+from jobmetrics.registry.writer import Writer
+from jobmetrics.rq.ending import Killed, Method, report_abandoned, report_lost
+from jobmetrics.rq.forked import Forked, SharedPage, before_fork
+from jobmetrics.rq.jobs import SYSTEM, execution_id, named_in, ready_at
+from jobmetrics.rq.publish import instrument_queue
+
+
+def prepared(worker: Any, record: recorder.Recorder) -> SharedPage:
+    """What a worker needs before its first job with this recorder; the page that it shares with its work-horses."""
+    known: tuple[Writer, SharedPage] | None = getattr(worker, "_jobmetrics_page", None)
+    if known is None or known[0] is not record.writer:
+        worker._jobmetrics_page = known = record.writer, SharedPage()
+        worker._jobmetrics = None  # or each work-horse's attributes would grow by one, and move
+        record.writer.describe(SYSTEM, "worker")
+        for queue in worker.queues:
+            instrument_queue(queue)
+    return known[1]
+
+
+@guarded("rq start")
+def _before_fork(worker: Any, job: RQJob, queue: Any) -> Forked | None:
+    record = recorder.default()
+    page, name = prepared(worker, record), named_in(job.data)
+    if name is None:
+        return None  # naming it would run what the job brings along: its work-horse may, and records for itself
+    return before_fork(page, record, Started(Job(SYSTEM, name, queue.name), execution_id(worker, job), ready_at(job)))
+
+
+@guarded("rq end")
+def _after_exit(worker: Any, job: RQJob, queue: Any) -> None:
+    forked, worker._jobmetrics_forked = worker._jobmetrics_forked, None
+    if forked is not None and not forked.record_told() and not worker.horse_pid:
+        forked.record_gone(job, queue, _is_stopped(worker, job))  # else this worker ends, and killed its work-horse
+
+
+def _is_stopped(worker: Any, job: RQJob) -> bool:
+    """Whether an operator had the job's work-horse killed, and RQ has not said so yet."""
+    return bool(worker._stopped_job_id == job.id)
+
+
+@guarded("rq end")
+def _after_raising(worker: Any, job: RQJob, queue: Any, name: str) -> None:
+    if _is_stopped(worker, job):
+        report_lost(job, queue, name, None, REVOKED)
+
+
+@guarded("rq lost")
+def _killed(worker: Any, job: RQJob, usage: Any) -> Killed:
+    killed = Killed(usage)
+    if killed.peak_bytes is not None:
+        worker.log.warning(
+            "Worker %s: work-horse killed for job %s had used up to %.0f MiB of memory and %.2f s of processor time",
+            worker.name, job.id, killed.peak_bytes / 2**20, killed.cpu_seconds,
+        )  # fmt: skip
+    return killed
+
+
+def fork_work_horse_of(original: Method) -> Method:
+    """The worker records the start of the job whose work-horse it forks."""
+
+    @functools.wraps(original)
+    def fork_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        self._jobmetrics_forked = _before_fork(self, job, queue)
+        return original(self, job, queue, *args, **kwargs)
+
+    return fork_work_horse
+
+
+def monitor_work_horse_of(original: Method) -> Method:
+    """Once the work-horse that it forked is gone, the worker records its end, told of or not."""
+
+    @functools.wraps(original)
+    def monitor_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, job, queue, *args, **kwargs)
+        finally:
+            _after_exit(self, job, queue)
+
+    return monitor_work_horse
+
+
+def monitor_unshared_of(original: Method) -> Method:
+    """As above, for work-horses that speak for themselves: RQ tells of all their deaths but one."""
+
+    @functools.wraps(original)
+    def monitor_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        name = execution_id(self, job)
+        try:
+            return original(self, job, queue, *args, **kwargs)
+        except Exception:  # a stopped job's callback's: the worker quits of it
+            _after_raising(self, job, queue, name)
+            raise
+
+    return monitor_work_horse
+
+
+def handle_work_horse_killed_of(original: Method) -> Method:
+    """What the system told of a killed work-horse is kept for the end that follows."""
+
+    @functools.wraps(original)
+    def handle_work_horse_killed(self: Any, job: RQJob, *args: Any, **kwargs: Any) -> Any:
+        usage = kwargs.get("rusage", args[2] if len(args) > 2 else None)
+        if getattr(self, "_jobmetrics_killed", None) is None:
+            self._jobmetrics_killed = _killed(self, job, usage) or Killed(None)
+        return original(self, job, *args, **kwargs)
+
+    return handle_work_horse_killed
+
+
+def handle_job_failure_of(original: Method) -> Method:
+    """The worker says how a job ended: what it is to say of its work-horse's."""
+
+    @functools.wraps(original)
+    def handle_job_failure(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        quiet = self.is_horse or getattr(self, "_jobmetrics", None) is not None
+        if quiet or getattr(self, "_jobmetrics_failing", False):  # the last: a subclass and its base again
+            return original(self, job, queue, *args, **kwargs)
+        name = execution_id(self, job)  # RQ forgets the execution in here
+        killed, self._jobmetrics_killed = getattr(self, "_jobmetrics_killed", None), None
+        self._jobmetrics_failing = True
+        try:
+            return original(self, job, queue, *args, **kwargs)
+        finally:  # also when RQ raises (2.0 does after some retries): the work-horse is gone all the same
+            self._jobmetrics_failing = False
+            if getattr(self, "_jobmetrics_cleaning", False):  # it got stuck between queue and start
+                report_abandoned(job, queue, name, again=False)
+            elif getattr(self, "_jobmetrics_forked", None) is not None:
+                self._jobmetrics_forked.record_lost(job, queue, killed)
+            else:
+                report_lost(job, queue, name, killed)
+
+    return handle_job_failure
