@@ -6,6 +6,7 @@ two or three microseconds each: its hook is one function, which puts in force wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -45,6 +46,8 @@ count = 0  # forks between this process and the one that imported this
 main_thread = threading.main_thread().ident
 
 _forking: int | None = None  # the thread that prepared what follows
+_told: list[weakref.ref[Follower]] = []  # another thread may make one more follower before the fork
+_nested = 0  # forks within that one, by a signal handler or another library's hook: nothing is prepared for them
 _beginnings: list[Beginning] = []
 _left: list[int] = []  # descriptors that the child is to close
 
@@ -56,24 +59,28 @@ def follow(follower: Follower) -> None:
 
 
 def _before_fork() -> None:
-    global _forking
+    global _forking, _told, _nested, _beginnings
     if not _followers:
         return
+    if _forking == get_ident():
+        _nested += 1
+        return
+    told = _followers
     beginnings: list[Beginning] = []
     try:
-        if _tell_all(beginnings) and descriptors.lock.acquire(timeout=FORK_WAIT):
-            _forking = get_ident()
-            _beginnings[:] = beginnings
+        if _tell_all(told, beginnings) and descriptors.lock.acquire(timeout=FORK_WAIT):
             leases = [process.slot.lock_fd for _, process, *_ in beginnings if process.slot is not None]
             _left[:] = descriptors.ours(besides=leases)
+            _told, _beginnings = told, beginnings
+            _forking = get_ident()  # last: with it all of the above is in force
     finally:
         if _forking != get_ident():  # a thread is in the slow path, maybe for good
             for follower, *_ in beginnings:
                 follower.after_fork_in_parent()
 
 
-def _tell_all(beginnings: list[Beginning]) -> bool:
-    for known in _followers:
+def _tell_all(followers: list[weakref.ref[Follower]], beginnings: list[Beginning]) -> bool:
+    for known in followers:
         follower = known()
         if follower is not None:
             beginning = follower.before_fork()
@@ -84,13 +91,17 @@ def _tell_all(beginnings: list[Beginning]) -> bool:
 
 
 def _after_fork_in_parent() -> None:
-    global _forking
-    if _forking == get_ident():
-        _forking = None
-        descriptors.lock.release()
-        for follower, *_ in _beginnings:
-            follower.after_fork_in_parent()
-        _beginnings.clear()
+    global _forking, _nested, _beginnings
+    if _forking != get_ident():
+        return
+    if _nested:
+        _nested -= 1
+        return
+    beginnings, _beginnings = _beginnings, []  # before a thread that waits for these locks prepares its own
+    _forking = None
+    descriptors.lock.release()
+    for follower, *_ in beginnings:
+        follower.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
@@ -99,7 +110,7 @@ def _after_fork_in_child() -> None:
     thread = get_ident()
     if main_thread != thread:
         main_thread = thread  # the only thread that a child begins with
-    if _forking != thread:
+    if _forking != thread or _nested or _told is not _followers:
         _begin_anew()
         return
     for follower, process, row, cells, pid_word, emptied in _beginnings:
@@ -122,11 +133,12 @@ def _after_fork_in_child() -> None:
 
 def _begin_anew() -> None:
     """In a child for which nothing was prepared: nobody follows forks, or a thread was in the slow path."""
-    global _forking
-    _forking = None
+    global _forking, _nested
+    _forking, _nested = None, 0
     descriptors.lock = threading.RLock()
     for fd in descriptors.ours(besides=()):
-        close(fd)
+        with contextlib.suppress(OSError):  # closed by somebody else
+            close(fd)
     descriptors.noted.clear()
     for known in _followers:
         follower = known()

@@ -113,6 +113,7 @@ class Holding:
             self._file.refresh(index)
         except (Moved, OSError, ValueError, JobmetricsError):
             pass  # whatever is wrong with the index, the next look at it will tell
+        self._shared.appended(index.fed_to)  # this process may now bind what its parent has not heard of
         return index.live_cells
 
     def _failed(self, where: str, error: Exception) -> None:
@@ -178,9 +179,11 @@ class Holding:
         process = self.process
         if process.inside == get_ident() or not process.lock.acquire(timeout=FORK_WAIT):
             return None
+        process.inside = get_ident()  # until the fork is over: what a signal handler records meanwhile waits
         try:
             return self._beginning(fork_moment())
         except BaseException:
+            process.inside = None
             process.lock.release()
             raise
 
@@ -220,12 +223,13 @@ class Holding:
                 process.handover.close()
             except OSError as error:
                 guard.note("lease", error)
+        process.inside = None
         process.lock.release()
 
     def begin_anew(self) -> None:
         """In a child: what a thread of the parent left half done is read anew."""
         parent = self.process
-        for row in (self._row, *parent.rows_of_its_own()):
+        for row in (self._row, parent.memory.row, *parent.old_rows):  # a thread may have been emptying its memory
             row.empty()
         self.process = ProcessState()
         self.process.holder, self.process.started = parent.holder, fork_moment()

@@ -162,6 +162,12 @@ class Writer(Holding):
         slot, found = self.slot, row.cells[i]
         return 0.0 if slot is None or row is not self._row else slot.left.setdefault(i, found)
 
+    def after_fork_in_parent(self) -> None:
+        """As in `Holding`; then what was postponed while this thread forked."""
+        super().after_fork_in_parent()
+        if self.process.postponed:
+            self._redo_postponed()
+
     # ---------------------------------------------------------------- generations, jobs that come and go
 
     def _ready(self) -> bool:
