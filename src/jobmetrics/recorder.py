@@ -38,6 +38,12 @@ PYTHON = "python"  # the system of plain functions under `timed_job`
 _ONE_STEP = has_gil()  # whether an update needs no lock
 
 
+class ErrorType(str):
+    """What the error_type label shows, found before: by another process's recorder."""
+
+    __slots__ = ()
+
+
 class JobSeries:
     """The series of one job's common labels, found once: most jobs come again."""
 
@@ -331,6 +337,8 @@ class Recorder:
         """The name the error_type label shows: a user's mapping, else the class's name."""
         if error is None:
             return UNKNOWN_ERROR
+        if isinstance(error, ErrorType):
+            return str(error)
         if isinstance(error, str):
             return label_value(self._error_types.get(error, error.rpartition(".")[2] or UNKNOWN_ERROR))
         for cls in type(error).__mro__:

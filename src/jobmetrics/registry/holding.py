@@ -20,7 +20,7 @@ from jobmetrics.registry.leasing import acquire
 from jobmetrics.registry.memory import NO_CELLS, Row
 from jobmetrics.registry.owner import Holder, fork_moment, process_start
 from jobmetrics.registry.pausing import Pause
-from jobmetrics.registry.process_state import ProcessState, SlowPath
+from jobmetrics.registry.process_state import ProcessState
 from jobmetrics.registry.shared import SharedHints
 from jobmetrics.registry.slot import Slot, SlotPlan
 from jobmetrics.settings import Settings
@@ -142,35 +142,38 @@ class Holding:
         now, index = self._clock(), self._index
         if index is not None and now < self._check_at and self._shared.index_length <= index.fed_to:
             return  # nothing that children of this process have appended since
-        with SlowPath(self.process):
-            try:
-                if self._index is not None:
-                    self._file.refresh(self._index)
-                elif self.enabled and self._pause.is_over():
-                    self._index = self._file.load()
-                self._check_at = now + CHECK_INTERVAL
-            except Moved:
-                self._move()
-            except (OSError, ValueError, JobmetricsError) as error:
-                self._failed("index", error)
+        self.process.in_slow_path(self._read_index, now)
+
+    def _read_index(self, now: float) -> None:
+        try:
+            if self._index is not None:
+                self._file.refresh(self._index)
+            elif self.enabled and self._pause.is_over():
+                self._index = self._file.load()
+            self._check_at = now + CHECK_INTERVAL
+        except Moved:
+            self._move()
+        except (OSError, ValueError, JobmetricsError) as error:
+            self._failed("index", error)
 
     def describe(self, system: str, role: str, capacity: int = 1) -> None:
         """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
         holder = _holder(system, role, capacity)
-        if holder == self.process.holder:
+        if holder != self.process.holder:
+            self.process.in_slow_path(self._be, holder)
+
+    def _be(self, holder: Holder) -> None:
+        if holder.capacity != self.process.holder.capacity:
+            self._plan = None
+        self.process.holder = holder
+        if self.process.slot is None:
             return
-        with SlowPath(self.process):
-            if holder.capacity != self.process.holder.capacity:
-                self._plan = None
-            self.process.holder = holder
-            if self.process.slot is None:
-                return
-            if self.process.slot.is_roomy(holder.capacity):
-                self.process.slot.describe(holder, self.process.started or process_start(), os.getpid())
-            else:  # its journal is too short: lease another, and keep this one for what runs
-                self.process.old_slots.append(self.process.slot)
-                self.process.slot = None
-                self._row.cells = NO_CELLS
+        if self.process.slot.is_roomy(holder.capacity):
+            self.process.slot.describe(holder, self.process.started or process_start(), os.getpid())
+        else:  # its journal is too short: lease another, and keep this one for what runs
+            self.process.old_slots.append(self.process.slot)
+            self.process.slot = None
+            self._row.cells = NO_CELLS
 
     # ---------------------------------------------------------------- forks
 
@@ -218,13 +221,13 @@ class Holding:
     def after_fork_in_parent(self) -> None:
         """The lease that was taken for the child is the child's alone."""
         process = self.process
-        if process.handover.slot is not None:
-            try:
-                process.handover.close()
-            except OSError as error:
-                guard.note("lease", error)
-        process.inside = None
-        process.lock.release()
+        try:
+            process.handover.close()
+        except OSError as error:
+            guard.note("lease", error)
+        finally:  # also when that raises
+            process.inside = None
+            process.lock.release()
 
     def begin_anew(self) -> None:
         """In a child: what a thread of the parent left half done is read anew."""

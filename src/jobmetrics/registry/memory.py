@@ -50,6 +50,6 @@ class Memory:
         return self.row, self._used - width
 
     def clear(self) -> None:
-        """Forget what is in it: its series were moved, or they are a forked child's copies."""
+        """Forget what is in it: its series were moved."""
         self.row = Row()
         self._used = 0

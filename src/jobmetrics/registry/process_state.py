@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
+from typing import TypeVar
 
 from jobmetrics.registry.handover import HandOver
 from jobmetrics.registry.index import SeriesIndex
@@ -13,6 +14,8 @@ from jobmetrics.registry.memory import Memory, Row
 from jobmetrics.registry.owner import Holder
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.slot import Slot
+
+Result = TypeVar("Result")
 
 
 class ProcessState:
@@ -53,19 +56,15 @@ class ProcessState:
         """Rows besides the slot's whose values are this process's alone."""
         return [*self.old_rows, self.memory.row] if self.old_rows or self.waiting else []
 
+    def in_slow_path(self, step: Callable[..., Result], *arguments: object) -> Result:
+        """Call it with the lock held and the thread marked as inside.
 
-class SlowPath:
-    """Holds a process's lock and says which thread does: a class, since a generator costs a forked child more."""
-
-    __slots__ = ("_before", "_process")
-
-    def __init__(self, process: ProcessState) -> None:
-        self._process = process  # a fork in here gives the child another
-
-    def __enter__(self) -> None:
-        self._process.lock.acquire()
-        self._before, self._process.inside = self._process.inside, get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        self._process.inside = self._before
-        self._process.lock.release()
+        A time limit that a signal handler raises may strike at each call here, also of a context manager of our own,
+        but not between a lock's own `with` and its body, nor on the way into `finally`.
+        """
+        with self.lock:
+            before, self.inside = self.inside, get_ident()
+            try:
+                return step(*arguments)
+            finally:
+                self.inside = before

@@ -26,8 +26,8 @@ from jobmetrics.registry.index import LOCK_WAIT, Contended, Moved, Placement, Re
 from jobmetrics.registry.locks import lock_directory_within
 from jobmetrics.registry.memory import NO_CELLS, NOWHERE, Row
 from jobmetrics.registry.merging import merge
-from jobmetrics.registry.process_state import SlowPath
 from jobmetrics.registry.series import BoundSeries
+from jobmetrics.registry.slot import Slot
 from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
@@ -61,8 +61,7 @@ class Writer(Holding):
             else:
                 self.drop("postponed")
             return False
-        with SlowPath(self.process):
-            placed = self._bind(series)
+        placed = self.process.in_slow_path(self._bind, series)
         if self.process.postponed:
             self._redo_postponed()
         return placed
@@ -130,7 +129,9 @@ class Writer(Holding):
         if place is None:
             self.drop("no room in memory")
             return False
-        series.where = place
+        (row, offset), series.where = series.where, place
+        if series.family.mode == LIVE_SUM and len(row.before) > offset:
+            place[0].cells[place[1]] = row.before[offset]  # what `_settle` would have carried over
         self.process.waiting.append(series)
         return True
 
@@ -193,30 +194,34 @@ class Writer(Holding):
         """To be called at each job's start: confirms the lease, follows a new index, empties memory."""
         slot = self.process.slot
         if slot is not None and not slot.is_held():
-            with SlowPath(self.process):
-                if self.process.slot is slot:
-                    self.process.slot = None
-                    self._row.cells = NO_CELLS
+            self.process.in_slow_path(self._forget, slot)
         now = self._clock()
         if now < self._check_at or not self.enabled or self.process.inside == get_ident():
             return
-        with SlowPath(self.process):
-            self._check_at = now + CHECK_INTERVAL
-            if self._index is not None and not self._file.is_current(self._index):
-                self._move()
-            self._empty_memory()
+        self.process.in_slow_path(self._follow_index, now)
         self._redo_postponed()
+
+    def _forget(self, slot: Slot) -> None:
+        """Its lease was ended by somebody who closed our descriptor."""
+        if self.process.slot is slot:
+            self.process.slot = None
+            self._row.cells = NO_CELLS
+
+    def _follow_index(self, now: float) -> None:
+        self._check_at = now + CHECK_INTERVAL
+        if self._index is not None and not self._file.is_current(self._index):
+            self._move()
+        self._empty_memory()
 
     def flush(self) -> None:
         """To be called at each job's end: what waits in memory tries again, since a work-horse ends here."""
         if self.process.waiting and self.process.inside != get_ident():
-            with SlowPath(self.process):
-                self._empty_memory()
+            self.process.in_slow_path(self._empty_memory)
             self._redo_postponed()
 
     def _empty_memory(self) -> None:
-        waiting, self.process.waiting = self.process.waiting, []
-        for series in waiting:
+        waiting = self.process.waiting
+        for series in list(waiting):  # more may come: live gauges for which there is no room in a new generation
             self._bind(series)
         self.process.waiting = [series for series in waiting if series.where[0] is self.process.memory.row]
         if waiting and not self.process.waiting:

@@ -21,6 +21,7 @@ from rq.job import JobStatus
 from jobmetrics import recorder
 from jobmetrics.context import Execution
 from jobmetrics.events import FAILURE, RETRY, REVOKED, STATUSES, SUCCESS, Ended, Started
+from jobmetrics.guard import guarded
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.rq.ending import Killed, Performing, abandoned_name, report_lost
 from jobmetrics.rq.jobs import SYSTEM
@@ -91,6 +92,11 @@ class Forked(Performing):
         if not record.writer.find_execution(execution_hash(SYSTEM, abandoned_name(name))):
             again = record.started(Started(self.execution.job, name))
             if again is not None:
+                known = record.writer.begin(
+                    again.series.active, execution_hash(SYSTEM, name), self.execution.started_at
+                )
+                if known is not None:  # the start that the dead worker's journal knows has this end
+                    known[0].end(known[1], again.started_at)
                 self._record_message(again)
 
     # ---------------------------------------------------------------- in the worker
@@ -110,10 +116,10 @@ class Forked(Performing):
         target, status, error = words[_TARGET], STATUSES[int(words[_STATUS])], None
         execution.target = None if isnan(target) else target
         if status == FAILURE:
-            name = bytes(self._page.text[: int(words[_LENGTH])]).decode("utf-8", "replace")
-            error = type(name, (Exception,), {})()  # error_type() names its class
+            error = recorder.ErrorType(bytes(self._page.text[: int(words[_LENGTH])]), "utf-8", "replace")
         self._record.end(execution, status, error, words[_CPU])
 
+    @guarded("rq lost")
     def record_lost(self, job: RQJob, queue: Any, killed: Killed | None, status: str | None = None) -> None:
         """Record that the work-horse is gone, if it had not told of the end before. Arguments: as of `report_lost`."""
         if self.record_told():
@@ -154,7 +160,7 @@ def _last_status(job: RQJob) -> JobStatus | None:
 def before_fork(page: SharedPage, record: recorder.Recorder, started: Started) -> Forked | None:
     """Record the start of the job whose work-horse is forked next; None when its job type is ignored.
 
-    page: shared with that work-horse, and with no other.
+    page: of the worker; no work-horse before that one writes into it any more.
     """
     series, name = record.series_of(started.job), started.execution_id
     if series.ignored:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,11 @@ from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
 from jobmetrics.registry import holding
 from jobmetrics.registry import writer as writers
 from jobmetrics.registry.holding import CHECK_INTERVAL
+from jobmetrics.registry.index import Contended
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.memory import CAPACITY
 from jobmetrics.registry.pausing import FIRST_PAUSE, LONGEST_PAUSE
-from jobmetrics.registry.process_state import SlowPath
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
@@ -339,12 +340,36 @@ def test_old_slot_stays_held_after_a_move(registry_dir: Path, writer: Writer) ->
     writer.process.old_slots[0].release()
 
 
+def test_live_gauge_that_finds_no_room_in_the_new_generation_waits_in_memory(
+    registry_dir: Path, writer: Writer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the memory is being emptied, at that: what it waits in is not forgotten with what has gone."""
+    level = BoundGauge(writer, LIVE, ())
+    level.set(3.0)
+    place, refusals = writer._file.place, [Contended(), Contended()]
+
+    def contended(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return place(*arguments)
+
+    monkeypatch.setattr(writer._file, "place", contended)
+    counter(writer).inc()  # waits in memory
+    for path in registry_dir.iterdir():
+        path.unlink()
+    for _ in range(2):
+        clock.advance(CHECK_INTERVAL)
+        writer.tick()
+    assert readings.values(registry_dir, "g") == {(): 3.0}
+    level.set(4.0)
+    assert readings.values(registry_dir, "g") == {(): 4.0}
+
+
 # ------------------------------------------------------------------ recording while in the slow path
 
 
 def test_update_from_within_the_slow_path_is_made_later(registry_dir: Path, writer: Writer) -> None:
-    with SlowPath(writer.process):
-        counter(writer).inc(3.0)  # a signal handler's
+    writer.process.in_slow_path(counter(writer).inc, 3.0)  # a signal handler's
     assert list(registry_dir.iterdir()) == []
     counter(writer, "b").inc()
     assert counted(registry_dir) == {("a",): 3.0, ("b",): 1.0}
@@ -352,9 +377,12 @@ def test_update_from_within_the_slow_path_is_made_later(registry_dir: Path, writ
 
 def test_postponed_updates_are_bounded_and_counted(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "MAX_POSTPONED", 2)
-    with SlowPath(writer.process):
+
+    def signal_handler() -> None:
         for number in range(5):
             counter(writer, str(number)).inc()
+
+    writer.process.in_slow_path(signal_handler)
     assert writer.take_dropped_updates() == {"postponed": 3}
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from jobmetrics import settings
 from jobmetrics.events import FAILURE, RETRY, SUCCESS, Job, Started
 from jobmetrics.recorder import default
 from jobmetrics.rq import forked as forking
+from jobmetrics.rq.ending import report_abandoned
 from jobmetrics.rq.forked import Forked, SharedPage, before_fork
 from jobmetrics.settings import Settings
 from tests import readings
@@ -78,6 +82,18 @@ def test_target_that_the_job_declared_is_judged_by_its_own_run_time(
     assert readings.values(registry_dir, "jobs_within_target_total") == ({LABELS: within} if within else {})
 
 
+@pytest.mark.usefixtures("child")
+def test_error_is_named_once_by_the_work_horses_mapping(registry_dir: Path) -> None:
+    settings.configure(dir=registry_dir, error_types={f"{__name__}.Refused": "refused", "builtins.Exception": "other"})
+    made = before_fork(SharedPage(), default(), Started(Job(*LABELS), "1:2"))
+    assert made is not None
+    made.begin()
+    made.end(FAILURE, Refused("on purpose"))
+    made.record_told()
+    assert readings.values(registry_dir, "jobs_failures_total") == {(*LABELS, "refused"): 1}
+    die(default().writer)
+
+
 def test_silence_is_no_end(forked: Forked, registry_dir: Path) -> None:
     forked.begin()
     assert not forked.record_told()
@@ -89,6 +105,29 @@ def test_without_a_worker_it_records_for_itself(forked: Forked, registry_dir: Pa
     forked.begin()
     forked.end(SUCCESS, None)  # the test's parent is no worker
     assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
+
+
+@pytest.mark.usefixtures("in_force")
+def test_end_of_a_work_horse_whose_worker_is_dead_is_nobody_elses_to_count(registry_dir: Path) -> None:
+    """Another worker may have looked at what has expired a moment before."""
+    told, tell = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        made = before_fork(SharedPage(), default(), Started(Job(*LABELS), "1:2"))
+        assert made is not None
+        if os.fork() == 0:
+            made.begin()
+            readings.until(lambda: os.getppid() != made._worker, "the worker to be gone")
+            made.end(SUCCESS, None)
+            os.write(tell, b"x")
+        os._exit(0)
+    os.waitpid(worker, 0)
+    os.read(told, 1)
+    assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
+    job: Any = SimpleNamespace(data=b'["app.job", null, [], {}]', origin="high")
+    report_abandoned(job, None, "1:2", again=False)
+    assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
+    die(default().writer)
 
 
 @pytest.mark.usefixtures("child")
