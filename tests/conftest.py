@@ -60,11 +60,11 @@ def _started(mark: str) -> set[psutil.Process]:
 
 def _marked(mark: str) -> Iterator[psutil.Process]:
     needle = f"{_MARK}={mark}".encode()
-    for entry in Path("/proc").glob("[0-9]*/environ"):
+    for pid in psutil.pids():
         # Other users' processes, and those that end while we look.
         with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            if needle in entry.read_bytes().split(b"\0"):
-                yield psutil.Process(int(entry.parent.name))
+            if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                yield psutil.Process(pid)
 
 
 def _ended(process: psutil.Process) -> bool:
