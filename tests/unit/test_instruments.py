@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -298,15 +299,31 @@ def test_two_definitions_of_a_sum_gauge_have_one_share(registry_dir: Path, in_fo
 
 
 def test_sum_gauge_that_is_added_to_first_keeps_its_share_apart(registry_dir: Path, in_force: Settings) -> None:
-    """The series has its cell from before, the lease is new: as in a forked child."""
+    """The series has its cell from before the fork, the lease is the child's own, of the slot that the last one had."""
     gauge = Gauge("g", "Things.", multiprocess_mode="sum")
-    gauge.set(7)
+    gauge.set(1)
+    for updates in ((7,), (2, 3)):
+        child = os.fork()
+        if child == 0:
+            for number in updates:
+                gauge.inc(number) if number == 2 else gauge.set(number)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    assert value(registry_dir, "g") == 1.0 + 7.0 + 3.0
+    die(current.writer())
+
+
+def test_sum_gauge_has_one_share_in_all_slots_of_its_process(registry_dir: Path, in_force: Settings) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode="sum")
+    gauge.set(6)
     writer = current.writer()
-    die(writer)
-    writer.tick()
-    gauge.inc(2)
-    gauge.set(3)
-    assert value(registry_dir, "g") == 10.0
+    for capacity in (100, 1_000):  # each needs a longer journal, and so another slot
+        writer.describe("rq", "worker", capacity)
+        gauge.set(7)
+        assert value(registry_dir, "g") == 7.0
+        gauge.inc(1)
+        assert value(registry_dir, "g") == 8.0
+    assert len(list(registry_dir.glob("slot-*"))) == 3
     die(writer)
 
 

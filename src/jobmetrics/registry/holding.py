@@ -126,6 +126,7 @@ class Holding:
             self.process.old_slots.append(self.process.slot)
             self.process.moved_from.append((self._index, self.process.slot))
         self.process.slot = self._index = None
+        self.process.left_behind.clear()
         self._shared.new_index()
         self._row.before, self._row.cells = self._row.cells, NO_CELLS
         self.process.old_rows.append(self._row)
@@ -172,7 +173,7 @@ class Holding:
             self.process.slot.describe(holder, self.process.started or process_start(), os.getpid())
         else:  # its journal is too short: lease another, and keep this one for what runs
             self.process.old_slots.append(self.process.slot)
-            self.process.slot = None
+            self.process.give_up_slot()
             self._row.cells = NO_CELLS
 
     # ---------------------------------------------------------------- forks

@@ -35,6 +35,7 @@ class ProcessState:
         self.memory = Memory()
         self.waiting: list[BoundSeries] = []
         self.postponed: deque[tuple[Callable[[float], object], float]] = deque()
+        self.left_behind: dict[int, float] = {}  # by cell: this process's share of sum gauges in slots it has given up
         self.old_slots: list[Slot] = []  # of earlier generations, held until the process ends
         self.old_rows: list[Row] = []
         self.moved_from: list[tuple[SeriesIndex, Slot]] = []  # generations whose running executions go on
@@ -51,6 +52,13 @@ class ProcessState:
         else:
             self.holder, self.child_holder = parent.child_holder or parent.holder, None
         self._parent = parent  # or the child would free it, and copy all its pages
+
+    def give_up_slot(self) -> None:
+        """It holds another one of the same generation from now on; what its sum gauges have in this one stays there."""
+        if self.slot is not None:
+            for cell, left in self.slot.left.items():
+                self.left_behind[cell] = self.slot.cells[cell] - left
+            self.slot = None
 
     def rows_of_its_own(self) -> list[Row]:
         """Rows besides the slot's whose values are this process's alone."""

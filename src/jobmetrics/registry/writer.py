@@ -158,10 +158,13 @@ class Writer(Holding):
         return taken
 
     def left(self, row: Row, i: int) -> float:
-        """What the slot's earlier owners left in a cell, as this process found it at first; 0.0 in process
-        memory, where nobody was before. Raises IndexError where there is no such cell."""
+        """What the slot's earlier owners left in a cell, as this process found it at first, less what it has itself
+        in slots that it gave up; 0.0 in process memory, where nobody was before. Raises IndexError where there is no
+        such cell."""
         slot, found = self.slot, row.cells[i]
-        return 0.0 if slot is None or row is not self._row else slot.left.setdefault(i, found)
+        if slot is None or row is not self._row:
+            return 0.0
+        return slot.left.setdefault(i, found - self.process.left_behind.get(i, 0.0))
 
     def after_fork_in_parent(self) -> None:
         """As in `Holding`; then what was postponed while this thread forked."""
@@ -204,7 +207,7 @@ class Writer(Holding):
     def _forget(self, slot: Slot) -> None:
         """Its lease was ended by somebody who closed our descriptor."""
         if self.process.slot is slot:
-            self.process.slot = None
+            self.process.give_up_slot()
             self._row.cells = NO_CELLS
 
     def _follow_index(self, now: float) -> None:
