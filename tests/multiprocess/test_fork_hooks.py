@@ -1,0 +1,246 @@
+"""Invariants 5 and 4, when other threads and signal handlers go on between the hooks around a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from jobmetrics.registry import descriptors, forks
+from jobmetrics.registry.holding import Holding
+from jobmetrics.registry.index import SeriesIndex
+from jobmetrics.registry.writer import Writer
+from tests import readings
+from tests.multiprocess.support import Child, Worker, child, fork, in_child, in_order, record, serve, slot_files
+
+CALL, C_CALL, RETURN = "call", "c_call", "return"
+
+
+def at(event: str, function: Any, step: Callable[[], object]) -> None:
+    """Once, where this thread next calls a function, returns from it or calls a built-in in it (C_CALL): what a signal
+    handler may do there, or another thread, for which this one waits."""
+
+    def look(frame: FrameType, seen: str, _: object) -> None:
+        if seen == event and frame.f_code is function.__code__:
+            sys.setprofile(None)
+            step()
+
+    sys.setprofile(look)
+
+
+def in_new_interpreter(call: str) -> None:
+    """Where concurrent.futures did not come after our hooks: its lock lets no fork begin before another is over."""
+    code = f"from {__name__} import *; in_child(lambda: {call})"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+
+
+def parent(path: Path) -> Worker:
+    """In the process that forks: it has recorded, and its next child is given the slot that one child had."""
+    one = Worker(path)
+    one.hit()
+    one.writer.prepare("rq", "work-horse")
+    fork(lambda _: one.hit()).join()
+    return one
+
+
+def pause(pipe: Connection) -> None:
+    """Wait until the parent, which may do something meanwhile, sends anything."""
+    pipe.send((True, None))
+    pipe.recv()
+
+
+def require_owners(path: Path, *children: Child) -> None:
+    found = sorted(owner.pid for owner in readings.snapshot(path).owners)
+    assert found == sorted([os.getpid(), *(each.pid for each in children)]), "two processes write one slot"
+
+
+def require_no_lock_held(one: Worker) -> None:
+    """This thread may record, and so may another; neither tries before it is known not to hang."""
+    found: list[bool] = []
+
+    def try_locks() -> None:
+        for lock in (one.writer.lock, descriptors.lock):
+            found.append(lock.acquire(blocking=False))
+            if found[-1]:
+                lock.release()
+
+    try_locks()
+    assert found == [True, True], "another thread, which may be the parent's, is in the slow path"
+    for run in (try_locks, lambda: one.hit("other thread")):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        assert found == [True] * 4, "this thread has not left the slow path"
+    one.hit("this thread")
+    values = readings.values(Path(one.writer.directory.path), "hits_total")
+    assert (values["other thread",], values["this thread",]) == (1.0, 1.0)
+
+
+def test_a_thread_that_forks_while_another_ends_its_fork_gives_the_child_a_slot_of_its_own(registry_dir: Path) -> None:
+    """The second thread has prepared its fork when the first, whose locks it waited for, comes back from its own."""
+    in_new_interpreter(f"fork_in_two_threads(Path({str(registry_dir)!r}))")
+
+
+def fork_in_two_threads(path: Path) -> None:
+    one = Worker(path)
+    one.hit()
+    prepared, back = threading.Event(), threading.Event()
+
+    def second() -> None:
+        at(RETURN, forks._before_fork, in_order(prepared.set, back.wait))
+        fork(lambda _: one.hit("all", 10.0)).join()
+
+    thread = threading.Thread(target=second)
+    at(RETURN, Holding.after_fork_in_parent, in_order(thread.start, prepared.wait))
+    fork(lambda _: None).join()
+    in_order(back.set, thread.join)()
+    assert readings.values(path, "hits_total") == {("all",): 11.0}
+    assert len(slot_files(path)) == 2, "the second thread's child wrote its parent's slot"
+    require_no_lock_held(one)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["has recorded", "in the slow path"])
+def test_a_writer_made_by_another_thread_during_the_hook_is_the_childs_own(inside: bool, tmp_path: Path) -> None:
+    """Settings configured anew: the hook tells the writers that it finds, and this is not yet one of them."""
+    anew = tmp_path / "anew"
+
+    def run() -> None:
+        Worker(tmp_path / "before").hit()
+        made: list[Worker] = []
+        ready, forked = threading.Event(), threading.Event()
+
+        def configure_anew() -> None:
+            made.append(Worker(anew))
+            if inside:
+                at(CALL, Writer._bind, in_order(ready.set, forked.wait))
+            made[0].hit()
+            ready.set()
+
+        thread = threading.Thread(target=configure_anew)
+        at(RETURN, forks._tell_all, in_order(thread.start, ready.wait))
+        started = fork(lambda _: require_no_lock_held(made[0]))
+        forked.set()
+        thread.join()
+        started.join()
+
+    in_child(run)
+    assert set(readings.values(anew, "hits_total").values()) == {1.0}
+    assert len(slot_files(anew)) == 2, "the child wrote its parent's slot"
+
+
+@pytest.mark.parametrize(("event", "hook"), [(RETURN, "_before_fork"), (CALL, "_after_fork_in_parent")])
+def test_a_signal_handler_forks_while_its_thread_forks(event: str, hook: str, registry_dir: Path) -> None:
+    in_new_interpreter(f"fork_within_fork(Path({str(registry_dir)!r}), {event!r}, {hook!r})")
+
+
+def fork_within_fork(path: Path, event: str, hook: str) -> None:
+    one = parent(path)
+    started: list[Child] = []
+
+    def start() -> None:
+        started.append(all_children.enter_context(child(lambda pipe: serve(one, pipe))))
+
+    with contextlib.ExitStack() as all_children:
+        at(event, getattr(forks, hook), start)
+        start()
+        for each in started:
+            each.ask("hit")
+        assert len(started) == 2
+        require_owners(path, *started)
+        require_no_lock_held(one)
+    with child(lambda pipe: pipe.send((True, one.writer.slot is not None))) as after:
+        assert after.answer(), "no child is given a slot any more"
+
+
+def test_what_a_signal_handler_records_during_the_hook_waits_until_the_fork_is_over(registry_dir: Path) -> None:
+    """The hook was about to take what another process had appended to the index."""
+
+    def run(pipe: Connection) -> None:
+        one = parent(registry_dir)
+        pause(pipe)
+        at(CALL, SeriesIndex.feed, lambda: one.hit("handler"))
+        fork(lambda _: one.hit()).join()
+        assert getattr(one.writer._index, "damaged", None) == 0, "the same records were taken twice"
+        assert readings.values(registry_dir, "hits_total") == {("all",): 3.0, ("other",): 1.0, ("handler",): 1.0}
+        require_no_lock_held(one)
+
+    with child(run) as one:
+        one.answer()
+        record(registry_dir, ("hit", "other"))
+        one.pipe.send(None)
+        one.join()
+
+
+def test_a_signal_handler_that_starts_a_job_during_the_hook_changes_nothing_for_the_child(registry_dir: Path) -> None:
+    """A job's start follows the directory to its new index, and what the child begins with is of the old one."""
+
+    def run() -> None:
+        one = Worker(registry_dir)
+        one.hit()
+
+        def wipe_and_start() -> None:
+            in_order(*(file.unlink for file in registry_dir.iterdir()), one.later, one.hit)()
+
+        at(RETURN, Holding._beginning, wipe_and_start)
+        with child(lambda pipe: serve(one, pipe)) as started:
+            for each in ("later", "hit"):
+                getattr(one, each)()
+                started.ask(each)
+            require_owners(registry_dir, started)
+        require_no_lock_held(one)
+
+    in_child(run)
+
+
+@pytest.mark.parametrize(("event", "function"), [(C_CALL, Writer._bind_to_memory), (CALL, Writer._bind_to_slot)])
+def test_a_child_does_not_record_into_its_parents_memory(event: str, function: object, registry_dir: Path) -> None:
+    """Also when that is being filled, or emptied: nobody knows just then of the series that are there."""
+
+    def run() -> None:
+        one = Worker(registry_dir, propagate_errors=False)
+        registry_dir.chmod(0o777)  # which is refused
+        mended = functools.partial(registry_dir.chmod, 0o700)
+        at(event, function, lambda: fork(in_order(mended, lambda: one.hit("all", 10.0), one.later)).join())
+        in_order(one.hit, mended, one.later)()
+
+    in_child(run)
+    assert readings.values(registry_dir, "hits_total") == {("all",): 11.0}
+
+
+def test_a_dead_childs_gauge_is_gone_when_a_fork_of_its_own_told_it_of_the_series(registry_dir: Path) -> None:
+    """Another process placed the series; the child read of it before it forked, and its parent never did."""
+
+    def run(pipe: Connection) -> None:
+        one = parent(registry_dir)
+
+        def fork_and_set(there: Connection) -> None:
+            one.hit()
+            pause(there)
+            fork(lambda _: None).join()
+            one.level(7.0)
+
+        with child(fork_and_set) as dead:
+            dead.answer()
+            pause(pipe)
+            fork(lambda _: one.hit()).join()  # its slot is the one that the dead one's child is offered
+            dead.pipe.send(None)
+            dead.join()
+        with child(lambda there: serve(one, there)) as lasting:
+            lasting.ask("hit")
+            assert readings.values(registry_dir, "level") == {}
+
+    with child(run) as one:
+        one.answer()
+        record(registry_dir, ("level", 0.0))
+        one.pipe.send(None)
+        one.join()
