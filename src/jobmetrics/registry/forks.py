@@ -69,14 +69,15 @@ def _before_fork() -> None:
     beginnings: list[Beginning] = []
     try:
         if _tell_all(told, beginnings) and descriptors.lock.acquire(timeout=FORK_WAIT):
-            leases = [process.slot.lock_fd for _, process, *_ in beginnings if process.slot is not None]
+            slots = [beginning[1].slot for beginning in beginnings]
+            leases = [slot.lock_fd for slot in slots if slot is not None]
             _left[:] = descriptors.ours(besides=leases)
             _told, _beginnings = told, beginnings
             _forking = get_ident()  # last: with it all of the above is in force
     finally:
         if _forking != get_ident():  # a thread is in the slow path, maybe for good
-            for follower, *_ in beginnings:
-                follower.after_fork_in_parent()
+            for beginning in beginnings:
+                beginning[0].after_fork_in_parent()
 
 
 def _tell_all(followers: list[weakref.ref[Follower]], beginnings: list[Beginning]) -> bool:
@@ -100,8 +101,8 @@ def _after_fork_in_parent() -> None:
     beginnings, _beginnings = _beginnings, []  # before a thread that waits for these locks prepares its own
     _forking = None
     descriptors.lock.release()
-    for follower, *_ in beginnings:
-        follower.after_fork_in_parent()
+    for beginning in beginnings:
+        beginning[0].after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:

@@ -220,15 +220,18 @@ class Holding:
             guard.note("lease", error)
 
     def after_fork_in_parent(self) -> None:
-        """The lease that was taken for the child is the child's alone."""
+        """The lease that was taken for the child is the child's alone; what was postponed meanwhile is done."""
         process = self.process
         try:
-            process.handover.close()
+            if process.handover.slot is not None:
+                process.handover.close()
         except OSError as error:
             guard.note("lease", error)
         finally:  # also when that raises
             process.inside = None
             process.lock.release()
+        if process.postponed:
+            process.redo_postponed()
 
     def begin_anew(self) -> None:
         """In a child: what a thread of the parent left half done is read anew."""

@@ -53,6 +53,15 @@ class ProcessState:
             self.holder, self.child_holder = parent.child_holder or parent.holder, None
         self._parent = parent  # or the child would free it, and copy all its pages
 
+    def redo_postponed(self) -> None:
+        """What a signal handler or a finaliser recorded meanwhile, in the thread that was in the slow path."""
+        while self.postponed:
+            try:
+                redo, value = self.postponed.popleft()
+            except IndexError:  # another thread took it
+                return
+            redo(value)
+
     def give_up_slot(self) -> None:
         """It holds another one of the same generation from now on; what its sum gauges have in this one stays there."""
         if self.slot is not None:

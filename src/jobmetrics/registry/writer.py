@@ -63,7 +63,7 @@ class Writer(Holding):
             return False
         placed = self.process.in_slow_path(self._bind, series)
         if self.process.postponed:
-            self._redo_postponed()
+            self.process.redo_postponed()
         return placed
 
     def _bind(self, series: BoundSeries) -> bool:
@@ -135,14 +135,6 @@ class Writer(Holding):
         self.process.waiting.append(series)
         return True
 
-    def _redo_postponed(self) -> None:
-        while self.process.postponed:
-            try:
-                redo, value = self.process.postponed.popleft()
-            except IndexError:  # another thread took it
-                return
-            redo(value)
-
     def drop(self, reason: str) -> None:
         """Count an update that was not recorded."""
         self.process.dropped_updates[reason] = self.process.dropped_updates.get(reason, 0) + 1
@@ -165,12 +157,6 @@ class Writer(Holding):
         if slot is None or row is not self._row:
             return 0.0
         return slot.left.setdefault(i, found - self.process.left_behind.get(i, 0.0))
-
-    def after_fork_in_parent(self) -> None:
-        """As in `Holding`; then what was postponed while this thread forked."""
-        super().after_fork_in_parent()
-        if self.process.postponed:
-            self._redo_postponed()
 
     # ---------------------------------------------------------------- generations, jobs that come and go
 
@@ -202,7 +188,7 @@ class Writer(Holding):
         if now < self._check_at or not self.enabled or self.process.inside == get_ident():
             return
         self.process.in_slow_path(self._follow_index, now)
-        self._redo_postponed()
+        self.process.redo_postponed()
 
     def _forget(self, slot: Slot) -> None:
         """Its lease was ended by somebody who closed our descriptor."""
@@ -220,7 +206,7 @@ class Writer(Holding):
         """To be called at each job's end: what waits in memory tries again, since a work-horse ends here."""
         if self.process.waiting and self.process.inside != get_ident():
             self.process.in_slow_path(self._empty_memory)
-            self._redo_postponed()
+            self.process.redo_postponed()
 
     def _empty_memory(self) -> None:
         waiting = self.process.waiting

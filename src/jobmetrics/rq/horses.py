@@ -11,7 +11,7 @@ from typing import Any
 
 from rq.job import Job as RQJob
 
-from jobmetrics import recorder
+from jobmetrics import guard, recorder
 from jobmetrics.events import REVOKED, Job, Started
 from jobmetrics.guard import guarded
 from jobmetrics.registry.writer import Writer
@@ -33,7 +33,9 @@ def prepared(worker: Any, record: recorder.Recorder) -> SharedPage:
     return known[1]
 
 
-@guarded("rq start")
+# What is done for each job is guarded by hand, where it is called: with a wrapper more pages would be touched.
+
+
 def _before_fork(worker: Any, job: RQJob, queue: Any) -> Forked | None:
     record = recorder.default()
     page, name = prepared(worker, record), named_in(job.data)
@@ -42,10 +44,8 @@ def _before_fork(worker: Any, job: RQJob, queue: Any) -> Forked | None:
     return before_fork(page, record, Started(Job(SYSTEM, name, queue.name), execution_id(worker, job), ready_at(job)))
 
 
-@guarded("rq end")
-def _after_exit(worker: Any, job: RQJob, queue: Any) -> None:
-    forked, worker._jobmetrics_forked = worker._jobmetrics_forked, None
-    if forked is not None and not forked.record_told() and not worker.horse_pid:
+def _after_exit(worker: Any, forked: Forked, job: RQJob, queue: Any) -> None:
+    if not forked.record_told() and not worker.horse_pid:
         forked.record_gone(job, queue, _is_stopped(worker, job))  # else this worker ends, and killed its work-horse
 
 
@@ -76,7 +76,11 @@ def fork_work_horse_of(original: Method) -> Method:
 
     @functools.wraps(original)
     def fork_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        self._jobmetrics_forked = _before_fork(self, job, queue)
+        self._jobmetrics_forked = None
+        try:
+            self._jobmetrics_forked = _before_fork(self, job, queue)
+        except Exception as error:  # noqa: BLE001 - noted; the job runs unrecorded
+            guard.note("rq start", error)
         return original(self, job, queue, *args, **kwargs)
 
     return fork_work_horse
@@ -90,7 +94,12 @@ def monitor_work_horse_of(original: Method) -> Method:
         try:
             return original(self, job, queue, *args, **kwargs)
         finally:
-            _after_exit(self, job, queue)
+            forked, self._jobmetrics_forked = self._jobmetrics_forked, None
+            if forked is not None:
+                try:
+                    _after_exit(self, forked, job, queue)
+                except Exception as error:  # noqa: BLE001 - noted; the worker goes on
+                    guard.note("rq end", error)
 
     return monitor_work_horse
 
