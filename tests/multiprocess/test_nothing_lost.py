@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar
@@ -473,11 +473,8 @@ def test_threads_lose_no_update(times: int, registry_dir: Path) -> None:
                 if not n % 1000:
                     one.measure(1.0, f"{number}-{n}")
 
-        threads = [threading.Thread(target=count, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(count, range(8)))  # raises what one of them raised
 
     in_child(run)
     assert readings.values(registry_dir, "hits_total") == {("all",): 8.0 * times}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import math
 import os
@@ -718,3 +719,27 @@ def test_locked_update_is_made_under_the_writers_lock(owner: type[BoundSeries], 
 def test_labelled_keeps_its_series(writer: Writer) -> None:
     labelled = Labelled(BoundSeries, Family("c_total", "counter", "", ("user",)), writer)
     assert labelled.at(("a",)) is labelled.at(("a",))
+
+
+def test_series_that_another_thread_adds_while_room_is_made_disturb_nobody(registry_dir: Path) -> None:
+    """Room is made by looking through all series; threads switch wherever the garbage collector calls Python."""
+    settings.configure(dir=registry_dir, propagate_errors=True, max_series=50)
+    labelled = Labelled(BoundSeries, Family("c_total", "counter", "", ("user",)), current.writer())
+    for number in range(50):
+        labelled.at((f"{number}",))
+    added: list[BoundSeries] = []
+
+    def add(_: str, __: dict[str, int]) -> None:
+        user = (f"another {len(added)}",)
+        added.append(BoundSeries(current.writer(), labelled.family, user))
+        labelled._children[user] = added[-1]
+
+    before = gc.get_threshold()
+    gc.callbacks.append(add)
+    gc.set_threshold(1)
+    try:
+        labelled.at(("one more",))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(add)
+    assert added

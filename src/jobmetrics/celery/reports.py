@@ -128,7 +128,7 @@ def settle() -> None:
     """Count what was told too early. To be called now and then, and when the worker has ended its pool."""
     for task_id in list(_killed):
         recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # by somebody else than Celery
-    for task_id, event in list(_pending.items()):
+    for task_id, event in _pending.copy().items():
         if not _still_runs(task_id):
             del _pending[task_id]
             _count(event)

@@ -66,7 +66,7 @@ class Labelled(Generic[Bound]):
             self._misses += 1
             return
         before = len(self._children)
-        for values, child in list(self._children.items()):
+        for values, child in self._children.copy().items():  # in one step: other threads add series meanwhile
             if child.dropped:
                 self._children.pop(values, None)
         self._misses = int(len(self._children) == before)

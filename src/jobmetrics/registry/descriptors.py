@@ -50,7 +50,7 @@ def ours(*, besides: Collection[int]) -> list[int]:
 
     A daemoniser closes them, and so does a forked child: their numbers serve again.
     """
-    for fd, file in list(noted.items()):
+    for fd, file in noted.copy().items():
         if fd in besides:
             continue
         try:

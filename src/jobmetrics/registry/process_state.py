@@ -65,7 +65,7 @@ class ProcessState:
     def give_up_slot(self) -> None:
         """It holds another one of the same generation from now on; what its sum gauges have in this one stays there."""
         if self.slot is not None:
-            for cell, left in self.slot.left.items():
+            for cell, left in self.slot.left.copy().items():
                 self.left_behind[cell] = self.slot.cells[cell] - left
             self.slot = None
 
