@@ -22,7 +22,7 @@ from redis import Redis
 from rq import Queue
 
 from benchmarks import compiled, pages, rq_jobs
-from benchmarks.measuring import Row, compare, spread
+from benchmarks.measuring import NO_BUDGET, Row, compare, spread
 from benchmarks.rq_worker import QUEUE
 from tests.readings import values
 from tests.servers import redis_server
@@ -32,7 +32,6 @@ FIRST = 100  # before the first round: the files and bytes that these leave are 
 ROUNDS = 48
 CPU_BUDGET = 0.03
 SIDES = {"bare": ("rq", rq_jobs.empty), "ours": ("jobmetrics.rq", rq_jobs.empty), "peer": ("rq", rq_jobs.counted)}
-NO_BUDGET = float("inf")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ brings it here, once.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
@@ -29,8 +28,6 @@ from jobmetrics.registry.merging import merge
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.slot import Slot
 from jobmetrics.settings import Settings
-
-logger = logging.getLogger("jobmetrics")
 
 REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
 MAX_POSTPONED = 10_000
