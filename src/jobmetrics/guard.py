@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -21,6 +22,7 @@ R = TypeVar("R")
 LOG_INTERVAL = 60.0  # seconds between two lines about the same place
 
 _counts: dict[str, int] = {}
+_counted_by = os.getpid()
 _logged_at: dict[str, float] = {}
 _let_through: tuple[type[BaseException], ...] = ()
 
@@ -48,7 +50,8 @@ def note(where: str, error: BaseException) -> None:
     """
     if passes(error) or _propagates():
         raise error
-    _counts[where] = _counts.get(where, 0) + 1
+    counts = _own_counts()
+    counts[where] = counts.get(where, 0) + 1
     now = time.monotonic()
     if now - _logged_at.get(where, -LOG_INTERVAL) >= LOG_INTERVAL:
         _logged_at[where] = now
@@ -75,10 +78,23 @@ def guarded(where: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
 
 def take_counts() -> dict[str, int]:
     """Errors by place since the last call; whoever takes them records them."""
-    taken = {}
-    for where in list(_counts):
-        taken[where] = _counts.pop(where, 0)
+    counts, taken = _own_counts(), {}
+    for where in list(counts):
+        taken[where] = counts.pop(where, 0)
     return taken
+
+
+def _own_counts() -> dict[str, int]:
+    """The counts of this process. A forked child starts with none: its parent records its own errors.
+
+    A fork hook would cost each child a copied page, and a fork in C calls no hooks.
+    """
+    global _counted_by
+    pid = os.getpid()
+    if pid != _counted_by:
+        _counts.clear()
+        _counted_by = pid
+    return _counts
 
 
 def _propagates() -> bool:

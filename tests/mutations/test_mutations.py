@@ -98,6 +98,11 @@ MUTATIONS = [
         "a bound counter asks the system nothing",
         "test_no_system_call.py::test_a_bound_record_makes_no_system_call",
     ),
+    Mutation(
+        "errors_once",
+        "a forked child starts with empty error counts",
+        "test_errors_once.py::test_errors_of_a_parent_are_not_counted_again_by_its_children",
+    ),
 ]
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * HANG_SECONDS)]
