@@ -205,11 +205,15 @@ def _directory() -> list[Panel]:
             nothing="no directory",
         ),
         graph(
-            "Superseded series",
+            "Superseded series, invalid metrics",
             "short",
             "Series of families declared anew and not shown. Some after a deployment that changed buckets or labels "
-            "are normal; `jobmetrics prune` clears them once the workers have stopped.",
-            [Line(max_by(_SCOPE.gauge(f.SUPERSEDED_SERIES), HOST_LABEL), _HOST_LEGEND)],
+            "are normal; `jobmetrics prune` clears them once the workers have stopped. Any invalid metric: the "
+            "exporter's log names it.",
+            [
+                Line(max_by(_SCOPE.gauge(f.SUPERSEDED_SERIES), HOST_LABEL), _HOST_LEGEND),
+                Line(max_by(_SCOPE.gauge(f.INVALID_FAMILIES), HOST_LABEL), f"{_HOST_LEGEND} invalid metrics"),
+            ],
             nothing="no directory",
         ),
         rows(

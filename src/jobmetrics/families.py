@@ -271,6 +271,10 @@ SUPERSEDED_SERIES = _family(
     "Series of families that were declared anew and are not shown.",
     source=OWN,
 )
+INVALID_FAMILIES = _family(
+    "jobmetrics_invalid_families", GAUGE, "Metrics that the exporter leaves out because they cannot be shown.",
+    source=OWN,
+)  # fmt: skip
 SCRAPE_DURATION = _family(
     "jobmetrics_scrape_duration_seconds", GAUGE, "How long the exporter took to read the registry directory.",
     source=OWN,

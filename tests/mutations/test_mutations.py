@@ -23,7 +23,10 @@ PASSED, FAILED = 0, 1  # pytest's exit statuses; whatever else it says is an err
 
 @dataclass(frozen=True)
 class Mutation:
-    """A patch, what it takes out, and the test that must notice; needs_root: or that test is skipped."""
+    """A patch, what it takes out, and the test that must notice; needs_root: or that test is skipped.
+
+    test: below tests/multiprocess, or below tests where it names a folder.
+    """
 
     patch: str
     takes_out: str
@@ -89,6 +92,16 @@ MUTATIONS = [
         "test_private.py::test_a_planted_link_is_never_followed",
     ),
     Mutation(
+        "empty_name",
+        "an empty metric name is refused",
+        "unit/test_adhoc.py::test_misuse_surfaces_in_tests",
+    ),
+    Mutation(
+        "invalid_family",
+        "a family that cannot be shown is left out",
+        "unit/test_exporter_exposition.py::test_a_family_that_fails_in_the_middle_is_left_out_and_counted",
+    ),
+    Mutation(
         "index_lock",
         "a lock is waited for 50 ms at the most",
         "test_index_lock.py::test_a_stopped_lock_holder_delays_no_job_by_more_than_50_ms",
@@ -130,7 +143,7 @@ def run_named_test(mutation: Mutation, copy: Path) -> subprocess.CompletedProces
     where = [sys.executable, "-c", "import jobmetrics; print(jobmetrics.__file__)"]
     used = subprocess.run(where, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(used).is_relative_to(copy), "the copy is what is tested"
-    test = f"tests/multiprocess/{mutation.test}"
+    test = f"tests/{mutation.test}" if "/" in mutation.test else f"tests/multiprocess/{mutation.test}"
     arguments = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--exitfirst", "--tb=line", test]
     return subprocess.run(
         [*arguments, f"--basetemp={copy / 'tmp'}"],

@@ -109,6 +109,10 @@ def test_metric_defined_in_code_is_the_same_one() -> None:
 BAD: dict[str, Callable[[], object]] = {
     "bad name": lambda: increment("two words"),
     "no name": lambda: increment(None),  # type: ignore[arg-type]
+    "empty name": lambda: increment(""),
+    "nothing but a suffix": lambda: increment("_total"),
+    "empty gauge name": lambda: set_gauge("", 1),
+    "empty histogram name": lambda: observe("", 1),
     "our own": lambda: increment("jobs"),
     "bad label": lambda: increment("orders", __shop="a"),
     "other labels": lambda: increment("known", shop="a"),

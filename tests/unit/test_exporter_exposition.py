@@ -39,7 +39,11 @@ class _Fixed(Collector):
 
 def shown(groups: Groups, namespace: str = "", **labels: str) -> str:
     """The text format; that both formats can be parsed is checked at every call."""
-    metrics = Exposition(namespace, labels, Sparingly()).metrics(groups)
+    return written(Exposition(namespace, labels, Sparingly()).metrics(groups))
+
+
+def written(metrics: list[Metric]) -> str:
+    """The same of metrics."""
     text = generate_latest(_Fixed(metrics)).decode()
     list(text_string_to_metric_families(text))
     open_text = write_openmetrics(_Fixed(metrics)).decode()
@@ -126,12 +130,43 @@ def test_a_users_metric_whose_name_clashes_is_left_out_and_logged_once(
         Family("x", GAUGE, "", ("a", "a")),
         Family("x", GAUGE, "", ("a b",)),
         Family("x", HISTOGRAM, "", ("le",)),
+        Family("", GAUGE, ""),
+        Family("_total", COUNTER, ""),
+        Family("x", HISTOGRAM, "", buckets=(2.0, 1.0)),
+        Family("x", HISTOGRAM, "", buckets=(1.0, 1.0)),
+        Family("x", HISTOGRAM, "", buckets=(math.nan,)),
+        Family("x", HISTOGRAM, "", buckets=(1.0, math.inf)),
+        Family("x", GAUGE, "", ("__name__",)),
     ],
 )
 def test_what_a_foreign_writer_declared_cannot_break_the_rest(family: Family) -> None:
     values = tuple("v" for _ in family.labels)
     text = shown([(family, [Sample(values, 1.0)]), (families.SERIES, [Sample((), 3.0)])])
     assert text.splitlines()[2:] == ["jobmetrics_series 3.0"]
+
+
+def test_a_family_that_fails_in_the_middle_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the reason: here fewer buckets than bounds."""
+    broken = (Family("x", HISTOGRAM, "", buckets=(1.0, 2.0)), [Sample((), buckets=(1.0,), sum=1.0)])
+    groups: Groups = [broken, (families.SERIES, [Sample((), 3.0)]), (Family("y", GAUGE, ""), [Sample((), 1.0)])]
+    with caplog.at_level(logging.WARNING):
+        metrics = Exposition("acme", {}, Sparingly()).metrics(groups, left_out=families.INVALID_FAMILIES)
+    lines = [line for line in written(metrics).splitlines() if not line.startswith("#")]
+    assert lines == ["acme_jobmetrics_series 3.0", "acme_y 1.0", "acme_jobmetrics_invalid_families 1.0"]
+    (record,) = caplog.records
+    assert "x is not shown" in record.getMessage()
+
+
+def test_nobody_else_has_the_name_of_the_count_of_what_is_left_out() -> None:
+    foreign = (Family(families.INVALID_FAMILIES.name, COUNTER, ""), [Sample((), 7.0)])
+    metrics = Exposition("", {}, Sparingly()).metrics([foreign], left_out=families.INVALID_FAMILIES)
+    assert [sample.value for metric in metrics for sample in metric.samples] == [1.0]
+
+
+def test_the_name_of_a_family_that_is_left_out_is_free_for_the_next() -> None:
+    broken = (Family("x", HISTOGRAM, "", buckets=(1.0, 2.0)), [Sample((), buckets=(1.0,), sum=1.0)])
+    text = shown([broken, (Family("x_sum", COUNTER, ""), []), (Family("x", GAUGE, ""), [Sample((), 1.0)])])
+    assert "\nx 1.0\n" in text
 
 
 def test_values_of_every_kind_of_text_survive() -> None:

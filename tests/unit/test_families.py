@@ -67,6 +67,7 @@ OWN = {
     ("jobmetrics_dropped_series_total", "counter", ()),
     ("jobmetrics_dropped_updates_total", "counter", ("reason",)),
     ("jobmetrics_superseded_series", "gauge", ()),
+    ("jobmetrics_invalid_families", "gauge", ()),
     ("jobmetrics_internal_errors_total", "counter", ("where",)),
     ("jobmetrics_scrape_duration_seconds", "gauge", ()),
     ("jobmetrics_directory_up", "gauge", ()),

@@ -569,6 +569,20 @@ def test_bad_name_is_refused(name: str) -> None:
         Gauge(name, "Things.")
 
 
+@pytest.mark.parametrize("kind", [Counter, Gauge, Histogram])
+@pytest.mark.parametrize("name", ["", None, 5, b"c"], ids=repr)
+@pytest.mark.parametrize("parts", [{}, {"namespace": "acme"}, {"subsystem": "web"}, {"unit": "bytes"}], ids=str)
+def test_empty_name_is_refused_whatever_surrounds_it(kind: Any, name: Any, parts: dict[str, str]) -> None:
+    with pytest.raises(InstrumentError, match="is no metric name"):
+        kind(name, "Things.", **parts)
+
+
+@pytest.mark.parametrize("parts", [{"name": "_total"}, {"name": "_total", "unit": "bytes"}], ids=str)
+def test_counter_whose_name_is_only_its_suffix_is_refused(parts: dict[str, str]) -> None:
+    with pytest.raises(InstrumentError, match="is no metric name"):
+        Counter(documentation="Things.", **parts)
+
+
 @pytest.mark.parametrize("name", ["g_total", "g_info", "g_created", "g_bucket", "g_count", "g_sum"])
 def test_suffix_that_prometheus_uses_itself_is_refused(name: str) -> None:
     with pytest.raises(InstrumentError, match="ends with a suffix that Prometheus uses itself"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,7 +18,7 @@ from jobmetrics.families import BUILT_IN, COUNTER, GAUGE, HISTOGRAM, Family
 from jobmetrics.registry.snapshot import Sample
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
+_LABEL = re.compile(r"(?!__name__\Z)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _TOTAL = "_total"
 
 # Names that a metric takes beside its own, as prometheus_client's registry counts them.
@@ -42,27 +44,42 @@ class Exposition:
         self._labels = dict(labels)
         self._log = log
 
-    def metrics(self, groups: Iterable[tuple[Family, Sequence[Sample]]]) -> list[Metric]:
+    def metrics(
+        self, groups: Iterable[tuple[Family, Sequence[Sample]]], left_out: Family | None = None
+    ) -> list[Metric]:
         """The metrics of these families, jobmetrics' own first.
 
-        One whose name is no name or is taken already, by another metric or by one of its samples, is left
-        out and logged: Prometheus would refuse the whole exposition.
+        One family never costs another. A family that is not valid, whose name another metric has taken, or that
+        fails for any other reason is left out, logged and counted: Prometheus would refuse the whole exposition.
+
+        Args:
+            groups: families with their samples.
+            left_out: the gauge that shows how many families are left out; none if None.
         """
-        taken: dict[str, str] = {}
+        taken: dict[str, str] = {} if left_out is None else {left_out.name: left_out.name}
         found = []
+        missing = 0
         for family, samples in sorted(groups, key=_rank):
-            base = family.name.removesuffix(_TOTAL) if family.type == COUNTER else family.name
-            problem = _problem(family)
-            if problem is None:
-                names = [base, *(base + suffix for suffix in _SUFFIXES[family.type])]
-                other = next((taken[name] for name in names if name in taken), None)
-                problem = None if other is None else f"its name clashes with that of {other}"
-            if problem is not None:
-                self._log.warning(f"family {family.name}", "jobmetrics: %s is not shown: %s", family.name, problem)
-                continue
-            taken.update(dict.fromkeys(names, family.name))
-            found.append(self._metric(self._prefix + base, family, samples))
+            try:
+                found.append(self._checked(family, samples, taken))
+            except Exception as error:  # noqa: BLE001 - a foreign writer may have declared anything
+                missing += 1
+                self._log.warning(f"family {family.name}", "jobmetrics: %s is not shown: %s", family.name, error)
+        if left_out is not None:
+            found.append(self._metric(self._prefix + left_out.name, left_out, [Sample((), float(missing))]))
         return found
+
+    def _checked(self, family: Family, samples: Sequence[Sample], taken: dict[str, str]) -> Metric:
+        """The family's metric; its names are added to those that are taken. Raises ValueError."""
+        _check(family)
+        base = _base(family)
+        names = [base, *(base + suffix for suffix in _SUFFIXES[family.type])]
+        other = next((taken[name] for name in names if name in taken), None)
+        if other is not None:
+            raise ValueError(f"its name clashes with that of {other}")
+        metric = self._metric(self._prefix + base, family, samples)
+        taken.update(dict.fromkeys(names, family.name))
+        return metric
 
     def _metric(self, name: str, family: Family, samples: Sequence[Sample]) -> Metric:
         unit = family.unit if name.endswith(f"_{family.unit}") else ""  # OpenMetrics wants it at the end
@@ -121,13 +138,19 @@ def _unicode(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _problem(family: Family) -> str | None:
-    """Why a family cannot be shown, None when it can. A foreign writer may have declared anything."""
+def _base(family: Family) -> str:
+    return family.name.removesuffix(_TOTAL) if family.type == COUNTER else family.name
+
+
+def _check(family: Family) -> None:
+    """Raise ValueError with the reason when a family is not valid. A foreign writer may have declared anything."""
     if family.type not in _SUFFIXES:
-        return f"its type {family.type!r} is unknown"
-    if not _NAME.match(family.name):
-        return "this is no name for a metric"
+        raise ValueError(f"its type {family.type!r} is unknown")
+    if not _NAME.match(family.name) or not _base(family):
+        raise ValueError("this is not a valid metric name")
     labels = [*family.labels, "le"] if family.type == HISTOGRAM else list(family.labels)
     if len(set(labels)) != len(labels) or not all(_LABEL.match(label) for label in labels):
-        return f"its label names {', '.join(family.labels)} are not allowed"
-    return None
+        raise ValueError(f"its label names {', '.join(family.labels)} are not allowed")
+    bounds = (-math.inf, *family.buckets, math.inf)
+    if not all(low < high for low, high in itertools.pairwise(bounds)):
+        raise ValueError("its buckets are not ascending and finite")

@@ -35,7 +35,7 @@ class Scrape:
         groups: list[Group] = [*_own(reading, self._version), *_collected(self._collectors.states())]
         if reading.snapshot is not None:
             groups += _recorded(reading.snapshot, self._memory)
-        return self._exposition.metrics(groups)
+        return self._exposition.metrics(groups, left_out=families.INVALID_FAMILIES)
 
 
 def _recorded(snapshot: Snapshot, memory: WorkerMemory) -> list[Group]:

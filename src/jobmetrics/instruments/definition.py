@@ -46,7 +46,7 @@ def declared(name: str) -> Family | None:
 
 def define(
     type_: str,
-    name: str,
+    name: object,
     documentation: str,
     labels: tuple[str, ...],
     namespace: str = "",
@@ -61,8 +61,10 @@ def define(
     Raises:
         InstrumentError: one line that names what is wrong and what is allowed.
     """
-    full = "_".join(filter(None, (namespace, subsystem, name)))
+    full = "_".join(filter(None, (namespace, subsystem, name))) if isinstance(name, str) else ""
     base = full[: -len("_total")] if type_ == COUNTER and full.endswith("_total") else full
+    if not name or not base:
+        raise InstrumentError(f"{name!r} is no metric name: it takes a string that is not empty, such as orders")
     if unit and not base.endswith("_" + unit):
         base = f"{base}_{unit}"
     full = base + "_total" if type_ == COUNTER else base
