@@ -50,13 +50,18 @@ def note(where: str, error: BaseException) -> None:
     """
     if passes(error) or _propagates():
         raise error
-    counts = _own_counts()
-    counts[where] = counts.get(where, 0) + 1
+    count(where)
     now = time.monotonic()
     if now - _logged_at.get(where, -LOG_INTERVAL) >= LOG_INTERVAL:
         _logged_at[where] = now
         logger.warning("jobmetrics: error in %s, the job is not affected: %s: %s", where, type(error).__name__, error)
         logger.debug("jobmetrics: details of the error in %s", where, exc_info=error)
+
+
+def count(where: str) -> None:
+    """Count an error by its place; the caller logs it."""
+    counts = _own_counts()
+    counts[where] = counts.get(where, 0) + 1
 
 
 def guarded(where: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:

@@ -395,7 +395,7 @@ def default() -> Recorder:
     writer = current.writer()
     with making():
         if _default is None or _default.writer is not writer:
-            _default = Recorder(writer, current.settings_or_off())
+            _default = Recorder(writer, current.settings_in_force())
         _made_for = peek()
     return _default
 

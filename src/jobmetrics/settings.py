@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field
 from typing import Any, NoReturn
 
@@ -297,12 +297,34 @@ def parse(name: str, value: object, *, shown_as: str | None = None) -> Any:
         raise SettingsError(f"{label}={value!r} is not allowed; it takes {error}") from None
 
 
-def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings named by JOBMETRICS_* variables.
+class Findings:
+    """What is wrong with the environment and the file that it names.
 
-    Raises:
-        SettingsError: for an unknown variable or a bad value.
+    errors: values that cannot be used, one line each. unknown: variables that are not settings, by name: other
+    programs may have set them, as Kubernetes does for a Service called jobmetrics.
     """
+
+    __slots__ = ("errors", "unknown")
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.unknown: list[str] = []
+
+    def unknown_line(self) -> str:
+        """One line about the unknown variables; empty when there are none."""
+        return unknown_line(self.unknown, [CONFIG_VARIABLE, *(ENVIRONMENT_PREFIX + key.upper() for key in known())])
+
+
+def unknown_line(names: Sequence[str], allowed: Sequence[str]) -> str:
+    """One line about variables that are not settings, without their values; empty when there are none."""
+    if not names:
+        return ""
+    what = "is not a setting" if len(names) == 1 else "are not settings"
+    return f"{', '.join(names)} {what}, and ignored; the settings are {', '.join(allowed)}"
+
+
+def from_environment(environ: Mapping[str, str], findings: Findings) -> dict[str, Any]:
+    """The settings named by JOBMETRICS_* variables; what cannot be used is left out and added to the findings."""
     found: dict[str, Any] = {}
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
@@ -311,21 +333,33 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if name.split("_", 1)[0] in {"demo", "exporter"}:
             continue  # the commands' own variables, which are not settings of the recording
         if variable != variable.upper() or name not in known():
-            allowed = ", ".join([CONFIG_VARIABLE, *(ENVIRONMENT_PREFIX + key.upper() for key in known())])
-            raise SettingsError(f"unknown setting {variable}; allowed are {allowed}")
-        found[name] = parse(name, environ[variable], shown_as=variable)
+            findings.unknown.append(variable)
+            continue
+        try:
+            found[name] = parse(name, environ[variable], shown_as=variable)
+        except SettingsError as error:
+            findings.errors.append(str(error))
     return found
 
 
-def from_file(path: str) -> dict[str, Any]:
-    """The settings in a TOML file, at its top level. Its table [exporter] is the commands' own.
+def from_file(path: str, findings: Findings) -> dict[str, Any]:
+    """The settings in a TOML file, at its top level; what cannot be used is left out and added to the findings.
 
-    Raises:
-        SettingsError: when the file cannot be read, is no TOML, or has an unknown key or a bad value.
+    Its table [exporter] is the commands' own.
     """
-    table = _toml(path)
+    try:
+        table = _toml(path)
+    except SettingsError as error:
+        findings.errors.append(str(error))
+        return {}
     table.pop(EXPORTER_TABLE, None)
-    return {name: parse(name, value, shown_as=f"{name} (in {path})") for name, value in table.items()}
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        try:
+            found[name] = parse(name, value, shown_as=f"{name} (in {path})")
+        except SettingsError as error:
+            findings.errors.append(str(error))
+    return found
 
 
 def exporter_table(path: str) -> dict[str, Any]:
@@ -363,13 +397,26 @@ def load(environ: Mapping[str, str] | None = None, /, **keywords: object) -> Set
     Raises:
         SettingsError: one clear line naming the key, the value and what is allowed.
     """
+    settings, findings = read(environ, **keywords)
+    if findings.errors:
+        raise SettingsError(findings.errors[0])
+    return settings
+
+
+def read(environ: Mapping[str, str] | None = None, /, **keywords: object) -> tuple[Settings, Findings]:
+    """As `load`, but what is wrong with the environment or the file counts as not given, and is a finding.
+
+    Raises:
+        SettingsError: for a keyword that is unknown or has a bad value.
+    """
     environ = os.environ if environ is None else environ
+    findings = Findings()
     values: dict[str, Any] = {}
     if path := environ.get(CONFIG_VARIABLE):
-        values.update(from_file(path))
-    values.update(from_environment(environ))
+        values.update(from_file(path, findings))
+    values.update(from_environment(environ, findings))
     values.update({name: parse(name, value) for name, value in keywords.items()})
-    return Settings(**values)
+    return Settings(**values), findings
 
 
 def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[float, ...] | None:
@@ -380,6 +427,7 @@ def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[
 
 
 _in_force: Settings | None = None
+_findings: Findings | None = None  # of the settings read last, until they are reported
 _making: dict[int, threading.RLock] = {}  # by pid: whatever thread held its parent's is not there to let it go
 
 
@@ -394,20 +442,21 @@ def configure(**keywords: object) -> Settings:
     Call it before anything records: what has been recorded stays where it was.
 
     Raises:
-        SettingsError: for an unknown key or a bad value.
+        SettingsError: for an unknown key or a bad value among the keywords. What is wrong with the environment or
+            the file counts as not given, and is logged when recording begins.
     """
-    global _in_force
-    settings = load(None, **keywords)
+    global _in_force, _findings
+    settings, findings = read(None, **keywords)
     with making():
-        _in_force = settings
+        _in_force, _findings = settings, findings
     return settings
 
 
 def use(settings: Settings | None) -> None:
     """Put settings in force; None forgets them, so that they are read anew when next asked for."""
-    global _in_force
+    global _in_force, _findings
     with making():
-        _in_force = settings
+        _in_force, _findings = settings, None
 
 
 def peek() -> Settings | None:
@@ -416,15 +465,19 @@ def peek() -> Settings | None:
 
 
 def in_force() -> Settings:
-    """The settings of this process, read on first use.
-
-    Raises:
-        SettingsError: when the environment or the file is bad.
-    """
-    global _in_force
+    """The settings of this process, read on first use. A bad environment or file never raises here."""
+    global _in_force, _findings
     if _in_force is None:
-        settings = load()
+        settings, findings = read()
         with making():
             if _in_force is None:
-                _in_force = settings
+                _in_force, _findings = settings, findings
     return _in_force
+
+
+def take_findings() -> Findings:
+    """What is wrong with the environment and the file of the settings in force, once: whoever takes it reports it."""
+    global _findings
+    with making():
+        findings, _findings = _findings, None
+    return findings or Findings()

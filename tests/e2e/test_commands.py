@@ -121,8 +121,29 @@ def test_check_of_a_directory_that_cannot_be_used(mode: int | None, said: str, r
     assert any(line.startswith("PROBLEM") and said in line for line in done.stdout.splitlines())
 
 
-def test_check_with_wrong_settings_is_one_clear_line() -> None:
-    assert "JOBMETRICS_MAX_SERIES" in complaint(run("check", variables={"JOBMETRICS_MAX_SERIES": "x"}))
+def test_check_lists_what_is_wrong_with_the_environment_and_the_file(registry_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "jobmetrics.toml"
+    file.write_text("max_labels = 'x'\n[exporter]\nrq_ur = 'y'\n")
+    variables = {
+        "JOBMETRICS_MAX_SERIES": "x", "JOBMETRICS_CONFIG": str(file), "JOBMETRICS_SERVICE_HOST": "10.0.0.1",
+        "JOBMETRICS_EXPORTER_NONSENSE": "hidden-word",
+    }  # fmt: skip
+    done = run("check", "--dir", str(registry_dir), "--listen", "127.0.0.1:1", variables=variables)
+    assert (done.returncode, done.stderr) == (1, "")
+    problems = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert "max_labels (in " in problems[0]
+    assert "JOBMETRICS_MAX_SERIES='x' is not allowed; it takes a whole number from 1 to 10000000; " in problems[1]
+    assert "unknown key exporter.rq_ur" in problems[2]
+    notes = [line for line in done.stdout.splitlines() if "ignored" in line and line.startswith("note")]
+    assert "JOBMETRICS_SERVICE_HOST is not a setting, and ignored" in notes[0]
+    assert "Kubernetes" in notes[0]
+    assert "JOBMETRICS_EXPORTER_NONSENSE is not a setting, and ignored" in notes[1]
+    assert "Kubernetes" not in notes[1]
+    assert "hidden-word" not in done.stdout
+
+
+def test_check_with_a_wrong_option_is_one_clear_line() -> None:
+    assert "--listen='here'" in complaint(run("check", "--listen", "here"))
 
 
 # ------------------------------------------------------------------ top

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -290,11 +291,10 @@ def test_a_transport_whose_queues_cannot_be_read_is_absent_with_a_reason(registr
 @pytest.mark.parametrize(
     ("variables", "options", "named"),
     [
-        ({"JOBMETRICS_NONSENSE": "1"}, [], "JOBMETRICS_NONSENSE"),
-        ({"JOBMETRICS_EXPORTER_NONSENSE": "1"}, [], "JOBMETRICS_EXPORTER_NONSENSE"),
         ({"JOBMETRICS_MAX_SERIES": "many"}, [], "JOBMETRICS_MAX_SERIES='many'"),
         ({"JOBMETRICS_CONFIG": "/no/such/file"}, [], "/no/such/file"),
         ({"JOBMETRICS_EXPORTER_RQ_URL": "redis://h:x"}, [], "--rq-url"),
+        ({"JOBMETRICS_EXPORTER_TIMEOUT": "soon"}, [], "'soon' is not a valid float"),
         ({}, ["--listen", "here"], "--listen='here'"),
         ({}, ["--listen", "127.0.0.1:99999"], "99999"),
         ({}, ["--listen", "no-such-host.invalid:0"], "no-such-host.invalid"),
@@ -319,6 +319,35 @@ def test_bad_input_is_one_clear_line(
     line = complaint(done)
     assert named in line
     assert "hidden-word" not in line
+
+
+# As Kubernetes sets them in every pod beside Services called jobmetrics and jobmetrics-exporter.
+SERVICE_LINKS = {
+    f"{service}_{name}": value
+    for service in ("JOBMETRICS", "JOBMETRICS_EXPORTER")
+    for name, value in {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "9909",
+        "PORT": "tcp://10.0.0.1:9909",
+        "PORT_9909_TCP_ADDR": "10.0.0.1",
+    }.items()
+}
+
+
+def test_unknown_variables_are_a_warning_for_exporter_and_worker(registry_dir: Path, log: Path) -> None:
+    worker = "from jobmetrics import increment; increment('rows', 3)"
+    environment = {**os.environ, **SERVICE_LINKS, "JOBMETRICS_DIR": str(registry_dir)}
+    done = subprocess.run(
+        [sys.executable, "-c", worker], env=environment, capture_output=True, text=True, check=True, timeout=LIMIT
+    )
+    (line,) = done.stderr.splitlines()
+    assert "JOBMETRICS_SERVICE_HOST, JOBMETRICS_SERVICE_PORT are not settings, and ignored" in line
+    with running(registry_dir, log, **SERVICE_LINKS) as exporter:
+        assert exporter.scrape()("rows_total") == 3
+        warnings = [line for line in exporter.log.splitlines() if "WARNING" in line]
+    assert len(warnings) == 2
+    assert "JOBMETRICS_PORT, " in warnings[0]
+    assert "JOBMETRICS_EXPORTER_SERVICE_HOST, " in warnings[1]
 
 
 def test_a_port_in_use_is_one_clear_line(registry_dir: Path) -> None:

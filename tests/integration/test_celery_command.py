@@ -49,12 +49,15 @@ def test_before_any_worker_there_is_nothing_to_see(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
-    [("JOBMETRICS_ENABLED", "false", "the setting enabled"), ("JOBMETRICS_MAX_SERIES", "many", "many")],
+    [
+        ("JOBMETRICS_ENABLED", "false", "WRONG: recording is off: the setting enabled"),
+        ("JOBMETRICS_MAX_SERIES", "many", "WRONG: ignored, recording goes on without it: JOBMETRICS_MAX_SERIES='many'"),
+        ("JOBMETRICS_PORT", "tcp://10.0.0.1:9909", "note: JOBMETRICS_PORT is not a setting, and ignored"),
+    ],
 )
-def test_recording_that_is_off_is_told(name: str, value: str, told: str, registry_dir: Path) -> None:
+def test_what_is_wrong_with_the_environment_is_told(name: str, value: str, told: str, registry_dir: Path) -> None:
     code, said = _check("tests.integration.celery_app", **{"JOBMETRICS_DIR": str(registry_dir), name: value})
-    assert code == 1
-    assert "WRONG: recording is off" in said
+    assert code == 1, "no worker has recorded either"
     assert told in said
 
 

@@ -19,6 +19,7 @@ from tests.unit.doubles import FakeClock, die
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process knows of settings, writers, definitions and errors is forgotten, and restored after."""
     monkeypatch.setattr(settings, "_in_force", None)
+    monkeypatch.setattr(settings, "_findings", None)
     monkeypatch.setattr(current, "_writer", None)
     monkeypatch.setattr(current, "_made_from", None)
     monkeypatch.setattr(recorder, "_default", None)

@@ -260,13 +260,67 @@ def test_unknown_keyword_is_refused_with_the_known_ones() -> None:
     assert refusal({}, directory="/x") == f"unknown setting directory; allowed are {', '.join(settings.known())}"
 
 
-def test_unknown_environment_variable_is_refused_with_the_known_ones() -> None:
-    message = refusal({"JOBMETRICS_DIRECTORY": "/x"})
-    assert message.startswith("unknown setting JOBMETRICS_DIRECTORY; allowed are JOBMETRICS_CONFIG, JOBMETRICS_DIR,")
+# As Kubernetes sets them in every pod beside a Service called jobmetrics.
+SERVICE_LINKS = {
+    "JOBMETRICS_PORT": "tcp://10.0.0.1:9909",
+    "JOBMETRICS_PORT_9909_TCP_ADDR": "10.0.0.1",
+    "JOBMETRICS_SERVICE_HOST": "10.0.0.1",
+}
 
 
-def test_environment_variable_in_lower_case_is_refused() -> None:
-    assert refusal({"JOBMETRICS_dir": "/x"}).startswith("unknown setting JOBMETRICS_dir; ")
+def test_unknown_environment_variables_change_nothing_and_are_found_by_name() -> None:
+    assert load({**SERVICE_LINKS, "JOBMETRICS_NAMESPACE": "acme"}) == load({}, namespace="acme")
+    read, findings = settings.read(SERVICE_LINKS)
+    assert (read, findings.errors, findings.unknown) == (Settings(), [], sorted(SERVICE_LINKS))
+    line = findings.unknown_line()
+    assert line.startswith("JOBMETRICS_PORT, JOBMETRICS_PORT_9909_TCP_ADDR, JOBMETRICS_SERVICE_HOST are not settings")
+    assert "the settings are JOBMETRICS_CONFIG, JOBMETRICS_DIR, " in line
+    assert "10.0.0.1" not in line, "a value may be a secret"
+
+
+def test_environment_variable_in_lower_case_is_not_a_setting() -> None:
+    read, findings = settings.read({"JOBMETRICS_dir": "/x"})
+    assert (read.dir, findings.unknown) == (settings.default_dir(), ["JOBMETRICS_dir"])
+    assert findings.unknown_line().startswith("JOBMETRICS_dir is not a setting, and ignored; ")
+
+
+@pytest.mark.parametrize(("key", "given", "allowed"), BAD_TEXTS)
+def test_bad_environment_variable_counts_as_not_given_and_is_found(key: str, given: str, allowed: str) -> None:
+    variable = "JOBMETRICS_" + key.upper()
+    read, findings = settings.read({"JOBMETRICS_PROPAGATE_ERRORS": "true", variable: given})
+    assert getattr(read, key) == getattr(Settings(), key)
+    assert read.propagate_errors == (key != "propagate_errors"), "the others count"
+    (line,) = findings.errors
+    assert line.startswith(f"{variable}={given!r} is not allowed; it takes ")
+    assert allowed in line
+
+
+@pytest.mark.parametrize(("key", "given", "allowed"), BAD_TOML)
+def test_bad_toml_value_counts_as_not_given_and_is_found(tmp_path: Path, key: str, given: str, allowed: str) -> None:
+    environ = toml(tmp_path, f"{key} = {given}\n" + ("" if key == "max_labels" else "max_labels = 3\n"))
+    read, findings = settings.read(environ)
+    assert getattr(read, key) == getattr(Settings(), key)
+    assert read.max_labels == (Settings.max_labels if key == "max_labels" else 3), "the others count"
+    (line,) = findings.errors
+    assert line.startswith(f"{key} (in {environ['JOBMETRICS_CONFIG']})=")
+    assert allowed in line
+
+
+def test_good_value_of_the_file_counts_where_the_environment_has_a_bad_one(tmp_path: Path) -> None:
+    environ = toml(tmp_path, "max_series = 7\n")
+    assert settings.read({**environ, "JOBMETRICS_MAX_SERIES": "many"})[0].max_series == 7
+
+
+@pytest.mark.parametrize("text", ["dir /run\n", "directory = '/x'\n", None])
+def test_bad_file_leaves_the_environment_in_force(tmp_path: Path, text: str | None) -> None:
+    environ = toml(tmp_path, text) if text else {"JOBMETRICS_CONFIG": str(tmp_path / "none")}
+    read, findings = settings.read({**environ, "JOBMETRICS_NAMESPACE": "acme"})
+    assert (read, len(findings.errors)) == (load({}, namespace="acme"), 1)
+
+
+def test_bad_keyword_is_refused_whatever_else_is_wrong() -> None:
+    with pytest.raises(SettingsError, match=r"^max_series=0 "):
+        settings.read({"JOBMETRICS_LISTEN": "x"}, max_series=0)
 
 
 def test_unknown_toml_key_is_refused_naming_the_file(tmp_path: Path) -> None:
@@ -294,7 +348,9 @@ def test_bad_value_in_the_environment_is_refused_even_if_a_keyword_beats_it() ->
 
 
 def test_variables_of_the_commands_are_none_of_the_settings() -> None:
-    assert from_environment({"JOBMETRICS_DEMO_SPEED": "2", "JOBMETRICS_EXPORTER_X": "y", "HOME": "/"}) == {}
+    findings = settings.Findings()
+    environ = {"JOBMETRICS_DEMO_SPEED": "2", "JOBMETRICS_EXPORTER_X": "y", "HOME": "/"}
+    assert (from_environment(environ, findings), findings.unknown, findings.errors) == ({}, [], [])
 
 
 def test_empty_config_variable_means_no_file() -> None:
@@ -443,6 +499,13 @@ def test_configure_that_is_refused_leaves_what_was_in_force() -> None:
     with pytest.raises(SettingsError):
         settings.configure(namespace="acme_")
     assert settings.peek() is before
+
+
+def test_configure_takes_its_keywords_whatever_is_wrong_with_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "many")
+    assert settings.configure(namespace="acme") == load({}, namespace="acme")
+    assert len(settings.take_findings().errors) == 1
+    assert settings.take_findings().errors == [], "reported once"
 
 
 def test_use_none_forgets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from jobmetrics.celery import signals as handlers
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.registry.directory import INDEX_NAME, Directory
 
-Finding = tuple[bool, str]
+Finding = tuple[bool | None, str]  # whether it is well, None for what does no harm
 
+_STATES = {True: "ok", None: "note", False: "WRONG"}
 NOT_INSTRUMENTED = (
     'this app is not instrumented: add imports = ("jobmetrics.celery.plugin",) to its configuration, '
     "or call jobmetrics.celery.instrument(app)"
@@ -25,11 +26,12 @@ def findings(app: Any) -> Iterator[Finding]:
     """What is well and what is not, in words, the most basic first."""
     app.loader.import_default_modules()
     yield (True, "this app is instrumented") if handlers.is_connected() else (False, NOT_INSTRUMENTED)
-    try:
-        in_force = settings.in_force()
-    except JobmetricsError as error:
-        yield False, f"recording is off: {error}"
-        return
+    read, wrong = settings.read()
+    for error in wrong.errors:
+        yield False, f"ignored, recording goes on without it: {error}"
+    if wrong.unknown:
+        yield None, wrong.unknown_line()
+    in_force = settings.peek() or read
     if not in_force.enabled:
         yield False, "recording is off: the setting enabled says so"
         return
@@ -59,7 +61,7 @@ def check(context: click.Context) -> None:
     """Print what was found; exit 1 if anything is wrong."""
     well = True
     for good, text in findings(context.obj.app):
-        click.echo(f"{'ok' if good else 'WRONG'}: {text}")
-        well = well and good
+        click.echo(f"{_STATES[good]}: {text}")
+        well = well and good is not False
     if not well:
         context.exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobmetrics.cli import logs
-from jobmetrics.cli.options import collector_options, reading, settings_from
+from jobmetrics.cli.options import collector_options, reading, settings_to_check, unknown_variables
 
 if TYPE_CHECKING:
     from jobmetrics.exporter.checking import Finding
@@ -34,22 +34,25 @@ def check(
     """
     from jobmetrics.exporter.checking import PROBLEM
 
-    settings = settings_from(dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level)
+    settings, errors = settings_to_check(
+        dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level
+    )
     logs.configure("critical")  # what would be logged is what is printed
     options = collector_options(**brokers)
     problems = 0
-    for finding in _findings(settings, options):
+    for finding in _findings(settings, errors, options):
         problems += finding.state == PROBLEM
         _print(finding)
     print("nothing is wrong" if not problems else f"{problems} problem{'s' if problems > 1 else ''}")
     return 1 if problems else 0
 
 
-def _findings(settings: Any, options: Any) -> Iterator[Finding]:
+def _findings(settings: Any, errors: list[str], options: Any) -> Iterator[Finding]:
     from jobmetrics.exporter import checking
     from jobmetrics.exporter.app import build
 
     yield from checking.versions()
+    yield from checking.configuration(errors, unknown_variables())
     yield from checking.directory(settings)
     app = build(settings, options)
     app.collectors.start()

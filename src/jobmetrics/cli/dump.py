@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobmetrics.cli import logs
-from jobmetrics.cli.options import collector_options, reading, settings_from
+from jobmetrics.cli.options import collector_options, reading, settings_from, warn_of_unknown_variables
 
 
 @click.command()
@@ -26,6 +26,7 @@ def dump(
 
     settings = settings_from(dir=dir, namespace=namespace, labels=labels, log_level=log_level)
     logs.configure(settings.log_level)
+    warn_of_unknown_variables()
     options = collector_options(**brokers)
     app = build(settings, options)
     app.directory.require(missing_ok=False)

@@ -19,6 +19,7 @@ from jobmetrics.cli.options import (
     hide_after_seconds,
     reading,
     settings_from,
+    warn_of_unknown_variables,
 )
 
 logger = logging.getLogger("jobmetrics")
@@ -68,6 +69,7 @@ def exporter(
     server.Stop()
     settings = settings_from(dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level)
     logs.configure(settings.log_level, log_format)
+    warn_of_unknown_variables()
     web = webconfig.load(web_config) if web_config else webconfig.WebConfig()
     tls = allow = None
     if web.tls is not None:

@@ -12,6 +12,7 @@ from jobmetrics.cli.exporter import exporter
 from jobmetrics.cli.options import from_file
 from jobmetrics.cli.prune import prune
 from jobmetrics.cli.top import top
+from jobmetrics.errors import SettingsError
 
 READERS = ("exporter", "dump", "top", "check")  # what the table [exporter] of a configuration file is for
 
@@ -35,7 +36,11 @@ def jobmetrics(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     elif context.invoked_subcommand in READERS:
-        context.default_map = {context.invoked_subcommand: from_file()}
+        try:
+            context.default_map = {context.invoked_subcommand: from_file()}
+        except SettingsError:
+            if context.invoked_subcommand != "check":  # which lists it among what it finds
+                raise
 
 
 jobmetrics.add_command(exporter)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -12,6 +13,8 @@ from jobmetrics import settings
 from jobmetrics.collecting import DEFAULT_TIMEOUT, CollectorOptions, Target
 from jobmetrics.errors import SettingsError
 from jobmetrics.settings import Settings
+
+logger = logging.getLogger("jobmetrics")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,7 +99,25 @@ def settings_from(*, labels: Sequence[str] = (), **given: str | None) -> Setting
     Raises:
         SettingsError: naming the option, variable or key.
     """
-    _refuse_unknown_variables()
+    return settings.load(**_given(labels, given))
+
+
+def settings_to_check(*, labels: Sequence[str] = (), **given: str | None) -> tuple[Settings, list[str]]:
+    """The same, but what is wrong with the environment or the file is returned beside the settings, a line each.
+
+    Raises:
+        SettingsError: naming the option.
+    """
+    found, findings = settings.read(**_given(labels, given))
+    try:
+        from_file()
+    except SettingsError as error:
+        findings.errors.append(str(error))
+    return found, list(dict.fromkeys(findings.errors))
+
+
+def _given(labels: Sequence[str], given: Mapping[str, str | None]) -> dict[str, object]:
+    """The settings among a command's options."""
     values: dict[str, object] = {
         name: settings.parse(name, value, shown_as="--" + name.replace("_", "-"))
         for name, value in given.items()
@@ -104,7 +125,7 @@ def settings_from(*, labels: Sequence[str] = (), **given: str | None) -> Setting
     }
     if labels:
         values["labels"] = _constant_labels(labels)
-    return settings.load(**values)
+    return values
 
 
 def _constant_labels(labels: Sequence[str]) -> dict[str, str]:
@@ -120,22 +141,26 @@ def _constant_labels(labels: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _refuse_unknown_variables() -> None:
-    """The settings leave these variables to us, so a misspelt one is ours to find."""
-    context = click.get_current_context()
-    known = {str(option.envvar) for option in context.command.params if option.envvar}
-    for variable in sorted(os.environ):
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known | EXPORTER_ONLY:
-            raise SettingsError(f"unknown setting {variable}; allowed are {', '.join(sorted(known | EXPORTER_ONLY))}")
+def unknown_variables() -> list[str]:
+    """A line about variables that are not settings, and one about those that no command has; none of them is used.
+
+    The settings leave those of the commands to us, so a misspelt one is ours to find.
+    """
+    _, findings = settings.read()
+    unknown = [name for name in sorted(os.environ) if name.startswith(ENVIRONMENT_PREFIX) and name not in _VARIABLES]
+    return list(filter(None, (findings.unknown_line(), settings.unknown_line(unknown, _VARIABLES))))
+
+
+def warn_of_unknown_variables() -> None:
+    """Log those lines."""
+    for line in unknown_variables():
+        logger.warning("jobmetrics: %s", line)
 
 
 REFRESH_VARIABLE = _variable("refresh")
 WEB_CONFIG_VARIABLE = _variable("web_config")
 LOG_FORMAT_VARIABLE = _variable("log_format")
 HIDE_VARIABLE = _variable("hide_after")
-# No error for the commands that have no use for them.
-EXPORTER_ONLY = frozenset({REFRESH_VARIABLE, WEB_CONFIG_VARIABLE, LOG_FORMAT_VARIABLE, HIDE_VARIABLE})
-
 # Keys of the table [exporter] in the file that JOBMETRICS_CONFIG names, by the parameter they stand for.
 _FILE_KEYS = {
     "celery_broker": "celery_brokers",
@@ -149,6 +174,7 @@ _FILE_KEYS = {
     "log_format": "log_format",
     "hide_after": "hide_after",
 }
+_VARIABLES = tuple(_variable(key) for key in sorted(_FILE_KEYS))
 
 
 def from_file() -> dict[str, object]:

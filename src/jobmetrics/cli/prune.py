@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from jobmetrics.cli.options import directory_option, settings_from
+from jobmetrics.cli import logs
+from jobmetrics.cli.options import directory_option, settings_from, warn_of_unknown_variables
 from jobmetrics.errors import SettingsError
 
 
@@ -24,6 +25,8 @@ def prune(dir: str | None, yes: bool) -> int:  # noqa: A002 - the option is call
     from jobmetrics.registry.pruning import prune as forget
 
     settings = settings_from(dir=dir)
+    logs.configure(settings.log_level)
+    warn_of_unknown_variables()
     directory = Directory(settings.dir, settings.dir_group)
     directory.check()
     if not yes:

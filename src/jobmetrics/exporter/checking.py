@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import importlib.metadata
 import os
+import re
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _NEARLY = 0.9  # of the series limit
 _AHEAD = 60.0  # seconds that a start may lie in the future before somebody's clock is wrong
 _OLDEST = {"celery": (5, 3), "rq": (1, 16)}
 _ANSWER_SECONDS = 5.0
+_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,17 @@ def versions() -> Iterator[Finding]:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+
+
+def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Finding]:
+    """What is wrong with the environment and the file. errors, unknown: one line each."""
+    for line in errors:
+        yield Finding(PROBLEM, line, "workers ignore it and log an error until it is corrected")
+    for line in unknown:
+        remedy = ""
+        if _SERVICE_LINK.search(line):
+            remedy = "Kubernetes sets such names for a Service; enableServiceLinks: false in the pod spec stops it"
+        yield Finding(NOTE, line, remedy)
 
 
 def directory(settings: Settings) -> Iterator[Finding]:

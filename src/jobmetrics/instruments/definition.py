@@ -92,10 +92,7 @@ def _limits() -> Settings:
 
     A bad environment is reported where recording begins, not where a metric is defined.
     """
-    try:
-        return settings.peek() or settings.load()
-    except SettingsError:
-        return Settings()
+    return settings.peek() or settings.read()[0]
 
 
 def _check_labels(name: str, type_: str, labels: tuple[str, ...], limits: Settings) -> None:

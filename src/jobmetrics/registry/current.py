@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from jobmetrics import settings
-from jobmetrics.errors import SettingsError
+from jobmetrics import guard, settings
 from jobmetrics.registry.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
@@ -14,18 +13,19 @@ _writer: Writer | None = None
 _made_from: settings.Settings | None = None
 
 
-def settings_or_off() -> settings.Settings:
-    """The settings in force; with a bad environment or file, defaults with recording off, and one log line.
+def settings_in_force() -> settings.Settings:
+    """The settings in force. What is wrong with the environment or the file is logged and counted, once.
 
-    Metrics never keep a worker from starting.
+    Metrics never keep a worker from starting, and no variable that somebody set keeps it from recording.
     """
-    try:
-        return settings.in_force()
-    except SettingsError as error:
-        off = settings.Settings(enabled=False)
-        logger.error("jobmetrics: recording is off: %s", error)  # noqa: TRY400 - one clear line, no traceback
-        settings.use(off)
-        return off
+    in_force = settings.in_force()
+    findings = settings.take_findings()
+    for error in findings.errors:
+        guard.count("settings")
+        logger.error("jobmetrics: ignored, recording goes on without it: %s", error)
+    if findings.unknown:
+        logger.warning("jobmetrics: %s", findings.unknown_line())
+    return in_force
 
 
 def writer() -> Writer:
@@ -33,7 +33,7 @@ def writer() -> Writer:
     global _writer, _made_from
     if _writer is None or _made_from is not settings.peek():
         with settings.making():
-            in_force = settings_or_off()
+            in_force = settings_in_force()
             if _writer is None or _made_from is not in_force:
                 _writer, _made_from = Writer(in_force), in_force
     return _writer

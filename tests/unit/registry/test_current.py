@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics import settings
+from jobmetrics import guard, recorder, settings
+from jobmetrics.families import INTERNAL_ERRORS
 from jobmetrics.registry import current
+from jobmetrics.testing import read_sample
 
 
 def test_process_has_one_writer(in_force: settings.Settings) -> None:
@@ -30,26 +32,67 @@ def test_asking_for_the_writer_makes_no_directory(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("value", ["many", "0"])
-def test_bad_environment_switches_recording_off(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("JOBMETRICS_MAX_SERIES", value)
-    assert current.writer().enabled is False
+BAD_LINES = ["max_series = inf", "dir = 5", "nonsense", "buckets = {x = [1, 1" + "0" * 400 + "]}"]
 
 
-@pytest.mark.parametrize("line", ["max_series = inf", "dir = 5", "nonsense", "buckets = {x = [1, 1" + "0" * 400 + "]}"])
-def test_bad_file_switches_recording_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str) -> None:
+@pytest.fixture
+def default_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Where recording goes without any setting, for this test."""
+    path = str(tmp_path / "default")
+    monkeypatch.setattr(settings, "default_dir", lambda: path)
+    monkeypatch.setattr(settings.Settings.__dataclass_fields__["dir"], "default_factory", lambda: path)
+    return path
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_SERIES", "many"), ("MAX_SERIES", "0"), ("ENABLED", "maybe"), ("DIR", "")]
+)
+def test_bad_value_in_the_environment_does_not_keep_from_recording(
+    monkeypatch: pytest.MonkeyPatch, default_dir: str, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"JOBMETRICS_{name}", value)
+    writer = current.writer()
+    assert (writer.enabled, writer.max_series, writer.directory.path) == (True, 10_000, default_dir)
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_bad_file_does_not_keep_from_recording(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, default_dir: str, line: str
+) -> None:
     file = tmp_path / "jobmetrics.toml"
     file.write_text(line)
     monkeypatch.setenv("JOBMETRICS_CONFIG", str(file))
-    assert current.writer().enabled is False
+    assert current.writer().enabled is True
 
 
-def test_bad_environment_is_logged_once_in_one_line(
+def test_bad_values_are_logged_once_in_a_line_each_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JOBMETRICS_DIR", str(tmp_path / "registry"))
+    monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "many")
+    monkeypatch.setenv("JOBMETRICS_MAX_LABELS", "few")
+    recorder.default().tick()
+    recorder.default().tick()
+    first, second = errors(caplog)
+    assert first.startswith("jobmetrics: ignored, recording goes on without it: JOBMETRICS_MAX_LABELS='few' is not al")
+    assert "JOBMETRICS_MAX_SERIES='many' is not allowed; it takes a whole number" in second
+    assert not any(record.exc_info for record in caplog.records)
+    counted = read_sample(INTERNAL_ERRORS.name, {"where": "settings"}, directory=str(tmp_path / "registry"))
+    assert counted == 2
+
+
+def test_unknown_variables_are_one_warning_and_no_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "many")
+    monkeypatch.setenv("JOBMETRICS_PORT", "tcp://10.0.0.1:9909")
+    monkeypatch.setenv("JOBMETRICS_SERVICE_HOST", "10.0.0.1")
+    assert current.writer().enabled is True
     current.writer()
-    current.writer()
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.getMessage().startswith("jobmetrics: recording is off: JOBMETRICS_MAX_SERIES='many' is not allowed")
-    assert record.exc_info is None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("jobmetrics: JOBMETRICS_PORT, JOBMETRICS_SERVICE_HOST are not settings, and")
+    assert guard.take_counts() == {}
