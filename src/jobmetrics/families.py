@@ -268,7 +268,7 @@ SERIES_LIMIT = _family("jobmetrics_series_limit", GAUGE, "Series the registry di
 SUPERSEDED_SERIES = _family(
     "jobmetrics_superseded_series",
     GAUGE,
-    "Series of families that were declared anew and are not shown.",
+    "Series of earlier declarations that are not shown.",
     source=OWN,
 )
 INVALID_FAMILIES = _family(

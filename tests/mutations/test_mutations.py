@@ -107,6 +107,16 @@ MUTATIONS = [
         "test_index_lock.py::test_a_stopped_lock_holder_delays_no_job_by_more_than_50_ms",
     ),
     Mutation(
+        "newest",
+        "an older declaration never becomes the newest again",
+        "test_redeclared.py::test_other_buckets_win_once_and_stay",
+    ),
+    Mutation(
+        "nested",
+        "counts in nested earlier buckets are shown in the newest",
+        "test_redeclared.py::test_nested_buckets_are_counted_together",
+    ),
+    Mutation(
         "no_system_call",
         "a bound counter asks the system nothing",
         "test_no_system_call.py::test_a_bound_record_makes_no_system_call",

@@ -18,7 +18,6 @@ from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
 from jobmetrics.registry.locks import lock_within
 
 LOCK_WAIT = 0.05  # seconds a process waits for the index lock at the most
-_MAX_FAMILY_RECORDS = 4096  # processes that declare a family back and forth may not fill the disk
 _ATTEMPTS = 20
 
 
@@ -50,7 +49,8 @@ def _signature(family: Family) -> tuple[object, ...]:
 class SeriesIndex:
     """The families and series of one generation, as far as its records have been fed.
 
-    damaged: bytes that hold no valid record. next_cell: the first cell no series has.
+    newest: the number of each name's newest declaration, which stays the newest: a process that knows an older one
+    goes on recording under that. damaged: bytes that hold no valid record. next_cell: the first cell no series has.
     """
 
     def __init__(self, header: layout.IndexHeader) -> None:
@@ -65,7 +65,6 @@ class SeriesIndex:
         self.damaged = 0
         self.last_record = (layout.INDEX_HEADER_SIZE, b"")  # where the last good one begins, and its first bytes
         self._next_family = 0
-        self._family_records = 0
         self._numbers: dict[tuple[object, ...], int] = {}
         self._counts: dict[int, int] = {}
         self._counted = 0
@@ -99,12 +98,12 @@ class SeriesIndex:
         family = family_from(record.body)
         if family is None:
             return
-        self._family_records += 1
         self._next_family = max(self._next_family, record.number + 1)
-        if record.number not in self.families:
-            self._reserved += family.reserved
+        if record.number in self.families:
+            return
+        self._reserved += family.reserved
         self.families[record.number] = family
-        self.newest[family.name] = record.number
+        self.newest[family.name] = max(record.number, self.newest.get(family.name, 0))
         self._numbers[_signature(family)] = record.number
 
     def _take_series(self, record: layout.Record) -> None:
@@ -147,17 +146,14 @@ class SeriesIndex:
 
     def family_record(self, family: Family) -> layout.Record | None:
         """The record that must be appended before a series of this family; None when it is declared."""
-        number = self.number(family)
-        if number is not None and (
-            self.newest.get(family.name) == number or self._family_records >= _MAX_FAMILY_RECORDS
-        ):
+        if self.number(family) is not None:
             return None
         body = {
             "name": family.name, "type": family.type, "help": family.help, "labels": family.labels,
             "mode": family.mode, "buckets": family.buckets, "unit": family.unit, "source": family.source,
             "closed": family.closed,
         }  # fmt: skip
-        return layout.Record(layout.FAMILY_RECORD, self._next_family if number is None else number, family.width, body)
+        return layout.Record(layout.FAMILY_RECORD, self._next_family, family.width, body)
 
     def series_record(self, family: Family, number: int, values: tuple[str, ...]) -> layout.Record:
         body = {"family": number, "values": values}
@@ -327,7 +323,6 @@ class IndexFile:
             values, found = overflow, index.find(family, overflow)
         if declare is not None:
             self._append(fd, index, lambda: declare)
-            found = index.find(family, values)
         if found is None:
             number = index.number(family)
             assert number is not None, "the family was declared a moment ago"

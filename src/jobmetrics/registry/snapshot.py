@@ -138,7 +138,7 @@ class SnapshotReader:
             series=len(index.series),
             limit=index.limit,
             hidden=len(hidden),
-            superseded=sum(index.newest[index.families[number].name] != number for number, _ in index.series),
+            superseded=totals.superseded,
         )
 
     def _read_slot(self, number: int, inode: int | None, index: SeriesIndex, columns: Columns) -> Reading:

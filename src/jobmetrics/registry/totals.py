@@ -12,6 +12,7 @@ import numpy as np
 
 from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
 from jobmetrics.registry import layout
+from jobmetrics.registry.earlier import Earlier
 from jobmetrics.registry.index import Placement, SeriesIndex
 from jobmetrics.registry.samples import Active, Sample
 from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Reading
@@ -28,6 +29,7 @@ class Totals:
         self.slots = {LIVE: 0, FREE: 0, DAMAGED: 0}
         self._live: Cells = np.zeros(index.next_cell)  # of slots with an owner only
         self._extremes = _Extremes(index)
+        self._earlier = Earlier(index)
         self._starts: dict[int, list[float]] = {}  # of what runs, by the first cell of its jobs_active series
 
     def add(self, reading: Reading) -> None:
@@ -47,31 +49,43 @@ class Totals:
         """Each family as it was declared last, with its series. hidden: first cells of those not to be shown."""
         index = self._index
         samples: dict[int, list[Sample]] = {number: [] for number in index.newest.values()}
+        earlier = self._earlier
         for (number, values), place in index.series.items():
             if number not in samples:
-                continue  # superseded
-            if place.first in hidden:
+                continue  # of an earlier declaration
+            if place.first in hidden and hidden.issuperset(earlier.first_cells(number, values)):
                 continue
-            sample = self._sample(index.families[number], values, place)
+            sample = self._sample(number, values, place)
             if sample is not None:
                 samples[number].append(sample)
+        for number, values in earlier.rest():
+            if not hidden.issuperset(earlier.first_cells(number, values)):
+                samples[number].append(self._histogram(number, values, [0.0] * index.families[number].width))
         return [
             (index.families[number], found)
             for number, found in samples.items()
             if index.families[number].mode != JOURNAL
         ]
 
-    def _sample(self, family: Family, values: tuple[str, ...], place: Placement) -> Sample | None:
-        first = place.first
+    def _histogram(self, number: int, values: tuple[str, ...], cells: list[float]) -> Sample:
+        cells = self._earlier.add(number, values, cells, self.cells)
+        return Sample(values, buckets=tuple(cells[:-1]), sum=cells[-1])
+
+    def _sample(self, number: int, values: tuple[str, ...], place: Placement) -> Sample | None:
+        first, family = place.first, self._index.families[number]
         if family.type == HISTOGRAM:
-            cells = self.cells[first : first + place.width].tolist()
-            return Sample(values, buckets=tuple(cells[:-1]), sum=cells[-1])
+            return self._histogram(number, values, self.cells[first : first + place.width].tolist())
         if family.mode == SUM:
             return Sample(values, float(self.cells[first]))
         if family.mode == LIVE_SUM:
             return Sample(values, float(self._live[first]))
         value = self._extremes.value(first)
         return None if value is None else Sample(values, value)
+
+    @property
+    def superseded(self) -> int:
+        """Series of earlier declarations whose counts are not shown."""
+        return self._earlier.superseded
 
     def active(self) -> list[Active]:
         """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""

@@ -91,7 +91,7 @@ class Writer(Holding):
         if series.where[0] is self._row and series.where[1] + series.family.width <= len(slot.cells):
             return True  # a fork: the offset is still true, the slot was leased just now
         place = index.find(series.family, series.values)
-        if place is None or index.newest.get(series.family.name) != index.number(series.family):
+        if place is None:
             # Whoever met a held lock once does not wait for it again before it was free: no job waits twice.
             wait = 0.0 if self._contended else LOCK_WAIT
             place = self._file.place(index, series.family, series.values, wait)

@@ -280,13 +280,16 @@ def test_other_help_is_the_same_family(file: IndexFile) -> None:
     assert place(file, index, COUNTER, "a") == place(file, index, same, "a")
 
 
-def test_definition_that_is_declared_anew_is_the_newest_again(file: IndexFile) -> None:
+def test_older_definition_never_becomes_the_newest_again(file: IndexFile) -> None:
     index = file.load()
     first = place(file, index, COUNTER, "a")
     place(file, index, Family("c_total", "counter", "", ("user", "region")), "a", "b")
+    length = index.fed_to
     assert place(file, index, COUNTER, "a") == first
-    assert index.newest == {"c_total": 0}
-    assert file.load().newest == {"c_total": 0}
+    assert index.fed_to == length
+    place(file, index, COUNTER, "new")
+    assert index.newest == {"c_total": 1}
+    assert file.load().newest == {"c_total": 1}
 
 
 # ------------------------------------------------------------------ damage

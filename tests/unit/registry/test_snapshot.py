@@ -292,6 +292,79 @@ def test_newest_definition_is_shown_and_the_rest_counted(reader: SnapshotReader,
     ]
 
 
+def histogram(worker: Worker, *bounds: float) -> BoundHistogram:
+    return BoundHistogram(worker(), Family("h", "histogram", "", ("user",), buckets=bounds), ("a",))
+
+
+def shown(reader: SnapshotReader) -> list[tuple[tuple[float, ...], tuple[float, ...], float]]:
+    """Bounds, counts and sum of each histogram's series."""
+    return [
+        (family.buckets, sample.buckets, sample.sum) for family, found in reader.read().families for sample in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "counts"),
+    [
+        ((1.0, 4.0), (1.0, 2.0, 4.0), (1.0, 0.0, 1.0, 1.0)),
+        ((1.0, 2.0, 4.0), (1.0, 4.0), (1.0, 1.0, 1.0)),
+        ((1.0, 2.0), (2.0,), (1.0, 2.0)),
+    ],
+)
+def test_counts_of_nested_earlier_buckets_are_shown_in_the_newest(
+    reader: SnapshotReader,
+    worker: Worker,
+    before: tuple[float, ...],
+    after: tuple[float, ...],
+    counts: tuple[float, ...],
+) -> None:
+    earlier = histogram(worker, *before)
+    for value in (0.5, 3.0, 9.0):
+        earlier.observe(value)
+    newest = histogram(worker, *after)
+    BoundHistogram(worker(), newest.family, ("b",)).observe(0.0)  # declares it; series a is of the earlier one alone
+    assert (after, counts, 12.5) in shown(reader)
+    newest.observe(0.5)
+    assert (after, (counts[0] + 1.0, *counts[1:]), 13.0) in shown(reader)
+    assert reader.read().superseded == 0
+
+
+def test_counts_of_other_earlier_buckets_are_not_shown(reader: SnapshotReader, worker: Worker) -> None:
+    histogram(worker, 1.0, 3.0).observe(0.5)
+    histogram(worker, 2.0).observe(0.5)
+    assert shown(reader) == [((2.0,), (1.0, 0.0), 0.5)]
+    assert reader.read().superseded == 1
+
+
+def test_several_earlier_declarations_are_added_in_their_order(reader: SnapshotReader, worker: Worker) -> None:
+    first = histogram(worker, 1.0)
+    first.observe(0.1)
+    before = shown(reader)[0][2]
+    for bounds in ((1.0, 2.0), (1.0, 2.0, 4.0)):
+        histogram(worker, *bounds).observe(0.7)
+        now = shown(reader)[0][2]
+        assert now > before
+        before = now
+    first.observe(1e-17)
+    assert shown(reader)[0][2] >= before
+
+
+def test_earlier_series_that_change_are_not_hidden(registry_dir: Path, clock: FakeClock, worker: Worker) -> None:
+    hiding = SnapshotReader(str(registry_dir), clock, hide_after=60.0)
+    earlier, newest = histogram(worker, 1.0), histogram(worker, 1.0, 2.0)
+    earlier.observe(0.5)
+    newest.observe(0.5)
+    assert [counts for _, counts, _ in shown(hiding)] == [(2.0, 0.0, 0.0)]
+    clock.advance(50.0)
+    earlier.observe(0.5)
+    shown(hiding)
+    clock.advance(50.0)
+    assert [counts for _, counts, _ in shown(hiding)] == [(3.0, 0.0, 0.0)]
+    clock.advance(50.0)
+    assert shown(hiding) == []
+    hiding.close()
+
+
 def test_overflow_series_is_shown_as_any_other(registry_dir: Path, reader: SnapshotReader) -> None:
     small = Writer(Settings(dir=str(registry_dir), max_series=4))
     for user in "abcdef":
