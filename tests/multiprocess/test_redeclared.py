@@ -11,10 +11,12 @@ from jobmetrics.registry.snapshot import SnapshotReader
 from tests import readings
 from tests.multiprocess.support import record, worker
 
+Settings = dict[str, dict[str, tuple[float, ...]]]
+
 DURATION = "jobs_duration_seconds"
-OLD = {"buckets": {DURATION: (0.1, 1.0, 10.0)}}
-FINER = {"buckets": {DURATION: (0.1, 0.5, 1.0, 10.0)}}
-OTHER = {"buckets": {DURATION: (0.2, 2.0, 20.0)}}
+OLD: Settings = {"buckets": {DURATION: (0.1, 1.0, 10.0)}}
+FINER: Settings = {"buckets": {DURATION: (0.1, 0.5, 1.0, 10.0)}}
+OTHER: Settings = {"buckets": {DURATION: (0.2, 2.0, 20.0)}}
 
 
 class Increase:
@@ -45,7 +47,7 @@ class Increase:
         self._last = now
 
 
-def deploy(path: Path, before: dict[str, object], after: dict[str, object], scrape: Callable[[], None]) -> None:
+def deploy(path: Path, before: Settings, after: Settings, scrape: Callable[[], None]) -> None:
     """200 executions, 190 of them of the old definition; the processes begin in turn, with a scrape after each."""
     for _ in range(10):
         for settings, executions in ((before, 19), (after, 1)):
@@ -54,9 +56,7 @@ def deploy(path: Path, before: dict[str, object], after: dict[str, object], scra
 
 
 @pytest.mark.parametrize(("before", "after"), [(OLD, FINER), (FINER, OLD)], ids=["finer", "coarser"])
-def test_nested_buckets_are_counted_together(
-    registry_dir: Path, before: dict[str, object], after: dict[str, object]
-) -> None:
+def test_nested_buckets_are_counted_together(registry_dir: Path, before: Settings, after: Settings) -> None:
     with readings.reader(registry_dir) as reader:
         seen = Increase(reader)
         deploy(registry_dir, before, after, seen.scrape)
