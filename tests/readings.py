@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.snapshot import Sample, Snapshot, SnapshotReader
 
 
 @contextmanager
 def reader(path: Path) -> Iterator[SnapshotReader]:
-    """A reader that is closed at the end."""
-    opened = SnapshotReader(str(path))
+    """A reader that is closed at the end, whoever owns the directory."""
+    owner = path.lstat().st_uid if path.exists() else None
+    opened = SnapshotReader(Directory(str(path), owner=owner))
     try:
         yield opened
     finally:

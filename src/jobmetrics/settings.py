@@ -30,7 +30,7 @@ MAX_BUCKETS = 128
 MAX_LIMIT = 1024  # characters, or labels: what a record of the index has room for
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
-_NO_GROUP = 2**32 - 1  # what chown takes for "leave it"
+_NO_ACCOUNT = 2**32 - 1  # what chown takes for "leave it"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 # Texts: re compiles and keeps them at their first use, which most workers never come to.
@@ -69,15 +69,26 @@ def _group(value: Any) -> int:
     """A group's name or number as its number."""
     import grp  # not on Windows, where nothing is recorded
 
+    return _account(value, lambda name: grp.getgrnam(name).gr_gid, "the name or number of a group on this machine")
+
+
+def _user(value: Any) -> int:
+    """A user's name or number as its number."""
+    import pwd  # not on Windows, where nothing is recorded
+
+    return _account(value, lambda name: pwd.getpwnam(name).pw_uid, "the name or number of a user on this machine")
+
+
+def _account(value: Any, number_of: Callable[[str], int], allowed: str) -> int:
     try:
         if isinstance(value, int) or _is_number(value):
             number = -1 if isinstance(value, bool) else int(value)
         else:
-            number = grp.getgrnam(_text(value)).gr_gid
+            number = number_of(_text(value))
     except (KeyError, ValueError):
         number = -1
-    if not 0 <= number < _NO_GROUP:
-        raise ValueError("the name or number of a group on this machine")
+    if not 0 <= number < _NO_ACCOUNT:
+        raise ValueError(allowed)
     return number
 
 
@@ -221,6 +232,11 @@ class Settings:
     dir_group: int | None = _setting(
         _group,
         "group whose members share the directory (mode 2770); none: only its owner (0700)",
+        default=None,
+    )
+    dir_owner: int | None = _setting(
+        _user,
+        "another user whose directory the commands may read; none: only their own user's and root's",
         default=None,
     )
     enabled: bool = _setting(_flag, "record at all", default=True)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
+from tests.multiprocess.places import ALICE, need_root
 from tests.readings import until, values
 
 
@@ -119,6 +120,25 @@ def test_check_of_a_directory_that_cannot_be_used(mode: int | None, said: str, r
             registry_dir.chmod(0o700)
     assert (done.returncode, done.stderr) == (1, "")
     assert any(line.startswith("PROBLEM") and said in line for line in done.stdout.splitlines())
+
+
+def test_a_strangers_directory_is_refused_until_the_setting_allows_it(registry_dir: Path) -> None:
+    """Another local user may have made the default directory first; --dir is no leave either."""
+    need_root()
+    with recording(registry_dir):
+        pass
+    for path in (registry_dir, *registry_dir.iterdir()):
+        os.chown(path, ALICE, ALICE)
+    options = ("--dir", str(registry_dir))
+    said = f"{registry_dir} belongs to user {ALICE}, this process is user 0"
+    done = run("check", *options, "--listen", "127.0.0.1:1")
+    assert any(line.startswith("PROBLEM") and said in line and "dir_owner" in line for line in done.stdout.splitlines())
+    for command in ("dump", "top", "prune"):
+        done = run(command, *options, *{"top": ["--once"], "prune": ["--yes"]}.get(command, []))
+        assert said in complaint(done)
+    allowed = {"JOBMETRICS_DIR_OWNER": str(ALICE)}
+    assert "jobs_total{" in run("dump", *options, variables=allowed).stdout
+    assert said not in run("check", *options, "--listen", "127.0.0.1:1", variables=allowed).stdout
 
 
 def test_check_lists_what_is_wrong_with_the_environment_and_the_file(registry_dir: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from jobmetrics.errors import DirectoryRefused, RegistryError
+from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.snapshot import SnapshotReader
 from tests import readings
 from tests.multiprocess.places import ALICE, BOB, CAROL, OTHERS, TEAM, become, need_root, open_place
 from tests.multiprocess.support import Worker, child, children, in_child, names, record, serve, slot_files, workers
@@ -180,6 +182,66 @@ def test_a_user_outside_the_group_is_refused(place: Path) -> None:
     in_child(run)
     assert {name: (path / name).read_bytes() for name in names(path)} == before
     assert "dir_group" in refused(path, BOB, BOB, OTHERS, dir_group=OTHERS)
+
+
+def told(path: Path, user: int | None = None, *groups: int, **allowed: int) -> str:
+    """What a reader of this user and of these groups is told; empty if it reads one slot."""
+
+    def run(pipe: Any) -> None:
+        if user is not None:
+            become(user, *(groups or (user,)))
+        reader = SnapshotReader(Directory(str(path), **allowed))
+        try:
+            assert reader.read().free == 1
+        except DirectoryRefused as error:
+            pipe.send((True, str(error)))
+        else:
+            pipe.send((True, ""))
+
+    with child(run) as one:
+        one.join()
+        return str(one.answer())
+
+
+@pytest.mark.parametrize("reader", [BOB, None], ids=["another user", "root"])
+def test_a_strangers_directory_is_not_read_without_leave(reader: int | None, place: Path) -> None:
+    """Whoever makes the directory first decides what the exporter shows."""
+    path = place / "registry"
+    hit(path, ALICE)
+    path.chmod(0o755)
+    (path / "index").chmod(0o644)
+    (path / "slot-00000").chmod(0o644)
+    message = told(path, reader)
+    assert f"belongs to user {ALICE}" in message
+    assert f"dir_owner to {ALICE}" in message
+    assert told(path, reader, owner=CAROL) == message
+    assert told(path, reader, group=TEAM) == message
+    assert told(path, reader, owner=ALICE) == ""
+    assert told(path, ALICE) == ""
+
+
+def test_a_directory_of_root_is_read_by_everyone_who_can(place: Path) -> None:
+    path = place / "registry"
+    hit(path)
+    path.chmod(0o755)
+    (path / "index").chmod(0o644)
+    (path / "slot-00000").chmod(0o644)
+    assert told(path, BOB) == ""
+
+
+def test_another_members_directory_is_read_in_the_name_of_the_group(place: Path) -> None:
+    path = place / "registry"
+    hit(path, ALICE, ALICE, TEAM, dir_group=TEAM)
+    assert "dir_group" in told(path, BOB, BOB, TEAM)
+    assert "dir_group" in told(path, BOB, BOB, TEAM, OTHERS, group=OTHERS)
+    assert told(path, BOB, BOB, TEAM, group=TEAM) == ""
+
+
+def test_leave_to_read_is_no_leave_to_record(place: Path) -> None:
+    path = place / "registry"
+    hit(path, ALICE)
+    assert f"belongs to user {ALICE}" in refused(path, dir_owner=ALICE)
+    assert {(path / name).stat().st_uid for name in names(path)} == {ALICE}
 
 
 def test_a_directory_of_another_group_is_not_taken_over(place: Path) -> None:

@@ -92,6 +92,12 @@ MUTATIONS = [
         "test_private.py::test_a_planted_link_is_never_followed",
     ),
     Mutation(
+        "strangers_directory",
+        "readers refuse the directory of another user",
+        "test_private.py::test_a_strangers_directory_is_not_read_without_leave",
+        needs_root=True,
+    ),
+    Mutation(
         "empty_name",
         "an empty metric name is refused",
         "unit/test_adhoc.py::test_misuse_surfaces_in_tests",

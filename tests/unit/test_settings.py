@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import grp
 import os
+import pwd
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jobmetrics.errors import SettingsError
 from jobmetrics.settings import DEFAULT_BUCKETS, Settings, buckets_for, from_environment, load, parse
 
 GROUP = grp.getgrgid(os.getgid())
+USER = pwd.getpwuid(os.getuid())
 
 
 class Quota(Exception):
@@ -30,6 +32,10 @@ GOOD_KEYWORDS: list[tuple[str, object, object]] = [
     ("dir_group", GROUP.gr_name, GROUP.gr_gid),
     ("dir_group", GROUP.gr_gid, GROUP.gr_gid),
     ("dir_group", None, None),
+    ("dir_owner", USER.pw_name, USER.pw_uid),
+    ("dir_owner", USER.pw_uid, USER.pw_uid),
+    ("dir_owner", 4321, 4321),
+    ("dir_owner", None, None),
     ("enabled", False, False),
     ("buckets", {"jobs_*": [1, 2.5]}, {"jobs_*": (1.0, 2.5)}),
     ("buckets", {"jobs_duration_seconds": "1,2"}, {"jobs_duration_seconds": (1.0, 2.0)}),
@@ -57,6 +63,8 @@ GOOD_TEXTS: list[tuple[str, str, object]] = [
     ("dir", "/run/metrics", "/run/metrics"),
     ("dir_group", str(GROUP.gr_gid), GROUP.gr_gid),
     ("dir_group", GROUP.gr_name, GROUP.gr_gid),
+    ("dir_owner", str(USER.pw_uid), USER.pw_uid),
+    ("dir_owner", USER.pw_name, USER.pw_uid),
     *[("enabled", text, True) for text in ("1", "true", "Yes", " on ")],
     *[("enabled", text, False) for text in ("0", "false", "No", "OFF")],
     (
@@ -83,6 +91,7 @@ GOOD_TEXTS: list[tuple[str, str, object]] = [
 GOOD_TOML: list[tuple[str, str, object]] = [
     ("dir", '"/run/metrics"', "/run/metrics"),
     ("dir_group", str(GROUP.gr_gid), GROUP.gr_gid),
+    ("dir_owner", str(USER.pw_uid), USER.pw_uid),
     ("enabled", "false", False),
     ("buckets", "{'jobs_*' = [1, 60.5]}", {"jobs_*": (1.0, 60.5)}),
     ("max_name_length", "7", 7),
@@ -110,6 +119,10 @@ BAD_KEYWORDS: list[tuple[str, object, str]] = [
     ("dir_group", -1, "group on this machine"),
     ("dir_group", "²", "group on this machine"),
     ("dir_group", [], "group on this machine"),
+    ("dir_owner", "no-such-user-here", "user on this machine"),
+    ("dir_owner", True, "user on this machine"),
+    ("dir_owner", -1, "user on this machine"),
+    ("dir_owner", [], "user on this machine"),
     ("enabled", "maybe", "true or false"),
     ("enabled", 2, "true or false"),
     ("enabled", None, "true or false"),
@@ -175,6 +188,7 @@ BAD_TEXTS: list[tuple[str, str, str]] = [
 ]
 
 BAD_TOML: list[tuple[str, str, str]] = [
+    ("dir_owner", "[]", "user on this machine"),
     ("dir", "7", "path of a directory"),
     ("dir_group", "true", "group on this machine"),
     ("enabled", "1.0", "true or false"),
@@ -379,6 +393,7 @@ def test_defaults_are_as_documented() -> None:
     assert values == {
         "dir": settings.default_dir(),
         "dir_group": None,
+        "dir_owner": None,
         "enabled": True,
         "buckets": {},
         "max_name_length": 128,
@@ -443,7 +458,7 @@ def test_settings_are_copied_with_a_change() -> None:
 
 def test_settings_show_their_values() -> None:
     shown = repr(Settings(max_labels=3, dir="/x"))
-    assert shown.startswith("Settings(dir='/x', dir_group=None, enabled=True, ")
+    assert shown.startswith("Settings(dir='/x', dir_group=None, dir_owner=None, enabled=True, ")
     assert shown.endswith(
         ", max_labels=3, ignore=(), error_types={}, propagate_errors=False, log_level='info', "
         "namespace='', labels={}, listen='127.0.0.1:9909')"

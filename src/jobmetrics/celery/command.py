@@ -36,7 +36,7 @@ def findings(app: Any) -> Iterator[Finding]:
         yield False, "recording is off: the setting enabled says so"
         return
     yield True, f"it records to {in_force.dir}"
-    yield _directory(Directory(in_force.dir, in_force.dir_group))
+    yield _directory(Directory(in_force.dir, in_force.dir_group, in_force.dir_owner))
 
 
 def _directory(directory: Directory) -> Finding:

@@ -27,7 +27,7 @@ def prune(dir: str | None, yes: bool) -> int:  # noqa: A002 - the option is call
     settings = settings_from(dir=dir)
     logs.configure(settings.log_level)
     warn_of_unknown_variables()
-    directory = Directory(settings.dir, settings.dir_group)
+    directory = Directory(settings.dir, settings.dir_group, settings.dir_owner)
     directory.check()
     if not yes:
         if not sys.stdin.isatty():

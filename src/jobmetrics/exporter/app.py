@@ -14,6 +14,7 @@ from jobmetrics.exporter.landing import landing
 from jobmetrics.exporter.pages import MetricsPage, Pages
 from jobmetrics.exporter.scrape import Scrape
 from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.registry.directory import Directory
 from jobmetrics.settings import Settings
 
 
@@ -52,7 +53,7 @@ def build(
         SettingsError: when the options or settings contradict each other or something asked for is not installed.
     """
     log = Sparingly()
-    directory = RegistryDirectory(settings.dir, log, hide_after)
+    directory = RegistryDirectory(Directory(settings.dir, settings.dir_group, settings.dir_owner), log, hide_after)
     exposition = Exposition(settings.namespace, settings.labels, log)
     collectors = BackgroundCollectors(
         [

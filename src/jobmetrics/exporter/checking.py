@@ -81,7 +81,8 @@ def directory(settings: Settings) -> Iterator[Finding]:
     """The registry directory: where it is, who may use it, and what it holds."""
     path = settings.dir
     try:
-        info = Directory(path, settings.dir_group).check()
+        found = Directory(path, settings.dir_group, settings.dir_owner)
+        info = found.check()
     except DirectoryMissing:
         yield Finding(
             PROBLEM, f"{path} does not exist: nothing has recorded here",
@@ -103,7 +104,7 @@ def directory(settings: Settings) -> Iterator[Finding]:
             "set dir_group to share it",
         )  # fmt: skip
     yield from _file_system(path)
-    reader = SnapshotReader(path)
+    reader = SnapshotReader(found)
     try:
         snapshot = reader.read()
     except (OSError, RegistryError) as error:

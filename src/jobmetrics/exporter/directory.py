@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
 from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
 
 
@@ -26,10 +27,10 @@ class DirectoryReading:
 class RegistryDirectory:
     """Reads one registry directory for any number of threads, one after another. Never raises once it serves."""
 
-    def __init__(self, path: str, log: Sparingly, hide_after: float | None = None) -> None:
-        self.path = path
+    def __init__(self, directory: Directory, log: Sparingly, hide_after: float | None = None) -> None:
+        self.path = directory.path
         self._log = log
-        self._reader = SnapshotReader(path, hide_after=hide_after)
+        self._reader = SnapshotReader(directory, hide_after=hide_after)
         self._lock = threading.Lock()
 
     def require(self, *, missing_ok: bool) -> None:

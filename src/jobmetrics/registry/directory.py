@@ -36,13 +36,18 @@ def slot_number(name: str) -> int | None:
 
 
 class Directory:
-    """A registry directory. group: the group that shares it, None when it is its owner's alone."""
+    """A registry directory.
 
-    __slots__ = ("group", "path")
+    group: the group that shares it, None when it is its owner's alone. owner: a user whose directory may be read
+    beside one's own and root's; it allows no writing.
+    """
 
-    def __init__(self, path: str, group: int | None = None) -> None:
+    __slots__ = ("group", "owner", "path")
+
+    def __init__(self, path: str, group: int | None = None, owner: int | None = None) -> None:
         self.path = path
         self.group = group
+        self.owner = owner
 
     @property
     def file_mode(self) -> int:
@@ -76,14 +81,14 @@ class Directory:
             raise DirectoryRefused(f"{self.path} belongs to group {info.st_gid}, dir_group is {self.group}")
 
     def _settled(self) -> os.stat_result:
-        """As `check`. Another member who has made the directory just now gives it to the group a moment later."""
-        info = self.check()
+        """As `_look`. Another member who has made the directory just now gives it to the group a moment later."""
+        info = self._look()
         deadline = time.monotonic() + _MAKING
         while self.group is not None and info.st_uid != os.geteuid() and time.monotonic() < deadline:
             if info.st_gid == self.group and stat.S_IMODE(info.st_mode) == _SHARED:
                 break
             time.sleep(_MAKING / 20)
-            info = self.check()
+            info = self._look()
         return info
 
     def _make(self) -> None:
@@ -92,13 +97,24 @@ class Directory:
             os.chmod(self.path, 0o700)  # whatever the umask
 
     def check(self) -> os.stat_result:
-        """Check that the directory is one that may be read.
+        """Check that the directory is one that may be read: its owner decides what a reader shows.
 
         Raises:
             DirectoryMissing: when there is none.
-            DirectoryRefused: for a link, something else than a directory, or one that anyone may write to.
+            DirectoryRefused: for a link, something else than a directory, one that anyone may write to, or one of
+                another user that neither `group` nor `owner` allows.
             OSError: when it cannot be looked at.
         """
+        info = self._look()
+        if info.st_uid not in (os.geteuid(), 0, self.owner) and info.st_gid != self.group:
+            raise DirectoryRefused(
+                f"{self.path} belongs to user {info.st_uid}, this process is user {os.geteuid()}; if you trust that "
+                f"user, set dir_owner to {info.st_uid}, or dir_group to a group that shares the directory"
+            )
+        return info
+
+    def _look(self) -> os.stat_result:
+        """As `check`, whoever owns it."""
         try:
             info = os.lstat(self.path)
         except FileNotFoundError:

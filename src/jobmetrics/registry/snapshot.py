@@ -50,12 +50,17 @@ class Snapshot:
 class SnapshotReader:
     """Reads one directory again and again. Not for several threads at once; `close` when done.
 
-    path: the registry directory. clock: epoch seconds. hide_after: seconds without a change after which a
-    series is not shown until it changes again, None for never; no count is lost by it.
+    directory: the registry directory, or its path. clock: epoch seconds. hide_after: seconds without a change
+    after which a series is not shown until it changes again, None for never; no count is lost by it.
     """
 
-    def __init__(self, path: str, clock: Callable[[], float] = time.time, hide_after: float | None = None) -> None:
-        self._directory = Directory(path)
+    def __init__(
+        self,
+        directory: Directory | str,
+        clock: Callable[[], float] = time.time,
+        hide_after: float | None = None,
+    ) -> None:
+        self._directory = Directory(directory) if isinstance(directory, str) else directory
         self._clock = clock
         self._staleness = None if hide_after is None else Staleness(hide_after)
         self._index: SeriesIndex | None = None
