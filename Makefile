@@ -8,8 +8,20 @@ CHECKED := $(wildcard src tests benchmarks examples)
 # The dashboards' generator needs Python 3.11.
 CHECKED += $(shell $(PYTHON) -c 'import sys; print("dashboards" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 
+# Many tests wait for processes, so there are more of them at a time than processors.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+PYTEST = $(if $(COVERAGE),COVERAGE_FILE=$(CURDIR)/.coverage/data) $(BIN)/python -m pytest \
+	$(if $(COVERAGE),--cov --cov-append --cov-report=) $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
+PARALLEL := -n $(WORKERS) --dist loadgroup
+# Heavy repetitions are made as small as fits into so many seconds.
+LONG_SECONDS ?= 180
+# What is done side by side prints what it has to say when it ends, where make can do that.
+TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# Of nox; Celery's newest is in .venv already.
+LANES := celery-oldest rq-oldest rq-newest
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo servers test test-fast test-long bench lint types layers docs dashboards clean
+.PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long $(LANES:%=lane-%) bench lint types layers docs dashboards clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -24,14 +36,30 @@ demo: setup ## show everything at once on real workers (DEMO_SECONDS=20, REDIS_U
 servers: # a missing server skips its tests, and fails them when CI=true
 	@tools/servers.sh ensure redis rabbitmq prometheus systemd wget || true
 
-test: setup servers lint types layers ## lint, types, layers and all tests but the long ones
-	$(BIN)/python -m pytest
+checks: setup # side by side
+	@$(TOGETHER) -j3 lint types layers
+
+test: checks servers ## lint, types, layers and all tests but those of make test-all: before you send a change
+	$(PYTEST) $(PARALLEL)
+
+test-all: setup servers ## everything that make test leaves out: other versions and pools, mutations, repetitions
+	@$(TOGETHER) --keep-going -j2 test-full $(LANES:%=lane-%)
+	@$(TOGETHER) test-serial
+
+test-full: setup servers # but what measures the machine
+	LONG_SECONDS=$(LONG_SECONDS) NAMED_TESTS_RUN=1 $(PYTEST) $(PARALLEL) -m "(full or long) and not serial"
+
+test-serial: setup servers # what measures the machine, alone
+	$(PYTEST) -m "serial and not long"
+
+$(LANES:%=lane-%): setup servers
+	$(BIN)/nox -t $(@:lane-%=%)
 
 test-fast: setup ## the unit tests only
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) $(PARALLEL) tests/unit
 
-test-long: setup servers ## the heavy repetitions
-	$(BIN)/python -m pytest -m long
+test-long: setup servers ## the heavy repetitions in full
+	$(PYTEST) -m long
 
 bench: setup ## measure the budgets on this machine
 	$(BIN)/python -m benchmarks
@@ -54,5 +82,5 @@ dashboards: setup ## write dashboards/grafana/*.json anew
 	$(BIN)/python -m dashboards
 
 clean: ## remove everything the targets made
-	rm -rf .venv .nox build dist docs/_build .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .nox build dist docs/_build .coverage .reports .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,9 +5,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nox
 
-TOOLS = ("hypothesis", "psutil", "pytest>=8.2", "pytest-timeout")
+nox.options.reuse_venv = "yes"  # pip installs what has changed
+
+TOOLS = ("hypothesis", "psutil", "pytest>=8.2", "pytest-timeout", "pytest-xdist")
+
+# Most tests wait for workers, so there are two at a time whatever else runs.
+PYTEST = ("python", "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-m", "not (long or serial)")
+
+
+def each(system: str, versions: tuple[str, ...]) -> Any:
+    """A session for each version; the first and the last are what make test-all runs by their tags."""
+    tags = {versions[0]: [f"{system}-oldest"], versions[-1]: [f"{system}-newest"]}
+    return nox.parametrize("version", [nox.param(version, tags=tags.get(version, [])) for version in versions])
+
 
 RQ_VERSIONS = ("1.16", "2.0", "2.6", "2.12")
 RQ_TESTS = (
@@ -19,12 +33,12 @@ RQ_TESTS = (
 
 
 @nox.session
-@nox.parametrize("version", RQ_VERSIONS)
+@each("rq", RQ_VERSIONS)
 def rq(session: nox.Session, version: str) -> None:
     """RQ, the oldest that is supported, the newest, and those between where its workers changed."""
     session.install("-e", ".[rq,exporter]", f"rq=={version}.*", "fakeredis", *TOOLS)
     # Old releases warn of their own use of their own functions.
-    session.run("python", "-m", "pytest", "-W", "ignore::DeprecationWarning", *RQ_TESTS, *session.posargs)
+    session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *RQ_TESTS, *session.posargs)
 
 
 CELERY_VERSIONS = ("5.3", "5.5", "5.6", "5.7")
@@ -44,10 +58,10 @@ CELERY_TESTS = (
 
 
 @nox.session
-@nox.parametrize("version", CELERY_VERSIONS)
+@each("celery", CELERY_VERSIONS)
 def celery(session: nox.Session, version: str) -> None:
     """Celery, the oldest that is supported, the newest, and those between: each tells of ends in its own way."""
     # The newest kombu asks for a newer redis-py than the extra of Celery 5.3 allows.
     of_its_time = ("kombu==5.3.*",) if version == "5.3" else ()
     session.install("-e", ".[celery,exporter]", f"celery=={version}.*", *of_its_time, "gevent", *TOOLS)
-    session.run("python", "-m", "pytest", "-W", "ignore::DeprecationWarning", *CELERY_TESTS, *session.posargs)
+    session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *CELERY_TESTS, *session.posargs)

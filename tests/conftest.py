@@ -6,6 +6,8 @@ import contextlib
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import signal
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -25,6 +27,26 @@ _MARK = "STARTED_BY_TEST"
 # A process that has been told to end gets this long to be gone.
 _GRACE_SECONDS = 2.0
 
+_UNIT = Path(__file__).parent / "unit"
+
+
+def pytest_configure() -> None:
+    """Let tests interrupt what they start: children inherit that a background job of a shell ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --dist loadgroup, tests that share a module's fixture run in one process, so that it is made once."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        if isinstance(item, pytest.Function):
+            definitions = item._fixtureinfo.name2fixturedefs.values()
+            if any(found[-1].scope in {"module", "package"} for found in definitions):
+                item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(config.rootpath))))
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,13 +56,31 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+# Looking through all processes takes as long as many a unit test, most of which start none.
+_STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
+_processes_started = 0
+
+
+def _count_starts(event: str, _: object) -> None:
+    global _processes_started
+    if event in _STARTS:
+        _processes_started += 1
+
+
+sys.addaudithook(_count_starts)
+
+
 @pytest.fixture(autouse=True)
-def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_process_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test that leaves processes behind, after ending them."""
     mark = uuid.uuid4().hex
     monkeypatch.setenv(_MARK, mark)
-    before = set(psutil.Process().children(recursive=True))
+    unit = request.path.is_relative_to(_UNIT)
+    before = set() if unit else set(psutil.Process().children(recursive=True))
+    starts = _processes_started
     yield
+    if unit and starts == _processes_started:
+        return
     left = _started(mark) - before
     if left:
         psutil.wait_procs(left, timeout=_GRACE_SECONDS)

@@ -17,6 +17,8 @@ from tests.e2e.exporters import Exposed
 from tests.e2e.services import get, running
 from tests.readings import until
 
+pytestmark = pytest.mark.full
+
 WORKERS = ("celery-worker", "celery-beat", "celery-producer", "rq-worker", "rq-cron", "rq-producer")
 LIMIT = 120.0  # a hang guard
 

@@ -21,6 +21,7 @@ from redis import Redis
 from tests import servers
 from tests.e2e.exporters import JOB, LIMIT, Exporter, complaint, recording, run, running
 from tests.readings import until
+from tests.repetitions import sizes
 
 MEGABYTE = 1_000_000
 
@@ -366,13 +367,8 @@ def _observations(text: str) -> int:
     return round(sum(map(float, counts)))
 
 
-def test_2000_scrapes_leave_nothing_behind(registry_dir: Path, log: Path) -> None:
+@sizes("scrapes", 2_000, 20_000)
+def test_many_scrapes_leave_nothing_behind(scrapes: int, registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter:
-        scrape_often(exporter, registry_dir, 8, 50, 2000)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-def test_20000_scrapes_of_64_processes_with_200_series_leave_nothing_behind(registry_dir: Path, log: Path) -> None:
-    with running(registry_dir, log) as exporter:
-        scrape_often(exporter, registry_dir, 64, 200, 20_000)
+        processes, series = (8, 50) if scrapes == 2_000 else (64, 200)
+        scrape_often(exporter, registry_dir, processes, series, scrapes)

@@ -22,6 +22,8 @@ from tests.dockerfile import Stage, stages
 from tests.e2e.services import get, running
 from tests.readings import until
 
+pytestmark = pytest.mark.full
+
 LIMIT = 200.0  # a hang guard
 
 

@@ -23,6 +23,8 @@ from tests.foreign_host import ROOT, ForeignHost
 from tests.readings import until
 from tests.readme_commands import commands
 
+pytestmark = pytest.mark.full
+
 LIMIT = 120.0  # a hang guard
 
 

@@ -20,6 +20,8 @@ from tests.readings import until
 from tests.readme_commands import commands
 from tests.systemd_units import SERVICES, UNITS, UnitHost
 
+pytestmark = pytest.mark.full
+
 LIMIT = 120.0  # a hang guard
 
 

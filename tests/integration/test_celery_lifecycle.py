@@ -11,6 +11,7 @@ import pytest
 from tests.integration.celery_rows import CELERY, GEVENT, IN_PROCESS, POOLS, SOLO, THREADS
 from tests.integration.celery_workers import TASKS, Worker, running
 from tests.readings import active, assert_durations_add_up, counts, samples, until, values
+from tests.repetitions import sizes
 
 WAIT = ("celery", f"{TASKS}.wait", "jobs")
 WAITS = "jobs_queue_wait_seconds"
@@ -156,7 +157,7 @@ def test_a_job_of_a_solo_worker_ends_before_its_termination_is_heard(start: Any)
 
 
 @pytest.mark.timeout(3600)  # a process each: minutes on a machine that does other things
-@pytest.mark.parametrize("tasks", [500, pytest.param(10_000, marks=pytest.mark.long)])
+@sizes("tasks", 500, 10_000)
 def test_recycled_children_leave_bounded_slots_and_exact_totals(start: Any, tasks: int) -> None:
     with start("--concurrency=4", "--max-tasks-per-child=1") as worker:
         with worker.app.connection_for_write() as connection:

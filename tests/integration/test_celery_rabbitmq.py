@@ -13,6 +13,8 @@ from tests.integration.celery_workers import TASKS, Worker, running
 from tests.readings import counts, until, values
 from tests.servers import RabbitMQServer, RedisServer
 
+pytestmark = pytest.mark.full
+
 # The broker itself drops a message that has expired: no worker hears of it.
 BUT = frozenset({"expired"})
 

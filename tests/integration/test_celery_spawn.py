@@ -14,7 +14,10 @@ from tests.integration.celery_workers import Worker, running
 from tests.readings import until, values
 from tests.servers import RedisServer
 
-pytestmark = pytest.mark.skipif(CELERY < (5, 7), reason="Celery 5.7 brought worker_pool_start_method")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(CELERY < (5, 7), reason="Celery 5.7 brought worker_pool_start_method"),
+]
 
 
 @pytest.fixture(scope="module")

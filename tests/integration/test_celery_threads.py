@@ -12,6 +12,8 @@ from tests.integration.celery_workers import Worker, running
 from tests.readings import until, values
 from tests.servers import RedisServer
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def worker(_shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:

@@ -10,6 +10,7 @@ import pytest
 from tests.integration import rq_jobs as jobs
 from tests.integration.rq_workers import JOBS, QUEUE, Workers
 from tests.readings import active, samples, snapshot, until, values
+from tests.repetitions import sizes
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def on_disk(directory: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_size, path.stat().st_blocks * 512) for path in directory.iterdir()}
 
 
-@pytest.mark.parametrize("number", [1_000, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+@sizes("number", 1_000, 10_000)
 def test_many_forked_jobs_leave_what_a_hundred_leave(number: int, workers: Workers) -> None:
     def run(more: int) -> None:
         for _ in range(more):

@@ -45,12 +45,6 @@ LATEST = define(GAUGE, "latest", "A most recent gauge.", ("who",), mode=families
 SIZES = define(HISTOGRAM, "sizes", "A histogram.", ("who",), buckets=(1.0, 2.0, 5.0))
 
 
-def sizes(moderate: int, full: int) -> pytest.MarkDecorator:
-    """One test body at two sizes, as the argument `times`: moderate always, full with the long tests."""
-    full_size = pytest.param(full, marks=(pytest.mark.long, pytest.mark.timeout(3600)))
-    return pytest.mark.parametrize("times", [moderate, full_size])
-
-
 class Clock:
     """Seconds that pass only when told to."""
 

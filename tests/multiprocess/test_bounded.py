@@ -34,10 +34,10 @@ from tests.multiprocess.support import (
     record,
     run_and_exit,
     serve,
-    sizes,
     slot_files,
     workers,
 )
+from tests.repetitions import sizes
 
 
 def total(path: Path) -> float:
@@ -48,7 +48,7 @@ def bytes_of(path: Path) -> int:
     return sum(entry.stat().st_size for entry in path.iterdir())
 
 
-@sizes(500, 10_000)
+@sizes("times", 500, 10_000)
 def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Path) -> None:
     """As RQ forks: a parent that has the index read, and a child for each job."""
 
@@ -71,7 +71,7 @@ def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Pa
     assert bytes_of(registry_dir) == size
 
 
-@sizes(150, 2_000)
+@sizes("times", 150, 2_000)
 def test_processes_that_come_and_go_at_random(times: int, registry_dir: Path) -> None:
     """Never more than eight at one time; half of them are killed."""
     chance = random.Random(times)
@@ -105,7 +105,7 @@ def test_processes_that_come_and_go_at_random(times: int, registry_dir: Path) ->
 PROCESSES = 48
 
 
-@sizes(3, 20)
+@sizes("times", 3, 20)
 def test_many_processes_that_start_at_once_share_no_slot(times: int, registry_dir: Path) -> None:
     """They wait for one signal, then lease: in an empty directory first, then among the slots of the round before."""
     for n in range(times):

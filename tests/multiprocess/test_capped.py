@@ -11,7 +11,8 @@ import pytest
 from jobmetrics.events import STATUSES, SUCCESS, Ended, Job, Started
 from jobmetrics.families import OVERFLOW
 from tests import readings
-from tests.multiprocess.support import Worker, child, children, record, sizes, slot_files, worker
+from tests.multiprocess.support import Worker, child, children, record, slot_files, worker
+from tests.repetitions import sizes
 
 PROCESSES = 8
 LIMIT = 1000
@@ -43,7 +44,7 @@ def _run_jobs(path: Path, number: int, times: int, pipe: Connection) -> None:
     pipe.send((True, grown))
 
 
-@sizes(8_000, 100_000)
+@sizes("times", 8_000, 100_000)
 def test_totals_stay_exact_beyond_the_cap(times: int, registry_dir: Path) -> None:
     each = times // PROCESSES
     runs = [lambda pipe, n=n: _run_jobs(registry_dir, n, each, pipe) for n in range(PROCESSES)]
@@ -86,7 +87,7 @@ def test_totals_stay_exact_beyond_the_cap(times: int, registry_dir: Path) -> Non
     assert all((registry_dir / name).stat().st_size < LIMIT * 300 for name in slot_files(registry_dir))
 
 
-@sizes(4_000, 100_000)
+@sizes("times", 4_000, 100_000)
 def test_a_users_own_labels_are_capped_too(times: int, registry_dir: Path) -> None:
     def run(number: int, pipe: Connection) -> None:
         one = Worker(registry_dir, max_series=LIMIT)

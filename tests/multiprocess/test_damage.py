@@ -25,6 +25,7 @@ from tests.multiprocess import damaging
 from tests.multiprocess.damaging import Damage, overwrite
 from tests.multiprocess.places import ALICE, become, need_root, open_place
 from tests.multiprocess.support import SIZES, Child, Worker, in_child, in_order, record, slot_files, worker, workers
+from tests.repetitions import sizes
 
 OWN = (1.0, 10.0, 100.0)  # what slots 0, 1 and 2 have counted: a total tells which of them it holds
 ALL = sum(OWN)
@@ -303,11 +304,6 @@ def specimen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Specimen]:
     shutil.rmtree(path)
 
 
-def by_size(moderate: int, full: int) -> pytest.MarkDecorator:
-    full_size = pytest.param(full, marks=(pytest.mark.long, pytest.mark.timeout(3600)))
-    return pytest.mark.parametrize("examples", [moderate, full_size])
-
-
 def explore(examples: int, test: Any) -> None:
     settings(
         max_examples=examples,
@@ -317,7 +313,7 @@ def explore(examples: int, test: Any) -> None:
     )(test)()
 
 
-@by_size(300, 20_000)
+@sizes("examples", 300, 20_000)
 def test_a_flip_in_the_index_is_detected(examples: int, specimen: Specimen) -> None:
     @given(st.integers(0, len(specimen.bytes["index"]) - 1), st.integers(1, 255))
     def flipped(offset: int, flip: int) -> None:
@@ -345,7 +341,7 @@ def test_every_flip_in_the_headers_is_detected(specimen: Specimen) -> None:
                 assert len(lines) == 1
 
 
-@by_size(300, 20_000)
+@sizes("examples", 300, 20_000)
 def test_a_flip_in_a_slot_costs_a_cell_at_the_most(examples: int, specimen: Specimen) -> None:
     name = "slot-00001"
     data = specimen.bytes[name]

@@ -35,9 +35,9 @@ from tests.multiprocess.support import (
     record,
     run_and_exit,
     serve,
-    sizes,
     slot_files,
 )
+from tests.repetitions import sizes
 
 THREADS = 8
 
@@ -339,7 +339,7 @@ def test_a_daemon_records_on_as_its_grandchild(registry_dir: Path) -> None:
 CHILD_HITS = 5
 
 
-@sizes(20, 200)
+@sizes("times", 20, 200)
 def test_forking_while_threads_record(times: int, registry_dir: Path) -> None:
     """Threads count, make new series and grow the slot; no child hangs, nothing is counted twice or lost."""
 
@@ -383,7 +383,7 @@ def _child_of_threads(one: Worker, n: int) -> None:
     one.hit(f"child {n}")
 
 
-@sizes(15, 200)
+@sizes("times", 15, 200)
 def test_idle_children_forked_while_threads_record_keep_no_lease(times: int, registry_dir: Path) -> None:
     """Whatever a thread was about to do when its process was forked, the child lets go."""
 

@@ -18,7 +18,8 @@ from jobmetrics.registry.snapshot import SnapshotReader
 from tests import readings
 from tests.multiprocess import damaging
 from tests.multiprocess.damaging import Damage
-from tests.multiprocess.support import Child, Worker, child, children, fork, in_child, serve, sizes, slot_files
+from tests.multiprocess.support import Child, Worker, child, children, fork, in_child, serve, slot_files
+from tests.repetitions import sizes
 
 SERIES = 60
 SLOTS = 7
@@ -139,7 +140,7 @@ def test_a_slot_that_workers_set_aside_and_make_anew(damage: Damage, number: int
         assert len(slot_files(registry_dir)) == SLOTS
 
 
-@sizes(5, 50)
+@sizes("times", 5, 50)
 def test_leases_and_restarts(times: int, registry_dir: Path) -> None:
     """Workers come, count, and go or are killed, in an order of chance; a look after each step."""
     chance = random.Random(times)
@@ -163,7 +164,7 @@ def test_leases_and_restarts(times: int, registry_dir: Path) -> None:
     assert watch.looks > times * 5
 
 
-@sizes(3, 40)
+@sizes("times", 3, 40)
 def test_a_reader_beside_writers_that_are_killed(times: int, registry_dir: Path) -> None:
     """It reads while they write, at any moment."""
 

@@ -26,10 +26,10 @@ from tests.multiprocess.support import (
     in_child,
     record,
     run_and_exit,
-    sizes,
     slot_files,
     worker,
 )
+from tests.repetitions import sizes
 
 WRITERS = 8
 SERIES_A_WRITER = 40
@@ -75,7 +75,7 @@ def _write(path: Path, name: str, acknowledged: int) -> None:
         n += 1
 
 
-@sizes(60, 500)
+@sizes("times", 60, 500)
 def test_kills_at_random_moments(times: int, registry_dir: Path) -> None:
     chance = random.Random(times)
     acknowledged: dict[str, int] = {}
@@ -140,7 +140,7 @@ def _execute(path: Path, name: str, told: int) -> None:
         n += 1
 
 
-@sizes(40, 300)
+@sizes("times", 40, 300)
 def test_an_execution_is_counted_once_whoever_learns_how_it_ended(times: int, registry_dir: Path) -> None:
     """The supervisor reports the execution that its dead child had not finished, twice, and only after others have
     leased the slot again."""
@@ -453,7 +453,7 @@ def test_kills_at_each_call(scenario: type[Scenario], when: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-@pytest.mark.parametrize("stride", [17, pytest.param(1, marks=(pytest.mark.long, pytest.mark.timeout(3600)))])
+@sizes("stride", 17, 1)
 def test_kills_at_each_line(scenario: type[Scenario], stride: int, tmp_path: Path) -> None:
     """Between two calls into the system much is written through the mapping."""
     check_kills(scenario(), LINE, tmp_path, stride)
@@ -462,7 +462,7 @@ def test_kills_at_each_line(scenario: type[Scenario], stride: int, tmp_path: Pat
 # ---------------------------------------------------------------- threads, and processes that end as they should
 
 
-@sizes(20_000, 2_000_000)
+@sizes("times", 20_000, 2_000_000)
 def test_threads_lose_no_update(times: int, registry_dir: Path) -> None:
     def run() -> None:
         one = Worker(registry_dir)

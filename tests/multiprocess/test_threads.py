@@ -23,7 +23,8 @@ from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Lab
 from jobmetrics.instruments.bound import UPDATES, locked
 from jobmetrics.registry.writer import Writer
 from tests import readings
-from tests.multiprocess.support import in_child, sizes
+from tests.multiprocess.support import in_child
+from tests.repetitions import sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
@@ -66,12 +67,12 @@ def hammer(path: Path, times: int) -> None:
     assert said["threads_highest"].value == THREADS * times - 1
 
 
-@sizes(20_000, 500_000)
+@sizes("times", 20_000, 500_000)
 def test_threads_lose_no_update(times: int, registry_dir: Path) -> None:
     in_child(lambda: hammer(registry_dir, times))
 
 
-@sizes(10_000, 100_000)
+@sizes("times", 10_000, 100_000)
 def test_threads_lose_no_update_under_the_lock_of_builds_without_the_gil(times: int, registry_dir: Path) -> None:
     def run() -> None:
         for bound, name in UPDATES:
@@ -81,7 +82,7 @@ def test_threads_lose_no_update_under_the_lock_of_builds_without_the_gil(times: 
     in_child(run)
 
 
-@sizes(20_000, 500_000)
+@sizes("times", 20_000, 500_000)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_supported_python_loses_no_update(version: str, times: int, tmp_path: Path) -> None:
     """In its own interpreter, with numpy's reading left to this one."""

@@ -26,12 +26,20 @@ class Mutation:
     """A patch, what it takes out, and the test that must notice; needs_root: or that test is skipped.
 
     test: below tests/multiprocess, or below tests where it names a folder.
+    full: it is one of make test-all, because make test does not run what the patch changes.
     """
 
     patch: str
     takes_out: str
     test: str
     needs_root: bool = False
+    full: bool = False
+
+    @property
+    def path(self) -> str:
+        """The named test, for pytest."""
+        file = self.test.partition("::")[0]
+        return f"tests/{self.test}" if "/" in file else f"tests/multiprocess/{self.test}"
 
 
 MUTATIONS = [
@@ -134,7 +142,10 @@ MUTATIONS = [
     ),
 ]
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * HANG_SECONDS)]
+# make test-all sets this: make test and it run the named tests themselves, and fail with them.
+NAMED_TESTS_RUN = os.environ.get("NAMED_TESTS_RUN") == "1"
+
+PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
 
 each = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.patch)
 
@@ -146,41 +157,64 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def apply(mutation: Mutation, copy: Path) -> None:
-    arguments = ["git", "apply", "--verbose", str(HERE / f"{mutation.patch}.patch")]
+def apply(mutation: Mutation, copy: Path, *options: str) -> None:
+    arguments = ["git", "apply", "--verbose", *options, str(HERE / f"{mutation.patch}.patch")]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
     done = subprocess.run(arguments, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{mutation.patch}.patch does not fit src any more: make it anew\n{done.stderr}"
 
 
+def environment_of(copy: Path) -> dict[str, str]:
+    """Python finds the copy of src first, and measures no coverage of it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST_"))}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(copy / "src"), str(ROOT)])}
+
+
 def run_named_test(mutation: Mutation, copy: Path) -> subprocess.CompletedProcess[str]:
     """The test against the copy, in a pytest of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(copy / "src"), str(ROOT)])}
     where = [sys.executable, "-c", "import jobmetrics; print(jobmetrics.__file__)"]
+    environment = environment_of(copy)
     used = subprocess.run(where, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(used).is_relative_to(copy), "the copy is what is tested"
-    test = f"tests/{mutation.test}" if "/" in mutation.test else f"tests/multiprocess/{mutation.test}"
-    arguments = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--exitfirst", "--tb=line", test]
+    arguments = [*PYTEST, "--exitfirst", "--tb=line", "-m", "not long", mutation.path]
     return subprocess.run(
         [*arguments, f"--basetemp={copy / 'tmp'}"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
     )  # fmt: skip
 
 
+@pytest.mark.full
+@pytest.mark.timeout(2 * HANG_SECONDS)
 @each
 def test_the_named_test_fails_without_the_mechanism(mutation: Mutation, copy: Path) -> None:
     if mutation.needs_root and os.geteuid() != 0:
         pytest.skip("the named test needs root")
-    whole = run_named_test(mutation, copy)
-    assert whole.returncode == PASSED, f"it does not even pass with it:\n{whole.stdout}\n{whole.stderr}"
-    if " passed" not in whole.stdout:
-        pytest.skip(f"the named test is skipped here: {whole.stdout}")
+    if not NAMED_TESTS_RUN:
+        whole = run_named_test(mutation, copy)
+        assert whole.returncode == PASSED, f"it does not even pass with it:\n{whole.stdout}\n{whole.stderr}"
     apply(mutation, copy)
     mutated = run_named_test(mutation, copy)
-    assert mutated.returncode == FAILED, (
+    if mutated.returncode == PASSED and " passed" not in mutated.stdout:
+        pytest.skip(f"the named test is skipped here: {mutated.stdout}")
+    assert (mutated.returncode, " failed" in mutated.stdout) == (FAILED, True), (
         f"{mutation.test} does not notice that this is gone: {mutation.takes_out}\n{mutated.stdout}\n{mutated.stderr}"
     )
 
 
 def test_every_patch_is_used() -> None:
     assert sorted(path.stem for path in HERE.glob("*.patch")) == sorted(mutation.patch for mutation in MUTATIONS)
+
+
+def test_every_patch_fits_and_every_named_test_is_run_by_make_test(copy: Path) -> None:
+    """But those that are marked full, which make test-all runs."""
+    for mutation in MUTATIONS:
+        apply(mutation, copy, "--check")
+    for full in (False, True):
+        named = [mutation.path for mutation in MUTATIONS if mutation.full == full]
+        tier = ["-m", "full"] if full else []
+        done = subprocess.run(
+            [*PYTEST, "--collect-only", *tier, *named],
+            cwd=ROOT, env=environment_of(copy), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        found = {line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line}
+        assert not named or {path.partition("[")[0] for path in named} <= found, done.stdout
