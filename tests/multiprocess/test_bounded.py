@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import random
+import resource
 import signal
 import stat
 import time
@@ -23,6 +24,7 @@ from jobmetrics.registry.owner import Holder
 from jobmetrics.registry.slot import Slot, SlotPlan
 from tests import readings
 from tests.multiprocess.interruption import BEFORE, Interruption
+from tests.multiprocess.places import small_disk
 from tests.multiprocess.support import (
     Child,
     Worker,
@@ -35,6 +37,7 @@ from tests.multiprocess.support import (
     run_and_exit,
     serve,
     slot_files,
+    worker,
     workers,
 )
 from tests.repetitions import sizes
@@ -320,3 +323,44 @@ def test_children_of_a_pool_share_no_slot_with_their_parent(registry_dir: Path) 
         parent.join()
     assert len(slot_files(registry_dir)) == 5
     assert total(registry_dir) == 6.0
+
+
+class Starved(Worker):
+    """A worker with so few descriptors free that it cannot lease a slot."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, propagate_errors=False)
+
+    def leave_free(self, descriptors: int | None) -> None:
+        """Have so many more descriptors to open; None: as many as before."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptors is None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            return
+        held = [os.dup(0) for _ in range(32)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, hard))  # all below are taken
+        for fd in held[len(held) - descriptors :]:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("free", range(4))
+def test_a_process_short_of_descriptors_makes_at_most_one_file(free: int, tmp_path: Path) -> None:
+    """What it cannot lease it does not make again and again; what it counts waits in memory."""
+    with (
+        small_disk(tmp_path / "disk", "size=4m") as disk,
+        worker(disk / "registry", propagate_errors=False) as other,
+        child(lambda pipe: serve(Starved(disk / "registry"), pipe)) as one,
+    ):
+        path = disk / "registry"
+        other.ask("hit", "all")
+        one.ask("leave_free", free)
+        for _ in range(3):
+            one.ask("hit", "all")
+            one.ask("later")
+        assert len(slot_files(path)) <= 2
+        one.ask("leave_free", None)
+        one.ask("later")
+        assert total(path) == 4.0
+        assert len(slot_files(path)) == 2
+        one.leave()
+        other.leave()

@@ -140,6 +140,12 @@ MUTATIONS = [
         "a forked child starts with empty error counts",
         "test_errors_once.py::test_errors_of_a_parent_are_not_counted_again_by_its_children",
     ),
+    Mutation(
+        "short_of_descriptors",
+        "a new file that cannot be leased ends the search",
+        "test_bounded.py::test_a_process_short_of_descriptors_makes_at_most_one_file",
+        needs_root=True,
+    ),
 ]
 
 # make test-all sets this: make test and it run the named tests themselves, and fail with them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -11,13 +12,17 @@ from jobmetrics.errors import Damaged, FormatRefused, RegistryError
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import close, closing, open_noted
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
-from jobmetrics.registry.locks import try_lock
+from jobmetrics.registry.locks import lock_within, try_lock
 from jobmetrics.registry.owner import Holder
 from jobmetrics.registry.slot import Slot, SlotPlan, fallocate, reserve
 
 _MAX_SLOTS = 100_000
 _PASSES = 20
 _OPEN = os.O_RDWR | SAFE_FLAGS
+_MAKING_WAIT = 0.05  # seconds a new file's maker waits for a process that has its lock
+
+# What no other file would get either. ENODEV: the file system maps no files.
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV})
 
 LiveCells = Callable[[], Iterable[tuple[int, int]]]
 
@@ -51,32 +56,40 @@ def acquire(
 
 
 def lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
-    """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready."""
-    path = f"{plan.prefix}{number:05d}"
-    try:
-        lock_fd = open_noted(path, _OPEN)
-    except OSError:
-        return None
+    """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready.
+
+    Raises:
+        OSError: when the process or the system has no descriptor or memory left for it.
+    """
     slot = None
     try:
-        if not try_lock(lock_fd):
-            return False
-        fd = os.open(path, _OPEN)  # the lock's own open is never mapped
+        lock_fd = open_noted(f"{plan.prefix}{number:05d}", _OPEN)
         try:
-            info, named = os.fstat(lock_fd), os.fstat(fd)
-            if info.st_ino != named.st_ino or info.st_dev != named.st_dev or info.st_size < size:
-                return None
-            if info.st_blocks * 512 < info.st_size:
-                fallocate(fd, 0, info.st_size)  # it has holes, such as a copy may have: a trap on a full disk
-            slot = _mapped(plan, number, lock_fd, fd, info)
+            if not try_lock(lock_fd):
+                return False
+            slot = _map_locked(plan, number, size, lock_fd)
         finally:
-            os.close(fd)
-    except OSError:
-        return None
-    finally:
-        if slot is None:
-            close(lock_fd)
+            if slot is None:
+                close(lock_fd)
+    except OSError as error:
+        if error.errno in _OUT_OF_RESOURCES:
+            raise
     return slot
+
+
+def _map_locked(plan: SlotPlan, number: int, size: int, lock_fd: int) -> Slot | None:
+    """Map a slot whose lock this process has; None when it is not laid out as planned. Raises OSError."""
+    path = f"{plan.prefix}{number:05d}"
+    fd = os.open(path, _OPEN)  # the lock's own open is never mapped
+    try:
+        info, named = os.fstat(lock_fd), os.fstat(fd)
+        if info.st_ino != named.st_ino or info.st_dev != named.st_dev or info.st_size < size:
+            return None
+        if info.st_blocks * 512 < info.st_size:
+            fallocate(fd, 0, info.st_size)  # it has holes, such as a copy may have: a trap on a full disk
+        return _mapped(plan, number, lock_fd, fd, info)
+    finally:
+        os.close(fd)
 
 
 def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_result) -> Slot | None:
@@ -130,12 +143,51 @@ def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
     for number, new in _candidates(plan.directory, hint):
         # A new file is not even tried before it is made: who locks an empty one for a moment keeps its maker from it,
         # and has to clear it away then.
-        slot = None if new else lease(plan, number, size)
-        if slot is None and _make_ready(plan, number, size, new):
+        slot: Slot | Literal[False] | None
+        if new:
+            slot = _make(plan, number, size)
+        else:
             slot = lease(plan, number, size)
+            if slot is None and _make_ready(plan, number, size):
+                slot = lease(plan, number, size)
         if slot:
             return slot
     raise RegistryError(f"{plan.directory.path} has no slot to lease")
+
+
+def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
+    """Make a slot file and lease it; None when another process has made one of that number, or cleared this one away.
+
+    A file that cannot be leased is removed, and ends the search: the next one would fare no better.
+
+    Raises:
+        RegistryError: when another process keeps the new file locked.
+        OSError: when it cannot be made or leased, such as on a full disk.
+    """
+    directory, name = plan.directory, slot_name(number)
+    try:
+        lock_fd = directory.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except (FileExistsError, Damaged):
+        return None
+    slot = None
+    try:
+        if not lock_within(lock_fd, _MAKING_WAIT):
+            raise RegistryError(f"{name} was made and is locked by another process")
+        if not same_file(lock_fd, directory.file(name)):
+            return None
+        try:
+            reserve(lock_fd, 0, size)
+            os.pwrite(lock_fd, _header(plan.entries, plan.identity).pack(), 0)
+            slot = _map_locked(plan, number, size, lock_fd)
+            if slot is None:
+                raise RegistryError(f"{name} was made and cannot be leased")
+        finally:
+            if slot is None:
+                os.unlink(directory.file(name))  # while its lock is held: nobody else has begun to use it
+    finally:
+        if slot is None:
+            close(lock_fd)
+    return slot
 
 
 def _candidates(directory: Directory, hint: int) -> Iterator[tuple[int, bool]]:
@@ -168,15 +220,15 @@ def _owners(directory: Directory, numbers: list[int]) -> dict[int, int]:
     return owners
 
 
-def _make_ready(plan: SlotPlan, number: int, size: int, new: bool) -> bool:
-    """Lay a slot file out as planned, under its lock; False when it cannot be had.
+def _make_ready(plan: SlotPlan, number: int, size: int) -> bool:
+    """Lay a slot file that exists out as planned, under its lock; False when it cannot be had.
 
     A damaged file, or one of another format version, is set aside. Raises OSError when there is no space.
     """
     directory, name = plan.directory, slot_name(number)
     try:
-        fd = directory.open(name, os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0))
-    except (FileNotFoundError, FileExistsError):
+        fd = directory.open(name, os.O_RDWR)
+    except FileNotFoundError:
         return False
     except Damaged:
         directory.set_aside_other(name, wait=0.0)
@@ -187,10 +239,6 @@ def _make_ready(plan: SlotPlan, number: int, size: int, new: bool) -> bool:
         if not try_lock(fd) or not same_file(fd, directory.file(name)):
             return False
         now = os.fstat(fd).st_size
-        if now == 0 and new:
-            reserve(fd, 0, size)
-            os.pwrite(fd, _header(plan.entries, plan.identity).pack(), 0)
-            return True
         if now == 0:  # its maker died, or it was cut: a reader that knew it must see another file
             os.unlink(directory.file(name))
             return False
