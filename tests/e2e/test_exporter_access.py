@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
+import itertools
 import json
 import ssl
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -103,6 +107,44 @@ def test_a_known_password_makes_scrapes_no_slower_also_while_strangers_guess(
             assert exporter.ask("/metrics")[0] == 200
         assert (time.monotonic() - start) / 5 < 1.0, f"the first one, which was checked, took {first:.2f} s"
         assert {each.result(LIMIT) for each in guesses} <= {401, 503}
+
+
+@pytest.mark.parametrize("strangers", ["127.0.0.2", "127.0.0.1"], ids=["elsewhere", "behind the same address"])
+def test_a_right_password_is_let_in_after_a_restart_while_strangers_guess(
+    strangers: str, registry_dir: Path, tmp_path: Path, log: Path
+) -> None:
+    config = web_config(tmp_path, f"basic_auth_users: {{prometheus: '{hashed(PASSWORD, SLOW_ROUNDS - 3)}'}}\n")
+    enough = threading.Event()
+    with running(registry_dir, log, "--web-config", config) as exporter, ThreadPoolExecutor(20) as pool:
+        refused: list[int] = []
+
+        def guess(who: int) -> None:
+            for number in itertools.count():
+                if enough.is_set():
+                    return
+                token = base64.b64encode(f"prometheus:{who} {number}".encode()).decode()
+                with contextlib.closing(
+                    http.client.HTTPConnection(*exporter.address, timeout=LIMIT, source_address=(strangers, 0))
+                ) as connection:
+                    connection.request("GET", "/metrics", headers={"Authorization": f"Basic {token}"})
+                    refused.append(connection.getresponse().status)
+
+        guesses = [pool.submit(guess, who) for who in range(20)]
+        try:
+            until(lambda: 503 in refused, "strangers to be told to come back")
+            exporter.credentials = ("prometheus", PASSWORD)
+            scrapes = [exporter.ask("/metrics")[0]]
+            while scrapes[-1] != 200 and len(scrapes) < 40:
+                checked = refused.count(401)  # as Retry-After asks: after those that came before
+                until(lambda checked=checked: refused.count(401) > checked + 8, "checks")  # type: ignore[misc]
+                scrapes.append(exporter.ask("/metrics")[0])
+        finally:
+            enough.set()
+        assert scrapes[-1] == 200, f"{len(scrapes)} scrapes with the right password: {scrapes}"
+        assert len(scrapes) <= (1 if strangers == "127.0.0.2" else 3)
+        for each in guesses:
+            each.result(LIMIT)
+        assert set(refused) <= {401, 503}
 
 
 # ------------------------------------------------------------------ TLS

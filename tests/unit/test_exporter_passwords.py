@@ -37,6 +37,16 @@ def test_a_name_that_does_not_exist_costs_the_same_check(checks: list[int]) -> N
     assert checks == [6, 6, 6]
 
 
+def test_a_cheaper_hash_costs_as_much_as_the_costliest(checks: list[int]) -> None:
+    passwords = Passwords({"a": hashed(b"x", 4), "b": hashed(b"x", 7)})
+    costs = []
+    for name in (b"a", b"b", b"nobody"):
+        checks.clear()
+        assert not passwords.check((name, b"wrong"))
+        costs.append(sum(2**rounds for rounds in checks))
+    assert costs == [2**7, 2**7, 2**7]
+
+
 def test_what_was_right_is_known_and_what_was_wrong_never_is() -> None:
     passwords = Passwords({"a": hashed(b"x"), "b": hashed(b"y")})
     assert not passwords.known((b"a", b"x"))

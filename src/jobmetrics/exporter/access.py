@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from jobmetrics.exporter.asgi import Application, Message, Receive, Send, deliver, header, request_of
 from jobmetrics.exporter.background import Background
 from jobmetrics.exporter.pages import Answer, answer
+from jobmetrics.exporter.turns import Turns, client_of
 
 if TYPE_CHECKING:
     from jobmetrics.exporter.passwords import Passwords
 
-WAITING = 8  # checks that may wait for the one under way; more are told to come back
 _REALM = 'Basic realm="jobmetrics", charset="UTF-8"'
 
 
@@ -39,29 +39,26 @@ def with_headers(application: Application, headers: Sequence[tuple[str, str]]) -
 def with_passwords(application: Application, passwords: Passwords) -> Application:
     """The application, for those who know a password.
 
-    Checks run one after another in a thread: strangers who guess can keep neither the processors busy nor those
-    waiting whose password was right before.
+    Checks run one after another in a thread, and clients take turns: strangers who guess can neither keep the
+    processors busy nor keep out those who know a password.
     """
     from jobmetrics.exporter.passwords import credentials  # bcrypt is for those who use it
 
     background = Background(1)
-    waiting = 0
+    turns = Turns()
 
     async def wrapped(scope: Message, receive: Receive, send: Send) -> None:
-        nonlocal waiting
         given = credentials(header(scope, b"authorization"))
         if given is None:
             await deliver(_refused(scope), send)
             return
         if not passwords.known(given):
-            if waiting > WAITING:
-                await deliver(_later(scope), send)
-                return
-            waiting += 1
-            try:
-                right = await background.run(lambda: passwords.check(given))
-            finally:
-                waiting -= 1
+            async with turns.turn(client_of((scope.get("client") or ("",))[0]), passwords.proof(given)) as has_turn:
+                if not has_turn:
+                    await deliver(_later(scope), send)
+                    return
+                # Another request may have brought the same meanwhile.
+                right = passwords.known(given) or await background.run(lambda: passwords.check(given))
             if not right:
                 await deliver(_refused(scope), send)
                 return

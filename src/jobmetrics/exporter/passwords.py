@@ -20,21 +20,21 @@ class Passwords:
     """Checks credentials. users: bcrypt hashes by name.
 
     bcrypt is slow on purpose, so what was right is remembered, as a keyed digest that is worth nothing outside
-    this process; what was wrong never is, so that nobody can fill the memory by guessing. A name that does not
-    exist costs the same check as one that does.
+    this process; what was wrong never is, so that nobody can fill the memory by guessing. Whatever is wrong costs
+    the same: as much as the costliest hash, also for a cheaper one and for a name that does not exist.
     """
 
     def __init__(self, users: Mapping[str, bytes]) -> None:
         self._users = {name.encode(): stored for name, stored in users.items()}
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, None] = OrderedDict()
-        # For names that do not exist: as costly as the costliest of those that do, and nobody's password.
-        rounds = max(int(stored[4:6]) for stored in users.values())
-        self._nobody = _some_hash(rounds)
+        costs = [_rounds(stored) for stored in users.values()]
+        # Nobody's password: for names that do not exist, and for what a cheaper hash lacks in cost.
+        self._nobody = {rounds: _some_hash(rounds) for rounds in range(min(costs), max(costs) + 1)}
 
     def known(self, credentials: tuple[bytes, bytes]) -> bool:
         """Whether these were right before; at once."""
-        proof = self._proof(*credentials)
+        proof = self.proof(credentials)
         if proof not in self._right:
             return False
         self._right.move_to_end(proof)
@@ -44,21 +44,34 @@ class Passwords:
         """Whether they are right. Takes as long as bcrypt takes; may run in a thread, one at a time."""
         name, password = credentials
         stored = self._users.get(name)
-        try:
-            right = bcrypt.checkpw(password[:_SIGNIFICANT], stored or self._nobody)
-        except ValueError:  # a byte that bcrypt does not take
-            right = False
+        most = max(self._nobody)
+        right = _is(password, stored or self._nobody[most])
         if not right or stored is None:
+            for rounds in range(_rounds(stored), most) if stored else ():
+                _is(password, self._nobody[rounds])  # each round doubles: together what is missing to the most
             return False
-        self._right[self._proof(name, password)] = None
+        self._right[self.proof(credentials)] = None
         if len(self._right) > REMEMBERED:
             self._right.popitem(last=False)
         return True
 
-    def _proof(self, name: bytes, password: bytes) -> bytes:
+    def proof(self, credentials: tuple[bytes, bytes]) -> bytes:
+        """A digest of credentials that is worth nothing outside this process."""
+        name, password = credentials
         parts = (name, self._users.get(name, b""), password)
         text = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
         return hmac.digest(self._key, text, hashlib.sha256)
+
+
+def _rounds(stored: bytes) -> int:
+    return int(stored[4:6])
+
+
+def _is(password: bytes, stored: bytes) -> bool:
+    try:
+        return bcrypt.checkpw(password[:_SIGNIFICANT], stored)
+    except ValueError:  # a byte that bcrypt does not take
+        return False
 
 
 def _some_hash(rounds: int) -> bytes:
