@@ -126,6 +126,21 @@ MUTATIONS = [
         "test_redeclared.py::test_other_buckets_win_once_and_stay",
     ),
     Mutation(
+        "turns",
+        "clients take turns for password checks",
+        "e2e/test_exporter_access.py::test_a_right_password_is_let_in_after_a_restart_while_strangers_guess",
+    ),
+    Mutation(
+        "places",
+        "credentials that were sent back keep their place",
+        "unit/test_exporter_turns.py::test_who_was_sent_back_comes_before_those_who_came_later",
+    ),
+    Mutation(
+        "cheap_hashes",
+        "a cheap hash costs as much as the costliest",
+        "unit/test_exporter_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",
