@@ -17,8 +17,9 @@ LIVE_SUM = "livesum"
 MAX = "max"
 MIN = "min"
 MOST_RECENT = "mostrecent"
+HIGH_WATER = "highwater"  # the greatest value ever set, for our own timestamps; max and min are of present values
 JOURNAL = "journal"  # counted from the journals of live slots, not from cells
-MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, JOURNAL)
+MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, JOURNAL)
 
 RECORDED = "workers and producers"
 COLLECTED = "the exporter, from brokers"
@@ -51,11 +52,12 @@ class Family(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Cells a series takes: histograms one a bucket (+Inf included) and the sum; max, min and
-        most recent gauges one for 'when or whether set' and one for the value."""
+        """Cells a series takes: histograms one a bucket (+Inf included) and the sum; max and min gauges one for
+        this process's value and one for earlier owners' of the slot; most recent and high-water gauges one for 'when
+        or whether set' and one for the value."""
         if self.type == HISTOGRAM:
             return len(self.buckets) + 2
-        return 2 if self.mode in (MAX, MIN, MOST_RECENT) else 1
+        return 2 if self.mode in (MAX, MIN, MOST_RECENT, HIGH_WATER) else 1
 
     @property
     def reserved(self) -> int:
@@ -127,7 +129,7 @@ JOBS_LAST_SUCCESS = _family(
     GAUGE,
     "When a job last succeeded, since the epoch.",
     *JOB_LABELS,
-    mode=MAX,
+    mode=HIGH_WATER,
 )
 JOBS_WORKERS = _family("jobs_workers", GAUGE, "Workers alive on this host.", "system", mode=LIVE_SUM)
 JOBS_WORKER_CAPACITY = _family(
@@ -150,7 +152,7 @@ JOBS_SCHEDULE_LAST_SENT = _family(
     "When a scheduler last sent the entry, since the epoch.",
     "system",
     "schedule_entry",
-    mode=MAX,
+    mode=HIGH_WATER,
 )
 JOBS_SCHEDULE_NEXT_DUE = _family(
     "jobs_schedule_next_due_timestamp_seconds",

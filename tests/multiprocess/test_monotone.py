@@ -235,7 +235,7 @@ def test_growth_and_new_series(registry_dir: Path) -> None:
 
 
 def test_extremes_outlive_their_processes(registry_dir: Path) -> None:
-    """Max, min and most recent gauges are merged over leases, not written over."""
+    """Last values of max and min gauges, and most recent ones, are merged over leases, not written over."""
 
     def set_all(value: float) -> None:
         one = Worker(registry_dir)

@@ -18,7 +18,7 @@ from jobmetrics import families, guard
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import Family
 from jobmetrics.registry.memory import Row
-from jobmetrics.registry.merging import lower_to, raise_to, set_at
+from jobmetrics.registry.merging import raise_to, set_at
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.writer import Writer
 
@@ -80,31 +80,36 @@ class BoundCounter(BoundSeries):
 
 
 class BoundGauge(BoundSeries):
-    """A gauge with all its label values. What `set` does is its family's merge mode's business."""
+    """A gauge with all its label values.
 
-    __slots__ = ("_adds",)
+    For the modes livesum, max and min its cell is this process's present value: a new cell is 0.0, and a value of 0
+    is stored as -0.0, so that a max or min gauge shows whether it was set.
+    """
+
+    __slots__ = ("_is_present",)
 
     def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
         super().__init__(writer, family, values)
-        self._adds = family.width == 1
+        self._is_present = family.mode not in (families.MOST_RECENT, families.HIGH_WATER)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add; only for the modes livesum and sum. A number that is not finite is dropped and counted, and so is
-        any where the mode's values are not added: with `propagate_errors` on that raises InstrumentError.
+        """Add to this process's value. A number that is not finite is dropped and counted, and so is any where the
+        mode is mostrecent: with `propagate_errors` on that raises InstrumentError.
         """
         if type(amount) is not float:
             amount = _exact(amount)
         if not -LARGEST <= amount <= LARGEST:
             self.writer.drop(_refusal(amount))
             return
-        if not self._adds:
+        if not self._is_present:
             why = InstrumentError(f"{self.family.name} has the mode {self.family.mode}, which only takes set()")
             guard.note("gauge", why)
             return
         while True:
             row, i = self.where
+            cells = row.cells
             try:
-                row.cells[i] += amount
+                cells[i] = cells[i] + amount or -0.0
                 return
             except IndexError:
                 if not self.writer.bind(self, self.inc, amount):
@@ -115,25 +120,22 @@ class BoundGauge(BoundSeries):
         self.inc(-_exact(amount))
 
     def set(self, value: float) -> None:
-        """Set; with max and min the value counts only if it is a new extreme. Not finite is dropped and counted."""
+        """Set this process's value. Not finite is dropped and counted."""
         if type(value) is not float:
             value = _exact(value)
         if not -LARGEST <= value <= LARGEST:
             self.writer.drop(_refusal(value))
             return
-        mode = self.family.mode
         while True:
             row, i = self.where
             cells = row.cells
             try:
-                if mode == families.MAX:
-                    raise_to(cells, i, value)
-                elif mode == families.MIN:
-                    lower_to(cells, i, value)
-                elif mode == families.MOST_RECENT:
+                if self._is_present:
+                    cells[i] = value or -0.0
+                elif self.family.mode == families.MOST_RECENT:
                     set_at(cells, i, value, time.time())
                 else:
-                    cells[i] = value
+                    raise_to(cells, i, value)
                 return
             except IndexError:
                 if not self.writer.bind(self, self.set, value):

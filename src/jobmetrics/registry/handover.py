@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jobmetrics.registry.leasing import LiveCells, lease, lease_again
+from jobmetrics.registry.leasing import PresentCells, lease, lease_again
+from jobmetrics.registry.merging import PresentCell
 from jobmetrics.registry.owner import Holder
 from jobmetrics.registry.slot import Slot, SlotPlan
 
@@ -27,8 +28,8 @@ class HandOver:
         holder: Holder,
         *,
         cells: int,
-        live_cells: LiveCells,
-        unchanged: Iterable[tuple[int, int]] | None,
+        present_cells: PresentCells,
+        unchanged: Iterable[PresentCell] | None,
         hint: int,
         started: int,
     ) -> None:
@@ -48,7 +49,7 @@ class HandOver:
             return
         try:
             ours = unchanged is not None and self._last is not None and slot.has_last_owner_of(self._last)
-            slot.prepare(holder, unchanged if ours and unchanged is not None else live_cells(), started)
+            slot.prepare(holder, unchanged if ours and unchanged is not None else present_cells(), started)
         except BaseException:
             slot.release()
             raise

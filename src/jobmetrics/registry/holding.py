@@ -18,6 +18,7 @@ from jobmetrics.registry.forks import FORK_WAIT, Beginning
 from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, SeriesIndex
 from jobmetrics.registry.leasing import acquire
 from jobmetrics.registry.memory import NO_CELLS, Row
+from jobmetrics.registry.merging import PresentCell
 from jobmetrics.registry.owner import Holder, fork_moment, process_start
 from jobmetrics.registry.pausing import Pause
 from jobmetrics.registry.process_state import ProcessState
@@ -100,7 +101,7 @@ class Holding:
             self._plan_for(index),
             self.process.holder,
             cells=max(index.next_cell, 1),
-            live_cells=lambda: self._live_cells(index),
+            present_cells=lambda: self._present_cells(index),
             hint=self._shared.leased_last,
             started=self.process.started or process_start(),
         )
@@ -108,13 +109,13 @@ class Holding:
         self.process.slot = slot
         self._row.cells = slot.cells
 
-    def _live_cells(self, index: SeriesIndex) -> list[tuple[int, int]]:
+    def _present_cells(self, index: SeriesIndex) -> list[PresentCell]:
         try:
             self._file.refresh(index)
         except (Moved, OSError, ValueError, JobmetricsError):
             pass  # whatever is wrong with the index, the next look at it will tell
         self._shared.appended(index.fed_to)  # this process may now bind what its parent has not heard of
-        return index.live_cells
+        return index.present_cells
 
     def _failed(self, where: str, error: Exception) -> None:
         self._pause.failed()
@@ -211,8 +212,8 @@ class Holding:
                 self._plan_for(index),
                 process.child_holder or process.holder,
                 cells=max(index.next_cell, 1),
-                live_cells=lambda: self._live_cells(index),
-                unchanged=index.live_cells if self._shared.index_length <= index.fed_to else None,
+                present_cells=lambda: self._present_cells(index),
+                unchanged=index.present_cells if self._shared.index_length <= index.fed_to else None,
                 hint=self._shared.leased_last,
                 started=started,
             )

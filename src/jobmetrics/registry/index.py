@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
-from jobmetrics.families import BUILT_IN, LIVE_SUM, Family
+from jobmetrics.families import BUILT_IN, LIVE_SUM, MAX, MIN, Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import closing
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
 from jobmetrics.registry.locks import lock_within
+from jobmetrics.registry.merging import PresentCell
 
 LOCK_WAIT = 0.05  # seconds a process waits for the index lock at the most
 _ATTEMPTS = 20
@@ -59,7 +60,7 @@ class SeriesIndex:
         self.families: dict[int, Family] = {}
         self.newest: dict[str, int] = {}
         self.series: dict[tuple[int, tuple[str, ...]], Placement] = {}
-        self.live_cells: list[tuple[int, int]] = []
+        self.present_cells: list[PresentCell] = []
         self.fed_to = layout.INDEX_HEADER_SIZE
         self.next_cell = 0
         self.damaged = 0
@@ -117,8 +118,8 @@ class SeriesIndex:
         if family is None or family.width != record.width or len(values) != len(family.labels):
             return  # its family's record is damaged
         self.series.setdefault((number, values), Placement(record.number, record.width))
-        if family.mode == LIVE_SUM:
-            self.live_cells.append((record.number, record.width))
+        if family.mode in (LIVE_SUM, MAX, MIN):
+            self.present_cells.append((record.number, family.mode))
         if values != family.overflow(values) or not values:
             self._counts[number] = self._counts.get(number, 0) + 1
             self._counted += 1

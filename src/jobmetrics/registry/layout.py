@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from jobmetrics.errors import Damaged, FormatRefused
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PAGE = 4096
 CELL = 8  # bytes of a cell and of a journal word
 

@@ -13,6 +13,7 @@ from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import close, closing, open_noted
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
 from jobmetrics.registry.locks import lock_within, try_lock
+from jobmetrics.registry.merging import PresentCell
 from jobmetrics.registry.owner import Holder
 from jobmetrics.registry.slot import Slot, SlotPlan, fallocate, reserve
 
@@ -24,7 +25,7 @@ _MAKING_WAIT = 0.05  # seconds a new file's maker waits for a process that has i
 # What no other file would get either. ENODEV: the file system maps no files.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV})
 
-LiveCells = Callable[[], Iterable[tuple[int, int]]]
+PresentCells = Callable[[], Iterable[PresentCell]]
 
 
 def acquire(
@@ -32,13 +33,13 @@ def acquire(
     holder: Holder,
     *,
     cells: int,
-    live_cells: LiveCells,
+    present_cells: PresentCells,
     hint: int = 0,
     started: int = 0,
 ) -> Slot:
     """Lease a slot: the one at the hint if it is free, else the first free one, else a new file.
 
-    live_cells: asked for first cell and width of each live series once the slot is leased, since its last owner may
+    present_cells: asked for first cell and mode of each such series once the slot is leased, since its last owner may
     have been the first to record one; started: of this process, as `process_start` gives it.
 
     Raises:
@@ -48,7 +49,7 @@ def acquire(
     size = plan.size(cells)
     slot = lease(plan, hint, size) or _search(plan, hint, size)
     try:
-        slot.take_over(holder, live_cells(), started)
+        slot.take_over(holder, present_cells(), started)
     except BaseException:
         slot.release()
         raise

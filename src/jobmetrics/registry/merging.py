@@ -1,23 +1,46 @@
 """How the values of one series in two rows become one, by merge mode.
 
-Every step here is one that no other thread of a GIL build can get into: no call, no loop around a store.
+Every step of recording here is one that no other thread of a GIL build can get into: no call, no loop around a store.
 """
 
 from __future__ import annotations
 
-from jobmetrics.families import LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
+from math import copysign
+
+from jobmetrics.families import HIGH_WATER, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
+
+# First cell and merge mode of a series whose value is its process's own: what a slot's next owner must settle.
+PresentCell = tuple[int, str]
+
+
+def is_set(cell: float) -> bool:
+    """Whether a max or min gauge's cell holds a value: a new cell is 0.0, so the value 0 is stored as -0.0."""
+    return cell != 0.0 or copysign(1.0, cell) < 0.0
+
+
+def extreme(mode: str, one: float, other: float) -> float:
+    """The greater (max) or the lesser (min) of two such cells. A value beats none, and a number beats NaN."""
+    if not is_set(one) or (one != one and is_set(other)):  # noqa: PLR0124 - NaN is not equal to itself
+        return other
+    if not is_set(other) or other != other:  # noqa: PLR0124 - as above
+        return one
+    return max(one, other) if mode == MAX else min(one, other)
+
+
+def end_ownership(mode: str, cells: memoryview[float], i: int) -> None:
+    """Settle what a slot's last owner left in the present cell of a series, before the next owner begins.
+
+    A live gauge begins at 0. A max or min gauge's last value joins those of earlier owners, in the cell after it;
+    a kill between the two steps loses nothing, and doing it twice changes nothing.
+    """
+    if mode in (MAX, MIN):
+        cells[i + 1] = extreme(mode, cells[i], cells[i + 1])
+    cells[i] = 0.0
 
 
 def raise_to(cells: memoryview[float], i: int, value: float) -> None:
-    """A max gauge: cell i tells whether it was ever set, i + 1 is the value."""
+    """A high-water mark: cell i tells whether it was ever set, i + 1 is the value."""
     if cells[i] == 0.0 or value > cells[i + 1]:
-        cells[i + 1] = value
-        cells[i] = 1.0
-
-
-def lower_to(cells: memoryview[float], i: int, value: float) -> None:
-    """A min gauge, laid out as a max gauge is."""
-    if cells[i] == 0.0 or value < cells[i + 1]:
         cells[i + 1] = value
         cells[i] = 1.0
 
@@ -30,15 +53,16 @@ def set_at(cells: memoryview[float], i: int, value: float, at: float) -> None:
 
 
 def merge(mode: str, width: int, source: memoryview[float], i: int, target: memoryview[float], j: int) -> None:
-    """Add one series' cells at source[i] to those at target[j]."""
+    """Add one series' cells at source[i], which are this process's own, to those at target[j]."""
     if mode in (SUM, LIVE_SUM):
         for step in range(width):
             target[j + step] += source[i + step]
+    elif mode in (MAX, MIN):
+        if is_set(source[i]):
+            target[j] = source[i]
     elif source[i] == 0.0:
         return
-    elif mode == MAX:
+    elif mode == HIGH_WATER:
         raise_to(target, j, source[i + 1])
-    elif mode == MIN:
-        lower_to(target, j, source[i + 1])
     elif mode == MOST_RECENT:
         set_at(target, j, source[i + 1], source[i])

@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterable
 
 from jobmetrics.errors import Damaged
+from jobmetrics.families import LIVE_SUM
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import close, closing
 from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
 from jobmetrics.registry.journal import Journal
 from jobmetrics.registry.locks import say_ready
 from jobmetrics.registry.memory import NO_CELLS
+from jobmetrics.registry.merging import PresentCell, end_ownership
 from jobmetrics.registry.owner import Holder, pid_namespace
 
 _MARK = 1 << 40  # far beyond what a job's own file is read at, within what every file system allows
@@ -169,18 +171,19 @@ class Slot:
         """Whether the mapped file's header is whole and begins with these bytes."""
         return self._bytes[: len(kind)] == kind and layout.is_whole(self._bytes[: layout.SLOT_HEADER_SIZE])
 
-    def take_over(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int) -> None:
-        """Become the owner: the last owner's live cells are zeroed before the owner record is complete."""
-        self.prepare(holder, live_cells, started, os.getpid())
+    def take_over(self, holder: Holder, present_cells: Iterable[PresentCell], started: int) -> None:
+        """Become the owner: what the last owner left in its present cells is settled before the owner record is
+        complete."""
+        self.prepare(holder, present_cells, started, os.getpid())
 
-    def prepare(self, holder: Holder, live_cells: Iterable[tuple[int, int]], started: int, pid: int = 0) -> None:
+    def prepare(self, holder: Holder, present_cells: Iterable[PresentCell], started: int, pid: int = 0) -> None:
         """As `take_over`, for a child yet to be forked if pid is 0: the record is complete with its `pid_word`."""
         keep_mapped(self._bytes)
         layout.clear_owner(self._bytes)
         cells = self.cells
-        for first, width in live_cells:
-            for i in range(first, min(first + width, len(cells))):
-                cells[i] = 0.0
+        for first, mode in present_cells:
+            if first + (mode != LIVE_SUM) < len(cells):  # beyond them are series that the last owner never had
+                end_ownership(mode, cells, first)
         self._lease = layout.last_lease(self._bytes) + 1
         self.describe(holder, started, pid)
         if not pid:

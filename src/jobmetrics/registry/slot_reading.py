@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobmetrics.errors import Damaged
-from jobmetrics.families import COUNTER, HISTOGRAM
+from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
 from jobmetrics.registry import journal, layout
 from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import Directory, slot_name
@@ -28,10 +28,13 @@ class Columns:
         self.count = index.next_cell
         self._rising = np.zeros(self.count, bool)  # counters and bucket counts: never negative, never lower
         self._whole = np.zeros(self.count, bool)  # bucket counts
+        self._unknown = np.zeros(self.count, bool)  # gauges: NaN is a value there
         for (number, _), place in index.series.items():
             family = index.families[number]
             if family.type == COUNTER:
                 self._rising[place.first] = True
+            elif family.type == GAUGE:
+                self._unknown[place.first : place.first + place.width] = True
             elif family.type == HISTOGRAM:
                 buckets = slice(place.first, place.first + place.width - 1)
                 self._rising[buckets] = self._whole[buckets] = True
@@ -44,7 +47,7 @@ class Columns:
         if not len(changed):
             return changed
         values, before = row[changed], last[changed]
-        bad: NDArray[np.bool_] = ~np.isfinite(values)
+        bad: NDArray[np.bool_] = ~np.isfinite(values) & ~(self._unknown[changed] & np.isnan(values))
         bad |= self._rising[changed] & (values < before)
         bad |= self._whole[changed] & (values != np.floor(values))
         return changed[bad]

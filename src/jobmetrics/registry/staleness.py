@@ -28,7 +28,7 @@ class Staleness:
         """Take this reading into account; the first cells of the series that are stale by now."""
         known = len(self._last)
         changed_at = np.full(len(total), now)
-        unchanged = total[:known] == self._last
+        unchanged = (total[:known] == self._last) | (np.isnan(total[:known]) & np.isnan(self._last))
         changed_at[:known][unchanged] = self._changed_at[unchanged]
         self._last, self._changed_at = total.copy(), changed_at
         return frozenset(

@@ -10,10 +10,22 @@ from math import isnan
 
 import numpy as np
 
-from jobmetrics.families import HISTOGRAM, JOBS_ACTIVE, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
+from jobmetrics.families import (
+    HIGH_WATER,
+    HISTOGRAM,
+    JOBS_ACTIVE,
+    JOURNAL,
+    LIVE_SUM,
+    MAX,
+    MIN,
+    MOST_RECENT,
+    SUM,
+    Family,
+)
 from jobmetrics.registry import layout
 from jobmetrics.registry.earlier import Earlier
 from jobmetrics.registry.index import Placement, SeriesIndex
+from jobmetrics.registry.merging import extreme
 from jobmetrics.registry.samples import Active, Sample
 from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Reading
 
@@ -99,32 +111,34 @@ class Totals:
 
 
 class _Extremes:
-    """Max, min and most recent gauges, merged over the rows."""
+    """Max, min, most recent and high-water gauges, merged over the rows."""
 
     def __init__(self, index: SeriesIndex) -> None:
-        self._modes = {
-            place.first: index.families[number].mode
-            for (number, _), place in index.series.items()
-            if index.families[number].mode in (MAX, MIN, MOST_RECENT)
-        }
-        self._found: dict[int, tuple[float, float]] = {}
+        self._extremes: dict[int, tuple[str, float]] = {}  # mode and value of max and min gauges, by first cell
+        self._marked: dict[int, tuple[str, float, float]] = {}  # mode, when and value of the others
+        for (number, _), place in index.series.items():
+            mode = index.families[number].mode
+            if mode in (MAX, MIN):
+                self._extremes[place.first] = (mode, 0.0)
+            elif mode in (MOST_RECENT, HIGH_WATER):
+                self._marked[place.first] = (mode, 0.0, 0.0)
 
     def add(self, row: Cells) -> None:
-        for first, mode in self._modes.items():
+        for first, (mode, found) in self._extremes.items():
+            if first + 1 < len(row):
+                own = extreme(mode, float(row[first]), float(row[first + 1]))
+                self._extremes[first] = mode, extreme(mode, found, own)
+        for first, (mode, known, found) in self._marked.items():
             if first + 1 >= len(row) or row[first] == 0.0:
                 continue
             when, value = float(row[first]), float(row[first + 1])
-            known = self._found.get(first)
-            if known is None:
-                better = True
-            elif mode == MOST_RECENT:
-                better = when > known[0]
-            else:
-                better = value > known[1] if mode == MAX else value < known[1]
-            if better:
-                self._found[first] = (when, value)
+            if known == 0.0 or (when > known if mode == MOST_RECENT else value > found):
+                self._marked[first] = mode, when, value
 
     def value(self, first: int) -> float | None:
-        """The merged value, None when it was never set."""
-        found = self._found.get(first)
-        return None if found is None else found[1]
+        """The merged value. None for a most recent gauge or a high-water mark that was never set; 0 for a max or min
+        gauge that no process has set."""
+        if first in self._extremes:
+            return self._extremes[first][1] + 0.0  # which makes -0.0 a plain 0
+        _, when, value = self._marked.get(first, ("", 0.0, 0.0))
+        return value if when else None

@@ -101,7 +101,7 @@ def test_damaged_index_under_a_held_lock_is_left_alone(registry_dir: Path, file:
 def test_index_of_another_version_is_refused_and_left_as_it_is(registry_dir: Path, file: IndexFile) -> None:
     file.load()
     data = (registry_dir / "index").read_bytes()
-    other = of_version(2, layout.IndexHeader.unpack(data)) + data[layout.COMMITTED_OFFSET :]
+    other = of_version(layout.FORMAT_VERSION + 1, layout.IndexHeader.unpack(data)) + data[layout.COMMITTED_OFFSET :]
     (registry_dir / "index").write_bytes(other)
     with pytest.raises(FormatRefused):
         file.load()
@@ -144,11 +144,11 @@ def test_what_was_placed_is_loaded(file: IndexFile) -> None:
     )  # fmt: skip
 
 
-def test_live_cells_are_known_for_the_next_lease(file: IndexFile) -> None:
+def test_present_cells_are_known_for_the_next_lease(file: IndexFile) -> None:
     index = file.load()
     place(file, index, COUNTER, "a")
     place(file, index, LIVE, "a")
-    assert index.live_cells == [(1, 1)]
+    assert index.present_cells == [(1, LIVE_SUM)]
 
 
 def test_refresh_takes_what_others_placed(file: IndexFile) -> None:

@@ -108,7 +108,7 @@ def test_every_cut_of_an_index_header_is_found() -> None:
 
 
 def test_index_of_another_version_is_refused_with_both_versions() -> None:
-    with pytest.raises(FormatRefused, match=r"^the index has format version 9; this jobmetrics reads 1$"):
+    with pytest.raises(FormatRefused, match=r"^the index has format version 9; this jobmetrics reads 2$"):
         IndexHeader.unpack(of_version(9, HEADER) + layout.pack_committed(64))
 
 
@@ -244,7 +244,7 @@ def test_every_cut_of_a_slot_header_is_found() -> None:
 
 
 def test_slot_of_another_version_is_refused_with_both_versions() -> None:
-    with pytest.raises(FormatRefused, match=r"^the slot has format version 9; this jobmetrics reads 1$"):
+    with pytest.raises(FormatRefused, match=r"^the slot has format version 9; this jobmetrics reads 2$"):
         SlotHeader.unpack(of_version(9, SlotHeader(64, IDENTITY)))
 
 

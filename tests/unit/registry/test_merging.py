@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import functools
+import math
+import random
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmetrics.families import JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
-from jobmetrics.registry.merging import lower_to, merge, raise_to, set_at
+from jobmetrics.families import HIGH_WATER, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
+from jobmetrics.registry.merging import end_ownership, extreme, is_set, merge, raise_to, set_at
 
 ADDED = (SUM, LIVE_SUM)
-CHOSEN = (MAX, MIN, MOST_RECENT)
+CHOSEN = (HIGH_WATER, MOST_RECENT)
 
 values = st.floats(allow_nan=False, allow_infinity=False)
 moments = st.floats(min_value=1.0, max_value=1e10)
@@ -47,7 +50,7 @@ def test_unset_row_changes_nothing(mode: str, data: st.DataObject) -> None:
     assert merged(mode, row, (0.0, 0.0)) == merged(mode, row) == merged(mode, (0.0, 0.0), row) == list(row)
 
 
-@pytest.mark.parametrize("mode", [SUM, LIVE_SUM, MAX, MIN])
+@pytest.mark.parametrize("mode", [SUM, LIVE_SUM, HIGH_WATER])
 @given(st.data())
 def test_order_of_two_rows_does_not_matter(mode: str, data: st.DataObject) -> None:
     one, other = data.draw(rows_of(mode)), data.draw(rows_of(mode))
@@ -74,19 +77,49 @@ def test_most_recent_is_the_latest_in_any_order(rows: list[tuple[float, float]])
 
 
 @given(st.lists(values, min_size=1, max_size=5))
-def test_max_is_the_largest_ever_set(numbers: list[float]) -> None:
+def test_high_water_mark_is_the_largest_ever_set(numbers: list[float]) -> None:
     view = cells(0.0, 0.0)
     for number in numbers:
         raise_to(view, 0, number)
     assert view.tolist() == [1.0, max(numbers)]
 
 
-@given(st.lists(values, min_size=1, max_size=5))
-def test_min_is_the_smallest_ever_set(numbers: list[float]) -> None:
-    view = cells(0.0, 0.0)
-    for number in numbers:
-        lower_to(view, 0, number)
-    assert view.tolist() == [1.0, min(numbers)]
+UNSET, ZERO = 0.0, -0.0  # as max and min gauges store them
+present_cells = st.one_of(values.map(lambda value: value or ZERO), st.just(UNSET), st.just(math.nan))
+
+
+@given(st.lists(present_cells, min_size=1, max_size=5), st.randoms())
+def test_extreme_is_of_all_values_that_are_set_in_any_order(cells_of_slots: list[float], order: random.Random) -> None:
+    numbers = [cell for cell in cells_of_slots if is_set(cell) and not math.isnan(cell)]
+    order.shuffle(cells_of_slots)
+    for mode, choose in ((MAX, max), (MIN, min)):
+        found = functools.reduce(functools.partial(extreme, mode), cells_of_slots, UNSET)
+        if numbers:
+            assert (is_set(found), found) == (True, choose(numbers))
+        else:
+            assert math.isnan(found) == any(map(math.isnan, cells_of_slots))
+
+
+@given(st.lists(present_cells, min_size=1, max_size=5))
+def test_last_values_of_a_slots_owners_leave_their_extreme(last_values: list[float]) -> None:
+    for mode in (MAX, MIN):
+        view = cells(UNSET, UNSET)
+        for value in last_values:
+            view[0] = value
+            end_ownership(mode, view, 0)
+            end_ownership(mode, view, 0)  # its next owner was killed and did nothing else
+        expected = functools.reduce(functools.partial(extreme, mode), last_values)
+        assert not is_set(view[0])
+        assert view[1] == expected or math.isnan(view[1]) == math.isnan(expected)
+
+
+@pytest.mark.parametrize("mode", [MAX, MIN])
+def test_present_value_that_waited_in_memory_is_written_over_the_slots(mode: str) -> None:
+    target = cells(5.0, 9.0)
+    merge(mode, 2, cells(UNSET, UNSET), 0, target, 0)
+    assert target.tolist() == [5.0, 9.0]
+    merge(mode, 2, cells(ZERO, UNSET), 0, target, 0)
+    assert (target.tolist(), is_set(target[0])) == ([0.0, 9.0], True)
 
 
 def test_earlier_value_does_not_replace_a_later_one() -> None:

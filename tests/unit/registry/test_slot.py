@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jobmetrics.errors import Damaged
+from jobmetrics.families import LIVE_SUM, MAX
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.layout import Owner
@@ -34,7 +35,7 @@ def lease(registry_dir: Path) -> Iterator[Lease]:
     ) -> Slot:
         holder = holder or Holder()
         plan = SlotPlan(Directory(str(registry_dir)), identity, holder.capacity)
-        held.append(acquire(plan, holder, cells=cells, live_cells=lambda: live, hint=hint, started=77))
+        held.append(acquire(plan, holder, cells=cells, present_cells=lambda: live, hint=hint, started=77))
         return held[-1]
 
     yield lease_one
@@ -132,14 +133,22 @@ def test_next_owner_carries_on_from_what_was_counted(lease: Lease) -> None:
 
 def test_live_cells_begin_anew_under_the_next_owner(lease: Lease) -> None:
     first = lease()
-    for i in range(2, 6):
+    for i in range(2, 5):
         first.cells[i] = 1.0
     first.release()
-    assert lease(live=[(3, 2)]).cells[2:6].tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert lease(live=[(3, LIVE_SUM)]).cells[2:5].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_last_value_of_a_max_gauge_joins_those_of_earlier_owners(lease: Lease) -> None:
+    for value in (5.0, 2.0):
+        owner = lease(live=[(3, MAX)])
+        owner.cells[3] = value
+        owner.release()
+    assert lease(live=[(3, MAX)]).cells[2:6].tolist() == [0.0, 0.0, 5.0, 0.0]
 
 
 def test_live_cells_beyond_the_slot_are_passed_over(lease: Lease) -> None:
-    assert len(lease(live=[(MIN_CELLS - 1, 2), (10**6, 1)]).cells) == MIN_CELLS
+    assert len(lease(live=[(MIN_CELLS - 1, MAX), (10**6, LIVE_SUM)]).cells) == MIN_CELLS
 
 
 def test_slot_has_room_for_the_cells_asked_for(lease: Lease) -> None:

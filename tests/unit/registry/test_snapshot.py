@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused, FormatRefused
-from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, Family
+from jobmetrics.families import HIGH_WATER, JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, Family
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
 from jobmetrics.registry import layout
 from jobmetrics.registry.series import BoundSeries
@@ -93,7 +93,7 @@ def test_damaged_index_is_an_error(registry_dir: Path, reader: SnapshotReader) -
 def test_index_of_another_version_is_refused(registry_dir: Path, reader: SnapshotReader, worker: Worker) -> None:
     count(worker(), 1.0)
     data = (registry_dir / "index").read_bytes()
-    other = of_version(2, layout.IndexHeader.unpack(data)) + data[layout.COMMITTED_OFFSET :]
+    other = of_version(layout.FORMAT_VERSION + 1, layout.IndexHeader.unpack(data)) + data[layout.COMMITTED_OFFSET :]
     (registry_dir / "index").write_bytes(other)
     with pytest.raises(FormatRefused):
         reader.read()
@@ -186,7 +186,18 @@ def test_most_recent_gauge_is_the_one_set_last(
     assert value(reader, "x") == 2.0
 
 
-@pytest.mark.parametrize("mode", [MAX, MIN, MOST_RECENT])
+@pytest.mark.parametrize("mode", [MAX, MIN])
+def test_extreme_gauge_that_no_process_has_set_is_0(reader: SnapshotReader, worker: Worker, mode: str) -> None:
+    family = Family("x", "gauge", "", (), mode)
+    unset, one = worker(), worker()
+    unset.bind(BoundGauge(unset, family, ()), lambda _: None)
+    assert value(reader, "x") == 0.0
+    for number in (0.0, -2.0, 7.0):  # the process that has not set it does not count
+        BoundGauge(one, family, ()).set(number)
+        assert value(reader, "x") == number
+
+
+@pytest.mark.parametrize("mode", [HIGH_WATER, MOST_RECENT])
 def test_gauge_that_was_never_set_is_absent(reader: SnapshotReader, worker: Worker, mode: str) -> None:
     each = worker()
     each.bind(BoundGauge(each, Family("x", "gauge", "", (), mode), ()), lambda _: None)
