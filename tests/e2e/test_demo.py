@@ -119,6 +119,7 @@ def test_on_a_private_redis_everything_agrees(demo: Callable[..., Demo]) -> None
     assert "p95 wait" in run.said
 
 
+@pytest.mark.full
 def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo], redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.set("theirs", "1")
@@ -139,6 +140,7 @@ def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo
         assert {key: client.dump(key) for key in client.scan_iter()} == before
 
 
+@pytest.mark.full
 def test_without_redis_celery_runs_alone_and_agrees(demo: Callable[..., Demo]) -> None:
     run = demo(DEMO_SECONDS="8", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
     assert run.end() == 0, run.said
@@ -149,6 +151,7 @@ def test_without_redis_celery_runs_alone_and_agrees(demo: Callable[..., Demo]) -
     assert "REDIS_URL" in sentence
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("signals", ["SIGINT", "SIGINT SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("transport", ["redis", "files"])
 def test_a_signal_in_the_middle_leaves_nothing(demo: Callable[..., Demo], transport: str, signals: str) -> None:
@@ -171,6 +174,7 @@ def test_a_signal_while_it_starts_leaves_nothing(demo: Callable[..., Demo]) -> N
     assert run.end() == 128 + signal.SIGINT, run.said
 
 
+@pytest.mark.full
 def test_a_difference_is_printed_and_exits_1(demo: Callable[..., Demo]) -> None:
     run = demo(DEMO_SECONDS="2", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
     run.wait_until(run.ledger_lines)
@@ -184,6 +188,7 @@ def test_a_difference_is_printed_and_exits_1(demo: Callable[..., Demo]) -> None:
     assert re.search(r"\d+ of \d+ comparisons differ", run.said)
 
 
+@pytest.mark.full
 def test_a_server_that_does_not_start_is_shown_with_its_log(demo: Callable[..., Demo], tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -196,6 +201,7 @@ def test_a_server_that_does_not_start_is_shown_with_its_log(demo: Callable[..., 
     assert "Traceback" not in run.said
 
 
+@pytest.mark.full
 def test_a_worker_that_dies_is_shown_with_its_log(demo: Callable[..., Demo]) -> None:
     run = demo(DEMO_SECONDS="100", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
     run.wait_until(run.ledger_lines)
@@ -222,6 +228,7 @@ def test_a_redis_that_does_not_answer_is_one_line_without_its_password(demo: Cal
     assert "s3cr" not in run.said
 
 
+@pytest.mark.full
 def test_on_a_terminal_a_table_lives_until_ctrl_c(demo: Callable[..., Demo]) -> None:
     servers.program("redis-server")
     ours, theirs = pty.openpty()

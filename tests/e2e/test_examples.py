@@ -90,6 +90,7 @@ def test_the_readme_has_every_kind_of_process() -> None:
         assert any(command.startswith(beginning) for command in COMMANDS), beginning
 
 
+@pytest.mark.full
 def test_what_runs_is_recorded(shop: Shop) -> None:
     started = [shop.start(command) for command in COMMANDS if command.startswith(SCHEDULES)]
     started += [shop.start(command) for command in COMMANDS if command.endswith(".produce")]
@@ -142,6 +143,7 @@ TROUBLE: Mapping[str, Callable[[Shop, str], bool]] = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_trouble_shows(shop: Shop, trouble: str) -> None:
     found = [command for command in COMMANDS if f"--trouble {trouble}" in command]

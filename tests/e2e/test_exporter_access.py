@@ -206,6 +206,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(
         until(lambda: served() != before, "the new certificate")
 
 
+@pytest.mark.full
 def test_prometheus_scrapes_over_tls_with_a_password(
     registry_dir: Path, tmp_path: Path, log: Path, authority: Authority
 ) -> None:

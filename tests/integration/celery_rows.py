@@ -171,9 +171,44 @@ ROWS = (
 )  # fmt: skip
 
 
-def rows(pool: str, but: frozenset[str] = frozenset()) -> list[Row]:
-    """The rows that this pool has, in the Celery that is installed. but: names of rows to leave out."""
-    return [row for row in ROWS if pool in row.pools and row.since <= CELERY and row.name not in but]
+# What happens in these happens before a pool is asked, or alike in every process that runs a task.
+ALIKE = frozenset({
+    "throw-KeyError", "retry until it fails", "autoretry", "replace", "unknown task", "undecodable body",
+    "no task's message", "store_fails", "shadow name", "hostile name", "chain", "group", "chord with a retried member",
+    "map", "link", "link_error", "a megabyte",
+})  # fmt: skip
+
+# What a child inherits, or has not inherited when it is spawned, and what of it the main process learns.
+OF_CHILDREN = frozenset({
+    "success", "fail-ValueError", "retry, then success", "ignore", "soft limit", "hard limit by SIGKILL",
+    "kill_itself-WorkerLostError", "killed_after_its_end", "lost, rejected and run again", "system_exit-SystemExit",
+    "terminated by TERM", "terminated by KILL", "eager", "hostile_error-HostileError",
+    "unpicklable_error-UnpicklableError", "chord",
+})  # fmt: skip
+
+# What is acknowledged, rejected, sent again or refused, which each broker does its own way. RabbitMQ drops a message
+# that has expired itself: no worker hears of it.
+OF_BROKERS = frozenset({
+    "success", "fail-ValueError", "retry, then success", "reject", "reject and requeue", "kill_itself-WorkerLostError",
+    "lost, rejected and run again", "lost and retried", "revoked before it started", "terminated by KILL",
+    "unknown task", "undecodable body", "no task's message", "hostile name", "chord", "link_error", "a megabyte",
+})  # fmt: skip
+
+
+def rows(pool: str) -> list[Row]:
+    """The rows that this pool has, in the Celery that is installed."""
+    return [row for row in ROWS if pool in row.pools and row.since <= CELERY]
+
+
+def some(pool: str, names: frozenset[str]) -> list[Row]:
+    """Those of these names."""
+    assert names <= {row.name for row in ROWS}
+    return [row for row in rows(pool) if row.name in names]
+
+
+def differing(pool: str) -> list[Row]:
+    """Those that another pool than prefork may count differently."""
+    return some(pool, frozenset(row.name for row in ROWS) - ALIKE)
 
 
 def check(worker: Worker, row: Row) -> None:

@@ -61,6 +61,7 @@ def test_cold_shutdown_counts_the_job_it_killed_once(start: Any) -> None:
         _gone(worker)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(CELERY < (5, 5), reason="Celery 5.5 brought the soft shutdown")
 def test_soft_shutdown_lets_the_job_end(start: Any) -> None:
     with start("--concurrency=2", SOFT_SHUTDOWN="4") as worker:
@@ -84,6 +85,7 @@ def test_a_killed_worker_is_gone_at_the_next_reading(start: Any, pool: str) -> N
         assert_durations_add_up(worker.directory)
 
 
+@pytest.mark.full
 def test_capacity_follows_autoscale(start: Any) -> None:
     def capacity() -> float:
         return sum(values(worker.directory, "jobs_worker_capacity").values())
@@ -106,6 +108,7 @@ def test_a_job_out_of_memory_counts_though_the_worker_ends(start: Any) -> None:
         _gone(worker)
 
 
+@pytest.mark.full
 def test_a_job_that_ends_a_solo_worker_counts(start: Any) -> None:
     with start("--pool=solo") as worker:
         worker.send("system_exit")
@@ -124,6 +127,7 @@ def test_a_job_out_of_memory_counts_in_the_workers_own_process(start: Any, pool:
         worker.assert_consistent()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pool", [SOLO, GEVENT])
 def test_an_interrupt_in_a_job_counts_though_the_worker_ends(start: Any, pool: str) -> None:
     with start(f"--pool={pool}", "--concurrency=1") as worker:
@@ -133,6 +137,7 @@ def test_an_interrupt_in_a_job_counts_though_the_worker_ends(start: Any, pool: s
         worker.assert_consistent()
 
 
+@pytest.mark.full
 def test_a_thread_that_cannot_be_terminated_ends_by_itself(start: Any) -> None:
     with start(f"--pool={THREADS}", "--concurrency=1") as worker:
         sent = worker.send("hold_acknowledged")
@@ -144,6 +149,7 @@ def test_a_thread_that_cannot_be_terminated_ends_by_itself(start: Any) -> None:
         assert worker.counted("jobs_withdrawn_total") == {}
 
 
+@pytest.mark.full
 def test_a_job_of_a_solo_worker_ends_before_its_termination_is_heard(start: Any) -> None:
     with start(f"--pool={SOLO}") as worker:
         sent = worker.send("hold_acknowledged")

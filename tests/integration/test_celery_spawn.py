@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.celery_rows import CELERY, PREFORK, Row, check, rows
+from tests.integration.celery_rows import CELERY, OF_CHILDREN, PREFORK, Row, check, some
 from tests.integration.celery_workers import Worker, running
 from tests.readings import until, values
 from tests.servers import RedisServer
@@ -31,7 +31,7 @@ def worker(_shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     assert "Signal handler" not in started.log
 
 
-@pytest.mark.parametrize("row", rows(PREFORK), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", some(PREFORK, OF_CHILDREN), ids=lambda row: row.name)
 def test_row(worker: Worker, row: Row) -> None:
     check(worker, row)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.celery_rows import THREADS, Row, check, rows
+from tests.integration.celery_rows import THREADS, Row, check, differing
 from tests.integration.celery_workers import Worker, running
 from tests.readings import until, values
 from tests.servers import RedisServer
@@ -25,7 +25,7 @@ def worker(_shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     assert "Signal handler" not in started.log
 
 
-@pytest.mark.parametrize("row", rows(THREADS), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", differing(THREADS), ids=lambda row: row.name)
 def test_row(worker: Worker, row: Row) -> None:
     check(worker, row)
 

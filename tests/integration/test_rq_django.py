@@ -27,6 +27,7 @@ def workers(redis_url: str, registry_dir: Path, tmp_path: Path) -> Iterator[Work
     made.connection.close()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options", [[], ["--worker-class", "jobmetrics.rq.SimpleWorker"]], ids=["setting", "option"])
 def test_its_worker_command_counts(options: list[str], workers: Workers) -> None:
     workers.queue.enqueue(jobs.succeed)
@@ -39,6 +40,7 @@ def test_its_worker_command_counts(options: list[str], workers: Workers) -> None
     workers.check({("succeed", "success"): 1, ("fail", "failure"): 1}, {("fail", "Gone"): 1})
 
 
+@pytest.mark.full
 def test_jobs_that_django_sends_are_counted_where_they_are_sent(workers: Workers) -> None:
     code = (
         "import django, rq\n"
