@@ -144,7 +144,7 @@ JOBS_RESERVED = _family(
     mode=LIVE_SUM,
 )
 JOBS_WORKER_PROCESSES_LOST = _family(
-    "jobs_worker_processes_lost_total", COUNTER, "Worker processes that died in a job.", "system"
+    "jobs_worker_processes_lost_total", COUNTER, "Worker processes that died in a job or right after it.", "system"
 )
 JOBS_SCHEDULE_LAST_SENT = _family(
     "jobs_schedule_last_sent_timestamp_seconds",

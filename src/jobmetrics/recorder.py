@@ -31,6 +31,7 @@ from jobmetrics.settings import Settings, making, peek
 logger = logging.getLogger("jobmetrics")
 
 UNKNOWN_ERROR = "unknown"
+MAX_TOLD = 1_000  # lost processes that are remembered, so that none is counted twice
 FLUSH_INTERVAL = 1.0  # seconds between two looks at what was dropped or kept from jobs
 
 PYTHON = "python"  # the system of plain functions under `timed_job`
@@ -155,6 +156,7 @@ class Recorder:
         self._dropped_updates = Labelled(BoundCounter, f.DROPPED_UPDATES, writer)
         self._dropped_series = Labelled(BoundCounter, f.DROPPED_SERIES, writer)
         self._internal_errors = Labelled(BoundCounter, f.INTERNAL_ERRORS, writer)
+        self._told_processes: set[tuple[str, float]] = set()  # of the executions after which they died
         self._jobs: dict[tuple[str, str, str], JobSeries] = {}
         self._flush_at = 0.0
 
@@ -282,6 +284,26 @@ class Recorder:
         duration = max(0.0, now - entry.start) if entry is not None and event.run_time_known else None
         self._count_lost(job, event, duration)
         return True
+
+    def process_lost(self, job: Job, execution_id: str) -> None:
+        """Count a process that died after it had recorded the end of this execution, which is not counted again.
+
+        One that died before the end is counted by `lost`.
+        """
+        if self.series_of(job).ignored:
+            return
+        entries = self.writer.find_execution(execution_hash(job.system, execution_id))
+        open_entry, known = _unended(entries)
+        if open_entry is not None or not known:
+            return
+        start = entries[0].start  # of the last run: the latest start comes first
+        told = (execution_id, start)
+        if any(entry.lost and entry.start == start for entry in entries) or told in self._told_processes:
+            return
+        if len(self._told_processes) >= MAX_TOLD:
+            self._told_processes.clear()
+        self._told_processes.add(told)
+        self._processes_lost.at((job.system,)).inc()
 
     def withdrawn(self, event: Withdrawn) -> None:
         """A job will never start."""

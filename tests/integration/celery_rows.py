@@ -133,7 +133,7 @@ ROWS = (
         {("hard_limit_deaf", "TimeLimitExceeded"): 1}, pools=(PREFORK,)),
     _simple("kill_itself", "failure", PREFORK, lost=1, error="WorkerLostError"),
     _simple("leave", "failure", PREFORK, lost=1, error="WorkerLostError"),
-    _simple("killed_after_its_end", "success", PREFORK),
+    _simple("killed_after_its_end", "success", PREFORK, lost=1),
     Row("lost, rejected and run again", _send("lost_once"), {("lost_once", "failure"): 1, ("lost_once", "success"): 1},
         {("lost_once", "WorkerLostError"): 1}, lost=1, pools=(PREFORK,)),
     Row("lost and retried", _send("lost_and_retried"),

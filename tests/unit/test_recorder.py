@@ -415,8 +415,49 @@ def test_execution_that_had_ended_is_not_counted_again(
 ) -> None:
     run(other_worker)
     die(other_worker.writer)
-    assert record.lost(Lost(JOB, "1", "failure", process_died=True)) is False
+    assert record.lost(Lost(JOB, "1", "failure")) is False
     assert jobs(registry_dir) == {"success": 1.0}
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {}
+
+
+def test_process_that_died_after_its_execution_had_ended_is_counted_once(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    run(other_worker)
+    die(other_worker.writer)
+    for _ in range(3):
+        record.process_lost(JOB, "1")
+    assert jobs(registry_dir) == {"success": 1.0}
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {("celery",): 1.0}
+
+
+def test_process_that_died_in_its_execution_is_counted_with_the_execution(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    other_worker.started(Started(JOB, "1"))
+    die(other_worker.writer)
+    record.process_lost(JOB, "1")
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {}
+    record.lost(Lost(JOB, "1", "failure", process_died=True))
+    record.process_lost(JOB, "1")
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {("celery",): 1.0}
+
+
+def test_each_run_of_a_job_may_lose_its_process(
+    registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
+) -> None:
+    for _ in range(2):
+        run(other_worker)
+        wall.advance(1.0)
+        record.process_lost(JOB, "1")
+    assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {("celery",): 2.0}
+
+
+def test_process_of_an_unknown_or_ignored_job_is_not_counted(registry_dir: Path, writer: Writer) -> None:
+    record = recorder_with(writer, ignore="app.ignored")
+    run(record)
+    record.process_lost(Job("celery", "app.ignored", "q"), "1")
+    record.process_lost(JOB, "another")
     assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {}
 
 
@@ -545,9 +586,10 @@ def test_recorder_follows_the_settings_in_force(in_force: Settings, tmp_path: Pa
     assert recorder.default().writer.directory.path == str(tmp_path / "other")
 
 
-def test_process_with_bad_settings_records_nothing_and_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_with_bad_settings_records(monkeypatch: pytest.MonkeyPatch, registry_dir: Path) -> None:
+    monkeypatch.setenv("JOBMETRICS_DIR", str(registry_dir))
     monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "many")
     execution = recorder.default().started(Started(JOB, "1"))
     assert execution is not None
     recorder.default().ended(execution, OK)
-    assert recorder.default().writer.enabled is False
+    assert jobs(registry_dir) == {"success": 1.0}

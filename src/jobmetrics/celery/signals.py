@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from celery import signals
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.worker.request import Request
 
 from jobmetrics import guard
 from jobmetrics.celery import executions, reports, worker
@@ -32,6 +33,8 @@ _HANDLERS = (
 def connect() -> None:
     """Begin to listen; doing it again changes nothing."""
     guard.let_through(SoftTimeLimitExceeded)
+    if not hasattr(Request.on_failure, "__wrapped__"):
+        Request.on_failure = reports.on_failure_of(Request.on_failure)
     for signal, handler in _HANDLERS:
         signal.connect(handler, weak=False, dispatch_uid=_UID)
 
@@ -40,6 +43,7 @@ def disconnect() -> None:
     """Stop it."""
     for signal, _ in _HANDLERS:
         signal.disconnect(dispatch_uid=_UID)
+    Request.on_failure = getattr(Request.on_failure, "__wrapped__", Request.on_failure)
 
 
 def is_connected() -> bool:
