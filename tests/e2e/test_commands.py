@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
 from tests.multiprocess.places import ALICE, need_root
+from tests.multiprocess.support import record
 from tests.readings import until, values
 
 
@@ -178,6 +179,15 @@ def test_top_once_is_readable_at_80_columns(source: str, registry_dir: Path, tmp
     assert columns(done.stdout) <= 80
     (line,) = [line for line in done.stdout.splitlines() if "app.resize" in line]
     assert line.split() == ["celery", "app.resize", "mail", "0.0", "-", "1", "-", "-", "25ms", "4.8s"]
+
+
+def test_top_shows_control_characters_as_escapes(registry_dir: Path) -> None:
+    name = "\x1b]0;title\x07\x1b[31m\x9b2J\u202ered"
+    record(registry_dir, ("start", "one", name), ("end", "one"))
+    done = run("top", "--once", "--interval", "0.1", "--dir", str(registry_dir), variables={"COLUMNS": "160"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\x1b]0;title\x07\x1b[31m\x9b2J\u202ered" in done.stdout
+    assert done.stdout.replace("\n", "").isprintable()
 
 
 def test_top_of_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:

@@ -141,6 +141,11 @@ MUTATIONS = [
         "unit/test_exporter_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
     ),
     Mutation(
+        "terminal",
+        "control characters are shown as escapes",
+        "e2e/test_commands.py::test_top_shows_control_characters_as_escapes",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",

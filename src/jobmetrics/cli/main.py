@@ -64,7 +64,8 @@ def _missing(error: ModuleNotFoundError) -> int:
 
 
 def _complain(message: str) -> int:
+    from jobmetrics.cli.printable import printable
     from jobmetrics.collecting import without_secrets
 
-    print(f"{PROGRAM}: {without_secrets(message)}", file=sys.stderr)
+    print(f"{PROGRAM}: {printable(without_secrets(message))}", file=sys.stderr)
     return BAD_INPUT

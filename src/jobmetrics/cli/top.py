@@ -13,6 +13,7 @@ import click
 
 from jobmetrics.cli import logs
 from jobmetrics.cli.options import collector_options, reading, settings_from
+from jobmetrics.cli.printable import printable
 from jobmetrics.collecting import safe_url
 from jobmetrics.errors import JobmetricsError, SettingsError
 from jobmetrics.settings import Settings
@@ -143,11 +144,11 @@ def _picture(now: Sight, before: Sight, source: str, height: int = 0) -> Rendera
     for row in found[:room]:
         system, job_type, queue = row.key
         jobs.add_row(
-            Text(f"{system} {job_type}"), Text(queue), _number(row.rate),
+            Text(printable(f"{system} {job_type}")), Text(printable(queue)), _number(row.rate),
             "-" if row.failed is None else f"{row.failed:.0%}", f"{row.active:.0f}",
             *(_seconds(value) for value in (*row.wait, *row.duration)),
         )  # fmt: skip
-    parts: list[RenderableType] = [Text(_headline(now, source), no_wrap=True, overflow="ellipsis"), jobs]
+    parts: list[RenderableType] = [Text(printable(_headline(now, source)), no_wrap=True, overflow="ellipsis"), jobs]
     if not found:
         parts.append(Text("no job has been recorded yet"))
     if len(found) > room:
@@ -161,9 +162,9 @@ def _picture(now: Sight, before: Sight, source: str, height: int = 0) -> Rendera
         for (system, broker, queue), depth in sorted(now.depths.items()):
             since = now.oldest.get((system, broker, queue))
             age = "-" if since is None else _seconds(max(0.0, time.time() - since))
-            queues.add_row(Text(f"{system} {queue}"), Text(broker), f"{depth:.0f}", age)
+            queues.add_row(Text(printable(f"{system} {queue}")), Text(printable(broker)), f"{depth:.0f}", age)
         parts.append(queues)
-    parts.extend(Text(f"cannot be read: {what}", style="bold red") for what in now.down)
+    parts.extend(Text(printable(f"cannot be read: {what}"), style="bold red") for what in now.down)
     return Group(*parts)
 
 
