@@ -6,6 +6,7 @@ from jobmetrics.context import CurrentJob, current_job
 from jobmetrics.decorators import timed_job
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, duration, increment, observe, set_gauge
+from jobmetrics.registry.current import refresh
 from jobmetrics.settings import Settings, configure
 from jobmetrics.stages import items, stage
 
@@ -24,6 +25,7 @@ __all__ = [
     "increment",
     "items",
     "observe",
+    "refresh",
     "set_gauge",
     "stage",
     "timed_job",

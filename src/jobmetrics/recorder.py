@@ -252,10 +252,12 @@ class Recorder:
 
     def stage(self, execution: Execution, name: str, seconds: float) -> None:
         """A named part of an execution took so long."""
+        self.writer.look()
         self._stage_duration.at((*execution.series.labels, label_value(name))).observe(seconds)
 
     def items(self, execution: Execution, count: float) -> None:
         """An execution has done so many more items."""
+        self.writer.look()
         self._items.at(execution.series.labels).inc(count)
 
     # ---------------------------------------------------------------- one process speaks for another
@@ -313,6 +315,7 @@ class Recorder:
 
     def published(self, event: Published) -> None:
         """A job was sent."""
+        self.writer.look()
         job = self.series_of(event.job)
         if not job.ignored:
             self._published.at(job.labels).inc()

@@ -21,6 +21,7 @@ from jobmetrics import (
     increment,
     items,
     observe,
+    refresh,
     set_gauge,
     stage,
     timed_job,
@@ -175,6 +176,7 @@ def inside() -> None:
     increment("orders", shop="a")
     set_gauge("level", 1)
     observe("size_bytes", 2.5, table="orders")
+    refresh()
     increment()  # type: ignore[call-arg]
     increment(name="orders")  # type: ignore[call-arg]
     set_gauge("level")  # type: ignore[call-arg]

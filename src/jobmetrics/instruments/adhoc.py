@@ -76,7 +76,9 @@ def _series(type_: str, name: str, labels: dict[str, object], unit: str = "") ->
     if metric is None:
         metric = _metric(type_, name, tuple(labels), unit)
         _known[key] = metric
-    return metric.at(tuple(label_value(labels[label]) for label in metric.family.labels))
+    bound = metric.at(tuple(label_value(labels[label]) for label in metric.family.labels))
+    bound.writer.look()
+    return bound
 
 
 def _metric(type_: str, name: str, labels: tuple[str, ...], unit: str) -> Labelled[Any]:

@@ -161,7 +161,9 @@ class BoundGauge(BoundSeries):
         try:
             yield
         finally:
-            self.set(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self.writer.look()
+            self.set(seconds)
 
 
 class BoundSumGauge(BoundGauge):
@@ -238,7 +240,9 @@ class BoundHistogram(BoundSeries):
         try:
             yield
         finally:
-            self.observe(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self.writer.look()
+            self.observe(seconds)
 
 
 def locked(update: Callable[..., None]) -> Callable[..., None]:

@@ -61,11 +61,14 @@ class _Metric(Labelled[Bound]):
             try:
                 known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
                 if not known.dropped:
+                    known.writer.look()
                     return known
             except (KeyError, TypeError):
                 pass
         try:
-            return self.at(self._values(labelvalues, labelkwargs))
+            bound = self.at(self._values(labelvalues, labelkwargs))
+            bound.writer.look()
+            return bound
         except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
             return self._instead(error)
 
@@ -82,7 +85,9 @@ class _Metric(Labelled[Bound]):
     def _only(self) -> Bound:
         if self.family.labels:
             return self._instead(InstrumentError(f"{self.family.name} has labels: call labels() first"))
-        return self.at(())
+        bound = self.at(())
+        bound.writer.look()
+        return bound
 
     def _instead(self, error: Exception) -> Bound:
         """After a misuse: a series that records nothing."""

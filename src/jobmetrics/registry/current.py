@@ -37,3 +37,14 @@ def writer() -> Writer:
             if _writer is None or _made_from is not in_force:
                 _writer, _made_from = Writer(in_force), in_force
     return _writer
+
+
+@guard.guarded("refresh")
+def refresh() -> None:
+    """Follow the registry directory if it was removed or replaced.
+
+    Jobs, `labels()`, timed blocks and metrics without a definition do this by themselves. A series that is kept and
+    updated in a loop does not: an update asks no clock. Call this in such a loop. It looks at most once a second;
+    the other calls cost less than a microsecond.
+    """
+    writer().look()

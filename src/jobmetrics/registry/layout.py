@@ -277,6 +277,19 @@ def pid_word(pid: int) -> int:
     return pid | (pid ^ 0xFFFFFFFF) << 32
 
 
+def owner_process(record: bytes) -> tuple[int, int, int]:
+    """Pid, start and pid namespace in an owner record, as in `Owner`; pid 0 for a record that is not complete.
+
+    Only the pid is checked: whoever leases a slot asks for nothing else.
+    """
+    if len(record) < OWNER_SIZE:
+        return 0, 0, 0
+    _, start, namespace, *_rest = _OWNER.unpack_from(record)
+    (word,) = _WORD.unpack_from(record, PID_OFFSET - OWNER_OFFSET)
+    pid = word & 0xFFFFFFFF
+    return (pid if word == pid_word(pid) else 0), start, namespace
+
+
 def lease_of(slot: bytes) -> int | None:
     """The lease number of a complete owner record in a slot's bytes; None when it is not complete."""
     try:

@@ -14,7 +14,7 @@ from jobmetrics.registry.descriptors import close, closing, open_noted
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
 from jobmetrics.registry.locks import lock_within, try_lock
 from jobmetrics.registry.merging import PresentCell
-from jobmetrics.registry.owner import Holder
+from jobmetrics.registry.owner import Holder, is_alive
 from jobmetrics.registry.slot import Slot, SlotPlan, fallocate, reserve
 
 _MAX_SLOTS = 100_000
@@ -66,7 +66,7 @@ def lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | Non
     try:
         lock_fd = open_noted(f"{plan.prefix}{number:05d}", _OPEN)
         try:
-            if not try_lock(lock_fd):
+            if not try_lock(lock_fd) or _owner_lives(plan, lock_fd):
                 return False
             slot = _map_locked(plan, number, size, lock_fd)
         finally:
@@ -123,7 +123,7 @@ def lease_again(plan: SlotPlan, mapped: Slot, size: int) -> Slot | Literal[False
         return None
     slot = None
     try:
-        if not try_lock(lock_fd):
+        if not try_lock(lock_fd) or _owner_lives(plan, lock_fd):
             return False
         info = os.fstat(lock_fd)
         if info.st_size < size or not mapped.is_file(info) or not same_file(lock_fd, path):
@@ -138,6 +138,15 @@ def lease_again(plan: SlotPlan, mapped: Slot, size: int) -> Slot | Literal[False
         if slot is None:
             close(lock_fd)
     return slot
+
+
+def _owner_lives(plan: SlotPlan, fd: int) -> bool:
+    """Whether the last owner is another process that still runs, though it does not hold the slot any more.
+
+    A daemoniser closed its descriptors: it may go on writing into the slot, through the mapping.
+    """
+    pid, start, namespace = layout.owner_process(os.pread(fd, layout.OWNER_SIZE, layout.OWNER_OFFSET))
+    return pid not in (0, os.getpid()) and namespace == plan.namespace and is_alive(pid, start)
 
 
 def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
@@ -237,7 +246,7 @@ def _make_ready(plan: SlotPlan, number: int, size: int) -> bool:
     except PermissionError:
         return False  # another member's file, made with other rights: theirs to use
     with closing(fd):
-        if not try_lock(fd) or not same_file(fd, directory.file(name)):
+        if not try_lock(fd) or not same_file(fd, directory.file(name)) or _owner_lives(plan, fd):
             return False
         now = os.fstat(fd).st_size
         if now == 0:  # its maker died, or it was cut: a reader that knew it must see another file

@@ -7,6 +7,7 @@ import time
 from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_DEAD = (b"", b"Z", b"X")  # /proc/PID/stat is not there; a zombie that nobody has reaped; on its way out
 
 
 class Holder(NamedTuple):
@@ -18,18 +19,39 @@ class Holder(NamedTuple):
 
 
 def process_start() -> int:
-    """When this process started, in clock ticks since boot; 0 where the system does not tell.
+    """When this process started, in clock ticks since boot; 0 where the system does not tell."""
+    return _state_and_start("self")[1]
 
-    Source: field 22 of /proc/PID/stat, proc(5). The command name before it may hold spaces and brackets.
+
+def is_alive(pid: int, start: int) -> bool:
+    """Whether a process of this pid namespace still runs. start: as `process_start` gives it.
+
+    False also where that cannot be known: its pid may be another process's by now.
     """
     try:
-        fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # another user's
+    except OSError:
+        return False
+    state, started = _state_and_start(str(pid))
+    return state not in _DEAD and start > 0 and abs(started - start) <= _TICKS
+
+
+def _state_and_start(pid: str) -> tuple[bytes, int]:
+    """The state's letter and the start of a process, from its fields 3 and 22 in /proc/PID/stat, proc(5).
+
+    The command name before them may hold spaces and brackets.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return int(os.read(fd, 2048).rpartition(b")")[2].split()[19])
+            fields = os.read(fd, 2048).rpartition(b")")[2].split()
+            return fields[0], int(fields[19])
         finally:
             os.close(fd)
     except (OSError, ValueError, IndexError):
-        return 0
+        return b"", 0
 
 
 def fork_moment() -> int:

@@ -187,6 +187,11 @@ class Writer(Holding):
         self.process.in_slow_path(self._follow_index, now)
         self.process.redo_postponed()
 
+    def look(self) -> None:
+        """As `tick`, at most once a second: for processes that run no jobs."""
+        if self._clock() >= self._check_at:
+            self.tick()
+
     def _forget(self, slot: Slot) -> None:
         """Its lease was ended by somebody who closed our descriptor."""
         if self.process.slot is slot:
