@@ -6,13 +6,16 @@ import base64
 import contextlib
 import gzip
 import http.client
+import importlib
 import os
 import re
 import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +23,7 @@ from urllib.parse import urlsplit
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from jobmetrics.cli.main import main
 from tests import servers
 from tests.readings import until
 
@@ -179,6 +183,33 @@ def run(
         timeout=LIMIT,
         check=False,
     )
+
+
+def run_inside(*arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """As `run`, in a fork of this process: for the many commands that end before an interpreter would have started."""
+    for module in ("cli.group", "cli.exporter", "exporter.server", "celery.queues", "rq.queues"):
+        importlib.import_module(f"jobmetrics.{module}")  # once here, not in each fork
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.environ.update(variables or {})
+                sys.argv = ["jobmetrics", *arguments]
+                sys.stdout, sys.stderr = stdout, stderr
+                main()
+            except SystemExit as left:
+                status = left.code if isinstance(left.code, int) else 1
+            except BaseException:  # noqa: BLE001 - nothing may come back into pytest
+                traceback.print_exc()
+            finally:
+                stdout.flush()
+                stderr.flush()
+                os._exit(status)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for file in (stdout, stderr):
+            file.seek(0)
+        return subprocess.CompletedProcess(list(arguments), code, stdout.read(), stderr.read())
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:

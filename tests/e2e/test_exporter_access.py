@@ -21,7 +21,7 @@ import pytest
 
 from tests import servers
 from tests.e2e.certificates import Authority
-from tests.e2e.exporters import JOB, LIMIT, complaint, recording, run, running
+from tests.e2e.exporters import JOB, LIMIT, complaint, recording, run, run_inside, running
 from tests.readings import until
 
 PASSWORD = "correct-horse-battery"
@@ -82,6 +82,8 @@ def test_a_header_that_is_none_is_refused(authorization: str, registry_dir: Path
         assert "Traceback" not in exporter.log
 
 
+@pytest.mark.full
+@pytest.mark.serial
 def test_a_known_password_makes_scrapes_no_slower_also_while_strangers_guess(
     registry_dir: Path, tmp_path: Path, log: Path
 ) -> None:
@@ -282,7 +284,7 @@ def test_a_wrong_key_ends_it_at_the_start_with_its_name(
     text: str, said: str, registry_dir: Path, tmp_path: Path
 ) -> None:
     config = web_config(tmp_path, text)
-    done = run("exporter", "--listen", "127.0.0.1:0", "--dir", str(registry_dir), "--web-config", config)
+    done = run_inside("exporter", "--listen", "127.0.0.1:0", "--dir", str(registry_dir), "--web-config", config)
     line = complaint(done)
     assert said in line
     assert "--web-config" in line

@@ -19,6 +19,8 @@ from tests.e2e.certificates import Authority
 from tests.e2e.exporters import LIMIT, Exporter, recording, running
 from tests.readings import until
 
+pytestmark = [pytest.mark.full, pytest.mark.serial]  # seconds and megabytes
+
 MEGABYTE = 1_000_000
 SCRAPE_SECONDS = 1.0  # the issue's own limit
 

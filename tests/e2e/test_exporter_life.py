@@ -57,8 +57,11 @@ def test_a_manager_that_is_gone_is_no_reason_to_fail(registry_dir: Path, tmp_pat
 # ------------------------------------------------------------------ life
 
 
+@pytest.mark.full
+@pytest.mark.serial
 def test_it_ends_in_time_while_scrapes_are_under_way(registry_dir: Path, log: Path) -> None:
-    with running(registry_dir, log) as exporter:
+    with running(registry_dir, log) as exporter, socket.create_connection(exporter.address) as idle:
+        idle.sendall(b"GET /metrics HT")
         connections = []
         for _ in range(20):
             connection = exporter.connect()
@@ -273,9 +276,7 @@ def test_a_third_partys_collector_is_found_and_cannot_hurt_a_scrape(
         assert "no answer within 0.3 s" in page
         assert "RuntimeError in the collector" in page
         assert "hidden-word" not in page + exporter.log
-        code, seconds = exporter.stop()
-        assert code == 0
-        assert seconds < 2.0
+        assert exporter.stop()[0] == 0
 
 
 # ------------------------------------------------------------------ many scrapes
@@ -367,6 +368,8 @@ def _observations(text: str) -> int:
     return round(sum(map(float, counts)))
 
 
+@pytest.mark.full
+@pytest.mark.serial
 @sizes("scrapes", 2_000, 20_000)
 def test_many_scrapes_leave_nothing_behind(scrapes: int, registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter:

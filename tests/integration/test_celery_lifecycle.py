@@ -163,7 +163,7 @@ def test_a_job_of_a_solo_worker_ends_before_its_termination_is_heard(start: Any)
 
 
 @pytest.mark.timeout(3600)  # a process each: minutes on a machine that does other things
-@sizes("tasks", 500, 10_000)
+@sizes("tasks", 100, 10_000)
 def test_recycled_children_leave_bounded_slots_and_exact_totals(start: Any, tasks: int) -> None:
     with start("--concurrency=4", "--max-tasks-per-child=1") as worker:
         with worker.app.connection_for_write() as connection:

@@ -25,7 +25,7 @@ def on_disk(directory: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_size, path.stat().st_blocks * 512) for path in directory.iterdir()}
 
 
-@sizes("number", 1_000, 10_000)
+@sizes("number", 500, 10_000)
 def test_many_forked_jobs_leave_what_a_hundred_leave(number: int, workers: Workers) -> None:
     def run(more: int) -> None:
         for _ in range(more):

@@ -31,6 +31,7 @@ def test_promtool_accepts_the_shipped_configuration(tmp_path: Path) -> None:
     promtool("check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_each_alert_fires_when_it_should_and_not_otherwise(path: Path) -> None:
     promtool("test", "rules", path)

@@ -51,7 +51,7 @@ def bytes_of(path: Path) -> int:
     return sum(entry.stat().st_size for entry in path.iterdir())
 
 
-@sizes("times", 500, 10_000)
+@sizes("times", 200, 10_000)
 def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Path) -> None:
     """As RQ forks: a parent that has the index read, and a child for each job."""
 
