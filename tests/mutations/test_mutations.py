@@ -106,6 +106,16 @@ MUTATIONS = [
         needs_root=True,
     ),
     Mutation(
+        "few_descriptors",
+        "a reader of many slots closes what it has read",
+        "test_many_slots.py::test_a_reader_of_many_slots_keeps_few_descriptors",
+    ),
+    Mutation(
+        "sized_by_need",
+        "a reader copies no more of a slot than the index has cells",
+        "test_many_slots.py::test_a_sparse_slot_of_64_gigabytes_costs_no_memory",
+    ),
+    Mutation(
         "empty_name",
         "an empty metric name is refused",
         "unit/test_adhoc.py::test_misuse_surfaces_in_tests",

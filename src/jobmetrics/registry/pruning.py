@@ -32,14 +32,21 @@ def prune(directory: Directory) -> int:
         index = _open(directory, INDEX_NAME, held)
         if index is not None and not lock_within(index, LOCK_SECONDS):
             raise RegistryError(f"another process keeps the index of {directory.path} locked; try again")
-        slots = [number for number in directory.slots() if _open_unheld(directory, number, held)]
-        # The index goes first: whoever starts meanwhile makes a new one and never reads a slot of the old.
-        names = [INDEX_NAME] if index is not None and same_file(index, directory.file(INDEX_NAME)) else []
-        names += [slot_name(number) for number in slots]
-        names += [name for name in os.listdir(directory.path) if SET_ASIDE_SUFFIX in name]
-        for name in names:
-            os.unlink(directory.file(name))
-    return len(names)
+        slots = directory.slots()
+        for number in slots:
+            if not _is_free(directory, number):
+                raise SlotsHeld(f"{slot_name(number)} is held by a living process; stop the workers first")
+        removed = 0
+        # The index goes first: a process that starts meanwhile makes a new one and never reads a slot of the old.
+        if index is not None and same_file(index, directory.file(INDEX_NAME)):
+            os.unlink(directory.file(INDEX_NAME))
+            removed += 1
+        removed += sum(_remove_free(directory, number) for number in slots)
+        for name in os.listdir(directory.path):
+            if SET_ASIDE_SUFFIX in name:
+                os.unlink(directory.file(name))
+                removed += 1
+    return removed
 
 
 def _open(directory: Directory, name: str, held: contextlib.ExitStack) -> int | None:
@@ -51,9 +58,18 @@ def _open(directory: Directory, name: str, held: contextlib.ExitStack) -> int | 
     return fd
 
 
-def _open_unheld(directory: Directory, number: int, held: contextlib.ExitStack) -> bool:
-    """Hold a slot ourselves until all are removed; False when it is gone already."""
-    fd = _open(directory, slot_name(number), held)
-    if fd is not None and not try_lock(fd):
-        raise SlotsHeld(f"{slot_name(number)} is held by a living process; stop the workers first")
-    return fd is not None
+def _is_free(directory: Directory, number: int) -> bool:
+    """Whether no process holds the slot. One descriptor at a time: a directory may have any number of slots."""
+    with contextlib.ExitStack() as held:
+        fd = _open(directory, slot_name(number), held)
+        return fd is None or try_lock(fd)
+
+
+def _remove_free(directory: Directory, number: int) -> bool:
+    """Remove a slot under its lock. A process that has leased it since keeps it, and moves to the new index."""
+    with contextlib.ExitStack() as held:
+        fd = _open(directory, slot_name(number), held)
+        if fd is None or not try_lock(fd) or not same_file(fd, directory.file(slot_name(number))):
+            return False
+        os.unlink(directory.file(slot_name(number)))
+    return True

@@ -19,6 +19,7 @@ from jobmetrics.registry.locks import is_ready
 Cells = NDArray[np.float64]
 
 LIVE, FREE, DAMAGED = "live", "free", "damaged"
+_ATTEMPTS = 3
 
 
 class Columns:
@@ -70,18 +71,29 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._largest = 0  # bytes asked for since the last `shrink`
 
     def view(self, size: int) -> memoryview[int]:
         """So many bytes of it, whatever is in them."""
+        self._largest = max(self._largest, size)
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         return memoryview(self._buffer)[:size]
 
+    def shrink(self) -> None:
+        """Give memory back that was not asked for lately. Called once a reading, with no view in use."""
+        if len(self._buffer) > 2 * self._largest:
+            self._buffer = bytearray()
+        self._largest = 0
+
 
 class SlotFile:
-    """One slot number of one generation, whichever files bear its name over time."""
+    """One slot number of one generation, whichever files bear its name over time.
 
-    def __init__(self, directory: Directory, number: int, scratch: Scratch) -> None:
+    keep: keep the descriptor from one reading to the next.
+    """
+
+    def __init__(self, directory: Directory, number: int, scratch: Scratch, *, keep: bool) -> None:
         self._directory = directory
         self._name = slot_name(number)
         self._fd: int | None = None
@@ -92,6 +104,7 @@ class SlotFile:
         self._head = b""
         self._header = layout.SlotHeader(layout.MIN_JOURNAL, layout.NO_IDENTITY)
         self._scratch = scratch
+        self._keep = keep
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -106,11 +119,18 @@ class SlotFile:
             OSError, RegistryError: when the file cannot be read; `last` stands in for it.
         """
         fd = self._current(inode)
+        try:
+            return self._read(fd, index, columns)
+        finally:
+            if not self._keep:
+                self.close()
+
+    def _read(self, fd: int, index: SeriesIndex, columns: Columns) -> Reading:
         live = is_ready(fd)
-        data, header = self._copy(fd)
+        data, header = self._copy(fd, columns.count)
         if header.identity != index.identity:
             return self.last()
-        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset)[: columns.count].copy()
+        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset).copy()
         self._settle_replacement(row, header.serial)
         bad = columns.impossible(row, self._row)
         problem = None
@@ -153,18 +173,25 @@ class SlotFile:
         elif len(row) < len(self._row):
             raise Damaged("is shorter than it was")
 
-    def _copy(self, fd: int) -> tuple[bytes, layout.SlotHeader]:
+    def _copy(self, fd: int, cells: int) -> tuple[bytes, layout.SlotHeader]:
+        """The file up to so many cells, however long it is, and its header, which says where they begin."""
         size = os.fstat(fd).st_size
-        data = self._scratch.view(size)
-        if os.preadv(fd, [data], 0) != size:
-            raise Damaged("was cut while it was read")
-        head = bytes(data[: layout.SLOT_HEADER_SIZE])
-        if head != self._head:
-            self._header, self._head = layout.SlotHeader.unpack(head), head
-        header = self._header
-        if not layout.is_slot_size(size, header.cells_offset):
+        for _ in range(_ATTEMPTS):
+            offset = self._header.cells_offset  # at first that of most slots, then as the file says
+            wanted = min(size, offset + cells * layout.CELL)
+            data = self._scratch.view(wanted)
+            if os.preadv(fd, [data], 0) != wanted:
+                raise Damaged("was cut while it was read")
+            head = bytes(data[: layout.SLOT_HEADER_SIZE])
+            if head != self._head:
+                self._header, self._head = layout.SlotHeader.unpack(head), head
+            if self._header.cells_offset == offset:
+                break
+        else:
+            raise Damaged("was laid out anew while it was read")
+        if not layout.is_slot_size(size, offset):
             raise Damaged(f"has {size} bytes, which no slot has")
-        return data, header  # type: ignore[return-value]  # a buffer, read like bytes
+        return data, self._header  # type: ignore[return-value]  # a buffer, read like bytes
 
 
 def _owner(data: bytes) -> layout.Owner | None:

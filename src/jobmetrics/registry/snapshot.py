@@ -28,6 +28,7 @@ __all__ = ["Active", "Sample", "Snapshot", "SnapshotReader"]
 logger = logging.getLogger("jobmetrics")
 
 LOG_INTERVAL = 60.0  # seconds between two lines about the same file
+KEPT_OPEN = 64  # slots whose descriptors are kept; any further one is opened for each reading
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class SnapshotReader:
             self._index = SeriesIndex(header)
         index = self._index
         if committed > index.fed_to:
-            index.feed(os.pread(self._index_fd, committed - index.fed_to, index.fed_to), committed)
+            end = min(committed, os.fstat(self._index_fd).st_size)  # no more memory than the file has bytes
+            index.feed(os.pread(self._index_fd, max(0, end - index.fed_to), index.fed_to), committed)
         if index.damaged:
             self._log(INDEX_NAME, "jobmetrics: %d bytes of the index are damaged, the rest is served", index.damaged)
         return index
@@ -133,6 +135,7 @@ class SnapshotReader:
         inodes = self._directory.slot_inodes()
         for number in sorted({*inodes, *self._slots}):
             totals.add(self._read_slot(number, inodes.get(number), index, self._columns))
+        self._scratch.shrink()
         hidden = frozenset[int]() if self._staleness is None else self._staleness.look(index, totals.cells, taken_at)
         return Snapshot(
             taken_at,
@@ -149,7 +152,9 @@ class SnapshotReader:
     def _read_slot(self, number: int, inode: int | None, index: SeriesIndex, columns: Columns) -> Reading:
         slot = self._slots.get(number)
         if slot is None:
-            slot = self._slots[number] = SlotFile(self._directory, number, self._scratch)
+            slot = self._slots[number] = SlotFile(
+                self._directory, number, self._scratch, keep=len(self._slots) < KEPT_OPEN
+            )
         if inode is None:
             return slot.last()
         try:
