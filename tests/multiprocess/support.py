@@ -6,6 +6,7 @@ Nothing here records in the test's own process, so that no test leaves a writer 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import select
@@ -213,6 +214,11 @@ def fork(run: Callable[[Connection], object]) -> Child:
         run_and_exit(lambda: run(there))
     there.close()
     return Child(pid, here)
+
+
+def fork_without_hooks() -> int:
+    """As a library in C forks: Python calls no hooks."""
+    return int(ctypes.PyDLL(None).fork())
 
 
 def in_order(*steps: Callable[[], object]) -> Callable[..., None]:

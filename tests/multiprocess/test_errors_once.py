@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 
 import pytest
 
 from jobmetrics import guard
-from tests.multiprocess.support import Worker, in_child, run_and_exit
+from tests.multiprocess.support import Worker, fork_without_hooks, in_child, run_and_exit
 from tests.readings import values
 
 ERRORS, CHILDREN = 3, 20
 
 
-def _fork_without_hooks() -> int:
-    """As a library in C forks: Python's hooks are not called."""
-    return int(ctypes.PyDLL(None).fork())
-
-
-@pytest.mark.parametrize("fork", [os.fork, _fork_without_hooks])
+@pytest.mark.parametrize("fork", [os.fork, fork_without_hooks])
 def test_errors_of_a_parent_are_not_counted_again_by_its_children(registry_dir: Path, fork: object) -> None:
     assert callable(fork)
 

@@ -30,6 +30,7 @@ from tests.multiprocess.support import (
     Worker,
     child,
     fork,
+    fork_without_hooks,
     in_child,
     in_order,
     record,
@@ -541,6 +542,55 @@ def test_forks_of_several_threads_at_once_leave_no_lock_held(registry_dir: Path)
     in_child(run)
     assert total(registry_dir) == 101.0
     assert total(registry_dir, "last") == 1.0
+
+
+def test_a_fork_in_c_is_noticed_at_the_next_job(registry_dir: Path) -> None:
+    """From its next job on the child has a slot of its own, and its parent keeps its lease."""
+    children, times = 4, 20_000
+
+    def record_in_child(one: Worker) -> None:
+        one.job()
+        one.hit("all", times=times)
+
+    def run() -> None:
+        one = Worker(registry_dir)
+        one.start("parent's")
+        pids = []
+        for _ in range(children):
+            pid = fork_without_hooks()
+            if pid == 0:
+                run_and_exit(lambda: record_in_child(one))
+            pids.append(pid)
+        one.hit("all", times=times)
+        for pid in pids:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert one.writer.slot is not None
+        assert one.writer.slot.is_held()
+        one.end("parent's")
+
+    in_child(run)
+    assert total(registry_dir) == times * (children + 1)
+    assert readings.values(registry_dir, "jobs_total") == {("python", "job", "queue", "success"): children + 1}
+
+
+def test_a_fork_in_c_is_noticed_by_processes_without_jobs(registry_dir: Path) -> None:
+    def record_in_child(one: Worker) -> None:
+        one.clock.now += 2.0
+        one.writer.look()
+        one.hit("all", 2.0)
+        assert len(slot_files(registry_dir)) == 2
+
+    def run() -> None:
+        one = Worker(registry_dir)
+        one.hit("all")
+        pid = fork_without_hooks()
+        if pid == 0:
+            run_and_exit(lambda: record_in_child(one))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        one.hit("all", 4.0)
+
+    in_child(run)
+    assert total(registry_dir) == 7.0
 
 
 FIRST = Counter("first", "Recorded through the settings in force.")

@@ -42,6 +42,7 @@ Beginning = tuple[Follower, ProcessState, Row, "memoryview[float]", "memoryview[
 
 _followers: list[weakref.ref[Follower]] = []
 
+pid = getpid()  # of the process that all of this is true of
 count = 0  # forks between this process and the one that imported this
 main_thread = threading.main_thread().ident
 
@@ -106,7 +107,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global count, main_thread, _forking
+    global pid, count, main_thread, _forking
+    pid = getpid()
     count += 1
     thread = get_ident()
     if main_thread != thread:
@@ -118,7 +120,6 @@ def _after_fork_in_child() -> None:
         follower.process = process
         row.cells = cells
         if pid_word is not None:
-            pid = getpid()
             pid_word[0] = pid | (pid ^ 0xFFFFFFFF) << 32  # layout.pid_word, without the pages of a call
         if emptied is not None:
             for parents_own in emptied:
@@ -130,6 +131,16 @@ def _after_fork_in_child() -> None:
             pass  # closed by somebody else
     _forking = None
     descriptors.lock.release()
+
+
+def catch_up() -> None:
+    """In a process that a library in C has forked: no hook was called, and its parent's slot is still its own, too."""
+    global pid, count
+    now = getpid()
+    if pid != now:
+        pid = now
+        count += 1
+        _begin_anew()
 
 
 def _begin_anew() -> None:

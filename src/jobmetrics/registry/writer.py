@@ -17,7 +17,7 @@ from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM
-from jobmetrics.registry import descriptors
+from jobmetrics.registry import descriptors, forks
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import SAFE_FLAGS
 from jobmetrics.registry.holding import CHECK_INTERVAL, Holding
@@ -178,6 +178,7 @@ class Writer(Holding):
 
     def tick(self) -> None:
         """To be called at each job's start: confirms the lease, follows a new index, empties memory."""
+        forks.catch_up()
         slot = self.process.slot
         if slot is not None and not slot.is_held():
             self.process.in_slow_path(self._forget, slot)
