@@ -23,11 +23,12 @@ def each(system: str, versions: tuple[str, ...]) -> Any:
     return nox.parametrize("version", [nox.param(version, tags=tags.get(version, [])) for version in versions])
 
 
-RQ_VERSIONS = ("1.16", "2.0", "2.6", "2.12")
+RQ_VERSIONS = ("1.16", "2.0", "2.6", "2.12", "3.0")
 RQ_TESTS = (
     "tests/unit/rq",
     "tests/integration/test_queues_rq.py",
     "tests/integration/test_rq_classes.py",
+    "tests/integration/test_rq_spawn.py",
     "tests/integration/test_rq_truth.py",
 )
 

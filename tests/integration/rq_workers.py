@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,10 @@ OWN = tuple(f"{__name__}.{each.__name__}" for each in (Heroku, Own, OwnForks))
 class _Impatient:
     """Sees a minute more pass than does once the job has begun, and so kills at once what outlives its timeout."""
 
-    def set_current_job_working_time(self, current_job_working_time: float, *args: Any, **kwargs: Any) -> None:
-        begun = bool(ledger.read(Path(os.environ["LEDGER"])))
-        more = 60.0 if current_job_working_time and begun else 0.0
-        super().set_current_job_working_time(current_job_working_time + more, *args, **kwargs)  # type: ignore[misc]  # a mixin
+    def maintain_heartbeats(self, job: Any, *args: Any, **kwargs: Any) -> None:
+        super().maintain_heartbeats(job, *args, **kwargs)  # type: ignore[misc]  # a mixin
+        if ledger.read(Path(os.environ["LEDGER"])):
+            job.started_at -= timedelta(minutes=1)
 
 
 class Impatient(_Impatient, jobmetrics.rq.Worker):
@@ -105,6 +106,26 @@ class KilledBeforeItsWord(rq.Worker):
 
 
 jobmetrics.rq.instrument(KilledBeforeItsWord)
+
+
+class _SaysWhatItRuns:
+    """Writes down, after each job, whether it holds itself for running one."""
+
+    def execute_job(self, *args: Any, **kwargs: Any) -> None:
+        super().execute_job(*args, **kwargs)  # type: ignore[misc]  # a mixin
+        ledger.write("idle" if self.get_current_job_id() is None else "busy")  # type: ignore[attr-defined]  # as above
+
+
+class SaysWhatItRuns(_SaysWhatItRuns, jobmetrics.rq.Worker):
+    """With forked work-horses."""
+
+
+SAYING = [f"{__name__}.SaysWhatItRuns"]
+if hasattr(jobmetrics.rq, "SpawnWorker"):
+    SAYING.append(f"{__name__}.SaysWhatItRunsSpawning")
+
+    class SaysWhatItRunsSpawning(_SaysWhatItRuns, jobmetrics.rq.SpawnWorker):
+        """With spawned ones."""
 
 
 class Workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,8 +15,10 @@ from jobmetrics import settings
 from jobmetrics.recorder import default
 from jobmetrics.rq import instrument_queue, uninstrument_queue
 from tests.integration import rq_jobs as jobs
+from tests.integration import rq_orders as orders
+from tests.integration.processes import process
 from tests.integration.rq_workers import CLASSES, FORKING, JOBS, QUEUE, RQ_VERSION, Workers
-from tests.readings import until, values
+from tests.readings import assert_durations_add_up, until, values
 
 HERE = "tests.integration.rq_workers"
 
@@ -70,6 +73,47 @@ def test_instrumented_class_of_ones_own(worker_class: str, workers: Workers) -> 
         {("fail", "Gone"): 1, ("kill_itself", "WorkHorseKilled"): 1},
     )
     assert workers.lost() == 1
+
+
+def run_orders(workers: Workers, *arguments: str) -> dict[str, dict[str, float]]:
+    """Run workers of classes that are instrumented in some order; what each class recorded, by the row's name."""
+    command = [sys.executable, "-m", "tests.integration.rq_orders", workers.url, *arguments]
+    log = workers.tmp_path / "orders.log"
+    with process(command, log, **workers.environment) as started:
+        assert started.wait(240) == 0, log.read_text(errors="replace")
+    found: dict[str, dict[str, float]] = {}
+    for (_, name, queue, status), number in values(workers.directory, "jobs_total").items():
+        found.setdefault(queue, {})[f"{name.rpartition('.')[2]} {status}"] = number
+    assert workers.lost() == len(found)
+    assert_durations_add_up(workers.directory)
+    return found
+
+
+ONCE_EACH = {"fail failure": 1, "kill_itself failure": 1, "succeed success": 1}
+
+
+@pytest.mark.parametrize(
+    "kind", ["Worker", pytest.param("SpawnWorker", marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+)
+def test_base_and_subclass_instrumented_in_any_order_count_once(kind: str, workers: Workers) -> None:
+    rows = [name for name in orders.ROWS if name.startswith(f"{kind}:")]
+    if kind == "SpawnWorker" and RQ_VERSION < (3, 0):
+        # Its work-horse runs a stock class before RQ 3, unless the method that starts it is ours.
+        alone = "SpawnWorker: subclass; overrides fork and super"
+        rows.remove(alone) if alone in rows else None
+    found = run_orders(workers, kind)
+    assert {name: found.get(name) for name in rows} == dict.fromkeys(rows, ONCE_EACH)
+
+
+@pytest.mark.parametrize(
+    "order", ["base", *(pytest.param(each, marks=pytest.mark.full) for each in orders.STOCK if each != "base")]
+)
+def test_rqs_own_classes_instrumented_in_any_order_count_once(order: str, workers: Workers) -> None:
+    if order != "base" and "SpawnWorker" not in orders.KINDS:
+        pytest.skip("RQ has SpawnWorker from 2.2 on")
+    kinds = orders.STOCK_COUNTED[order]
+    found = run_orders(workers, "stock", order)
+    assert found == {kind: ONCE_EACH for kind in kinds if kind in orders.KINDS}
 
 
 @pytest.mark.parametrize("worker_class", CLASSES)

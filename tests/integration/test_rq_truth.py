@@ -12,10 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rq import Queue
+from rq import Callback, Queue
 from rq.command import send_stop_job_command
-from rq.job import Callback, JobStatus, Retry
+from rq.job import JobStatus, Retry
 
+from tests.integration import ledger
 from tests.integration import rq_jobs as jobs
 from tests.integration.rq_workers import (
     CLASSES,
@@ -24,6 +25,7 @@ from tests.integration.rq_workers import (
     JOBS,
     OWN,
     RQ_VERSION,
+    SAYING,
     SIMPLE,
     WITH_HORSES,
     Workers,
@@ -322,6 +324,15 @@ def test_killed_from_outside(worker_class: str, workers: Workers) -> None:
         workers.queue.enqueue(jobs.count)  # the worker lives on
         workers.await_ends(2)
     workers.check({("succeed", "failure"): 1, ("count", "success"): 1}, {("succeed", KILLED): 1})
+
+
+@pytest.mark.parametrize("worker_class", SAYING)
+def test_worker_is_idle_once_a_killed_work_horse_is_gone(worker_class: str, workers: Workers) -> None:
+    """Else a late command to stop the job would make it kill its own process group."""
+    workers.queue.enqueue(jobs.kill_itself)
+    workers.burst(worker_class)
+    assert ledger.read(workers.written) == ["kill_itself", "idle"]
+    assert workers.ended() == {("kill_itself", "failure"): 1}
 
 
 @pytest.mark.parametrize("worker_class", [*WITH_HORSES, *OWN])

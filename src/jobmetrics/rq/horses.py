@@ -15,9 +15,10 @@ from jobmetrics import guard, recorder
 from jobmetrics.events import REVOKED, Job, Started
 from jobmetrics.guard import guarded
 from jobmetrics.registry.writer import Writer
+from jobmetrics.rq import abandoned
 from jobmetrics.rq.ending import Killed, Method, report_abandoned, report_lost
 from jobmetrics.rq.forked import Forked, SharedPage, before_fork
-from jobmetrics.rq.jobs import SYSTEM, execution_id, named_in, ready_at
+from jobmetrics.rq.jobs import SYSTEM, execution_id, named_in, passed_execution, ready_at
 from jobmetrics.rq.publish import instrument_queue
 
 
@@ -60,6 +61,11 @@ def _after_raising(worker: Any, job: RQJob, queue: Any, name: str) -> None:
         report_lost(job, queue, name, None, REVOKED)
 
 
+@guarded("rq execution")
+def _named(worker: Any, job: RQJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    return execution_id(worker, job, passed_execution(args, kwargs))
+
+
 @guarded("rq lost")
 def _killed(worker: Any, job: RQJob, usage: Any) -> Killed:
     killed = Killed(usage)
@@ -87,34 +93,29 @@ def fork_work_horse_of(original: Method) -> Method:
 
 
 def monitor_work_horse_of(original: Method) -> Method:
-    """Once the work-horse that it forked is gone, the worker records its end, told of or not."""
+    """Once the work-horse is gone, the worker records its end.
+
+    A work-horse that shares the worker's memory has its end recorded here, whether or not it reported one. Any other
+    one records for itself, and RQ reports all deaths but one: a stopped job whose callback raises, before RQ 3.
+    """
 
     @functools.wraps(original)
     def monitor_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
+        forked: Forked | None = getattr(self, "_jobmetrics_forked", None)
+        name = _named(self, job, args, kwargs) if forked is None else None
         try:
             return original(self, job, queue, *args, **kwargs)
+        except Exception:
+            if name is not None:
+                _after_raising(self, job, queue, name)
+            raise
         finally:
-            forked, self._jobmetrics_forked = self._jobmetrics_forked, None
             if forked is not None:
+                self._jobmetrics_forked = None
                 try:
                     _after_exit(self, forked, job, queue)
                 except Exception as error:  # noqa: BLE001 - noted; the worker goes on
                     guard.note("rq end", error)
-
-    return monitor_work_horse
-
-
-def monitor_unshared_of(original: Method) -> Method:
-    """As above, for work-horses that speak for themselves: RQ tells of all their deaths but one."""
-
-    @functools.wraps(original)
-    def monitor_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        name = execution_id(self, job)
-        try:
-            return original(self, job, queue, *args, **kwargs)
-        except Exception:  # a stopped job's callback's: the worker quits of it
-            _after_raising(self, job, queue, name)
-            raise
 
     return monitor_work_horse
 
@@ -140,18 +141,19 @@ def handle_job_failure_of(original: Method) -> Method:
         quiet = self.is_horse or getattr(self, "_jobmetrics", None) is not None
         if quiet or getattr(self, "_jobmetrics_failing", False):  # the last: a subclass and its base again
             return original(self, job, queue, *args, **kwargs)
-        name = execution_id(self, job)  # RQ forgets the execution in here
+        name = _named(self, job, args, kwargs)  # before RQ forgets the execution
         killed, self._jobmetrics_killed = getattr(self, "_jobmetrics_killed", None), None
         self._jobmetrics_failing = True
         try:
             return original(self, job, queue, *args, **kwargs)
         finally:  # also when RQ raises (2.0 does after some retries): the work-horse is gone all the same
             self._jobmetrics_failing = False
-            if getattr(self, "_jobmetrics_cleaning", False):  # it got stuck between queue and start
+            forked: Forked | None = getattr(self, "_jobmetrics_forked", None)
+            if forked is not None:
+                forked.record_lost(job, queue, killed)
+            elif name is not None and abandoned.is_cleaning():  # it got stuck between queue and start
                 report_abandoned(job, queue, name, again=False)
-            elif getattr(self, "_jobmetrics_forked", None) is not None:
-                self._jobmetrics_forked.record_lost(job, queue, killed)
-            else:
+            elif name is not None:
                 report_lost(job, queue, name, killed)
 
     return handle_job_failure

@@ -22,13 +22,34 @@ def described(job: RQJob, queue: Any = None) -> Job:
     return Job(SYSTEM, _job_type(job), getattr(queue, "name", None) or job.origin or UNKNOWN)
 
 
-def execution_id(worker: Any, job: RQJob) -> str:
-    """The same in the worker, in its work-horse and in whoever cleans up after both.
+def execution_id(worker: Any, job: RQJob, execution: Any = None) -> str:
+    """Return the id that the worker, its work-horse and a worker that cleans up after both agree on.
 
     Releases before 2.0 have no executions; there one is a job and when it was last put into its queue.
+
+    Args:
+        worker: the worker or work-horse that runs the job; None when another worker cleans up.
+        job: the job.
+        execution: the execution, where RQ passes it to the method that is called.
     """
-    execution = getattr(worker, "execution", None)
+    if execution is None:
+        execution = _known_execution(worker, job)
     return f"{job.id}:{execution.id}" if execution is not None else f"{job.id}@{ready_at(job)}"
+
+
+def _known_execution(worker: Any, job: RQJob) -> Any:
+    known = getattr(worker, "executions", None)
+    if known is None:
+        return getattr(worker, "execution", None)
+    # From RQ 3 on. There the property `execution` falls back to Redis and caches what it finds: once RQ has dropped
+    # the execution, that is a dead job, which the worker would hold for its current one from then on.
+    return next((each for each in known.values() if each.job_id == job.id), None)
+
+
+def passed_execution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The execution among the arguments of a worker's method; None before RQ 3, which is the first to pass it."""
+    found = kwargs.get("execution")
+    return found or next((each for each in args if hasattr(each, "composite_key")), None)
 
 
 def ready_at(job: RQJob) -> float | None:

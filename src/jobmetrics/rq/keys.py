@@ -1,4 +1,4 @@
-"""What RQ keeps in Redis and how to read it: the same in every release from 1.16 to 2.12, unless said otherwise."""
+"""What RQ keeps in Redis and how to read it: the same in every release from 1.16 to 3.0, unless said otherwise."""
 
 from __future__ import annotations
 

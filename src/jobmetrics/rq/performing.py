@@ -15,14 +15,14 @@ from jobmetrics.context import running
 from jobmetrics.events import SUCCESS, Started
 from jobmetrics.guard import guarded
 from jobmetrics.rq.ending import Method, Performing
-from jobmetrics.rq.jobs import SYSTEM, described, execution_id, ready_at
+from jobmetrics.rq.jobs import SYSTEM, described, execution_id, passed_execution, ready_at
 
 
 @guarded("rq start")
-def _start(worker: Any, job: RQJob, queue: Any) -> Performing | None:
+def _start(worker: Any, job: RQJob, queue: Any, passed: Any) -> Performing | None:
     record = recorder.default()
     record.writer.describe(SYSTEM, "work-horse" if worker.is_horse else "worker")
-    execution = record.started(Started(described(job, queue), execution_id(worker, job), ready_at(job)))
+    execution = record.started(Started(described(job, queue), execution_id(worker, job, passed), ready_at(job)))
     return None if execution is None else Performing(execution)
 
 
@@ -33,7 +33,10 @@ def perform_job_of(original: Method) -> Method:
     def perform_job(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(self, "_jobmetrics", None) is not None:  # a subclass and its base are both instrumented
             return original(self, job, queue, *args, **kwargs)
-        self._jobmetrics = performing = getattr(self, "_jobmetrics_forked", None) or _start(self, job, queue)
+        performing: Performing | None = getattr(self, "_jobmetrics_forked", None)
+        if performing is None:
+            performing = _start(self, job, queue, passed_execution(args, kwargs))
+        self._jobmetrics = performing
         if performing is None:
             return original(self, job, queue, *args, **kwargs)
         performing.begin()

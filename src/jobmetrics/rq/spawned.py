@@ -1,8 +1,9 @@
-"""SpawnWorker's work-horse, instrumented.
+"""SpawnWorker's work-horse: a new Python, which must be instrumented and know the settings made in code.
 
-RQ starts it as a new Python that runs a stock rq.Worker, whose jobs nobody would see. Here it runs
-jobmetrics.rq.Worker instead; everything else is as in RQ. What it needs travels in the environment, where
-only the same user can read it, and not on the command line, which holds Redis's password in RQ.
+From RQ 3 on it is of its worker's own class and gets its worker's configuration as a pickle: ours travels with it.
+Older releases run a stock rq.Worker in it, whose jobs would not be recorded. There it runs jobmetrics.rq.Worker
+instead; everything else is as in RQ. What it needs travels in the environment, where only the same user can read it,
+and not on the command line, which holds Redis's password in RQ.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import rq.worker
 
 from jobmetrics import settings
 from jobmetrics.guard import guarded
+from jobmetrics.settings import Settings
 
 ORDER = "_JOBMETRICS_WORK_HORSE"  # not JOBMETRICS_*: those are settings
 COMMAND = "from jobmetrics.rq.spawned import main; main()"
@@ -30,12 +32,65 @@ STOCK: Any = getattr(rq.worker, "SpawnWorker", None)  # from RQ 2.2 on
 _OF_THE_PROCESS = ("retry", "driver_info")
 
 
-def uses_stock_work_horse(worker_class: Any) -> bool:
-    """Whether a class starts its work-horses as rq.SpawnWorker does."""
-    return STOCK is not None and getattr(worker_class, "fork_work_horse", None) is STOCK.fork_work_horse
+def hooks(worker_class: Any) -> dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """What to hook in a worker class for its spawned work-horses, by method; nothing where it spawns none."""
+    if STOCK is None or not issubclass(worker_class, STOCK):
+        return {}
+    if hasattr(STOCK, "_dump_worker_config"):
+        return {"_dump_worker_config": dump_worker_config_of}
+    return {"fork_work_horse": fork_work_horse_of} if worker_class.fork_work_horse is STOCK.fork_work_horse else {}
 
 
-def fork_work_horse(original: Callable[..., Any]) -> Callable[..., Any]:
+# ------------------------------------------------------------------------------------------------ from RQ 3 on
+
+
+class _Configuration:
+    """RQ's pickled configuration of a work-horse. Unpickling it instruments the work-horse's class, too."""
+
+    def __init__(self, made: Settings | None, pickled: bytes) -> None:
+        self._made = made
+        self._pickled = pickled
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return configured, (self._made, self._pickled)
+
+
+def configured(made: Settings | None, pickled: bytes) -> tuple[Any, Any]:
+    """In the work-horse: what RQ pickled, with settings and class as they are in the worker."""
+    worker_class, attributes = pickle.loads(pickled)  # noqa: S301 - written by RQ in our own parent
+    _prepare(made, worker_class)
+    return worker_class, attributes
+
+
+@guarded("rq spawn")
+def _prepare(made: Settings | None, worker_class: Any) -> None:
+    from jobmetrics.rq.worker import instrument
+
+    if made is not None:
+        settings.use(made)
+    instrument(worker_class)
+
+
+def dump_worker_config_of(original: Callable[..., bytes]) -> Callable[..., bytes]:
+    """The worker's settings travel with what RQ sends to its work-horse."""
+
+    @functools.wraps(original)
+    def _dump_worker_config(self: Any, *args: Any, **kwargs: Any) -> bytes:
+        pickled = original(self, *args, **kwargs)
+        return _with_settings(pickled) or pickled
+
+    return _dump_worker_config
+
+
+@guarded("rq spawn")
+def _with_settings(pickled: bytes) -> bytes:
+    return pickle.dumps(_Configuration(settings.peek(), pickled))
+
+
+# ------------------------------------------------------------------------------------------------ before RQ 3
+
+
+def fork_work_horse_of(original: Callable[..., Any]) -> Callable[..., Any]:
     """Start an instrumented work-horse; the stock one when what it needs cannot be told."""
 
     @functools.wraps(original)
@@ -81,6 +136,8 @@ def _order(worker: Any, job: Any, queue: Any) -> str:
 
 
 def _travels(value: object) -> bool:
+    if type(value) is object:
+        return False  # redis-py's mark of an option that was not given, known by its identity
     try:
         pickle.dumps(value)
     except Exception:  # noqa: BLE001 - whatever it is, it stays; RQ would have put its repr into source code

@@ -54,14 +54,8 @@ def _execute_job(original: Method) -> Method:
 def _clean_registries(original: Method) -> Method:
     @functools.wraps(original)
     def clean_registries(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(self, "_jobmetrics_cleaning", False):
+        with abandoned.cleaning():
             return original(self, *args, **kwargs)
-        self._jobmetrics_cleaning = True
-        try:
-            with abandoned.counted():
-                return original(self, *args, **kwargs)
-        finally:
-            self._jobmetrics_cleaning = False
 
     return clean_registries
 
@@ -76,33 +70,41 @@ _HOOKS: dict[str, Callable[[Method], Method]] = {
     "handle_work_horse_killed": horses.handle_work_horse_killed_of,
     "handle_job_failure": horses.handle_job_failure_of,
     "clean_registries": _clean_registries,
-    "monitor_work_horse": horses.monitor_unshared_of,
+    "monitor_work_horse": horses.monitor_work_horse_of,
 }
 _ORIGINALS = "_jobmetrics_originals"
 
 
 def instrument(worker_class: WorkerClass) -> WorkerClass:
-    """Record what this worker class does, in place; usable as a decorator. Calling it again changes nothing.
+    """Record what this worker class does, in place; usable as a decorator.
 
-    A class that starts its work-horses in a way of its own, other than rq.Worker and rq.SpawnWorker do, must see to
-    it that they are instrumented too.
+    Calling it again changes nothing. A class and its bases may be instrumented in any order: each execution is
+    counted once. With rq.Worker, rq.SpawnWorker is instrumented too.
+
+    A class that starts its work-horses in a way of its own, other than rq.Worker and rq.SpawnWorker do, must make
+    sure that they are instrumented too. Work-horses that it forks are.
+
+    Args:
+        worker_class: rq.Worker, rq.SimpleWorker, rq.SpawnWorker or a subclass of these.
+
+    Returns:
+        The same class.
     """
     guard.let_through(BaseTimeoutException, ShutDownImminentException)
-    if any(_ORIGINALS in cls.__dict__ for cls in worker_class.__mro__):
-        return worker_class
-    hooks = dict(_HOOKS)
-    start = getattr(worker_class, "fork_work_horse", None)
-    if spawned.uses_stock_work_horse(worker_class):
-        hooks["fork_work_horse"] = spawned.fork_work_horse
-    elif start is rq.Worker.fork_work_horse:  # of any other way nobody knows that what it starts shares our memory
-        hooks["fork_work_horse"], hooks["monitor_work_horse"] = horses.fork_work_horse_of, horses.monitor_work_horse_of
-        del hooks["execute_job"]  # the same is done at the fork
-    originals: dict[str, Any] = {}
+    abandoned.hook()
+    hooks = {**_HOOKS, **spawned.hooks(worker_class)}
+    # Only what rq.Worker forks is known to share our memory.
+    if getattr(worker_class, "fork_work_horse", None) is rq.Worker.fork_work_horse:
+        hooks["fork_work_horse"] = horses.fork_work_horse_of
+    originals: dict[str, Any] = dict(worker_class.__dict__.get(_ORIGINALS, {}))
     for name, hook in hooks.items():
-        if hasattr(worker_class, name):
-            originals[name] = worker_class.__dict__.get(name)
-            setattr(worker_class, name, hook(getattr(worker_class, name)))
+        if _is_hooked(worker_class, name):
+            continue
+        originals[name] = worker_class.__dict__.get(name)
+        setattr(worker_class, name, hook(getattr(worker_class, name)))
     setattr(worker_class, _ORIGINALS, originals)
+    for each in _spawning(worker_class):
+        instrument(each)
     return worker_class
 
 
@@ -115,4 +117,18 @@ def uninstrument(worker_class: WorkerClass) -> WorkerClass:
             setattr(worker_class, name, original)
     if _ORIGINALS in worker_class.__dict__:
         delattr(worker_class, _ORIGINALS)
+        for each in _spawning(worker_class):
+            uninstrument(each)
     return worker_class
+
+
+def _is_hooked(worker_class: type, name: str) -> bool:
+    """Whether a method is heard already where it is defined; also when RQ's release has none of this name."""
+    owner = next((cls for cls in worker_class.__mro__ if name in cls.__dict__), None)
+    return owner is None or name in owner.__dict__.get(_ORIGINALS, {})
+
+
+def _spawning(worker_class: type) -> list[Any]:
+    """RQ's SpawnWorker where it inherits from this class: what it spawns is not what its base forks."""
+    stock = spawned.STOCK
+    return [stock] if stock is not None and stock is not worker_class and issubclass(stock, worker_class) else []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import rq
 from rq import Queue
 from rq.job import Job, JobStatus, Retry
+from rq.registry import StartedJobRegistry
 from rq.version import VERSION
 
 from jobmetrics.context import current_execution
@@ -242,6 +244,130 @@ def test_class_instrumented_before_its_base_counts_once(registry_dir: Path, queu
     queue.enqueue(fail)
     work(queue, Own)
     assert ended(registry_dir) == {(f"{HERE}.fail", "failure"): 1.0}
+
+
+def _overriding(base: type[rq.SimpleWorker]) -> type[rq.SimpleWorker]:
+    class Own(base):  # type: ignore[valid-type,misc]  # a class made for the row
+        def execute_job(self, *args: Any, **kwargs: Any) -> Any:
+            return super().execute_job(*args, **kwargs)
+
+        def perform_job(self, *args: Any, **kwargs: Any) -> bool:
+            return bool(super().perform_job(*args, **kwargs))
+
+        def handle_exception(self, job: Job, *exc_info: Any) -> Any:
+            return super().handle_exception(job, *exc_info)
+
+        def handle_job_failure(self, *args: Any, **kwargs: Any) -> Any:
+            return super().handle_job_failure(*args, **kwargs)
+
+    return Own
+
+
+def _inheriting(base: type[rq.SimpleWorker]) -> type[rq.SimpleWorker]:
+    return type("Own", (base,), {})
+
+
+@pytest.mark.parametrize("make", [_inheriting, _overriding])
+@pytest.mark.parametrize(
+    "order", ["base", "own", "base own", "own base", "base own base", "own base own"], ids=lambda order: order
+)
+def test_base_and_subclass_instrumented_in_any_order_count_once(
+    order: str,
+    make: Callable[[type[rq.SimpleWorker]], type[rq.SimpleWorker]],
+    registry_dir: Path,
+    queue: Queue,
+) -> None:
+    base = type("Base", (rq.SimpleWorker,), {})
+    own = make(base)
+    before = dict(base.__dict__), dict(own.__dict__)
+    for name in order.split():
+        instrument(base if name == "base" else own)
+    queue.enqueue(succeed)
+    queue.enqueue(fail)
+    queue.enqueue(fail, retry=Retry(max=1))
+    work(queue, own)
+    assert ended(registry_dir) == {
+        (f"{HERE}.succeed", "success"): 1.0,
+        (f"{HERE}.fail", "failure"): 2.0,
+        (f"{HERE}.fail", "retry"): 1.0,
+    }
+    assert failures(registry_dir) == {"Refused": 2.0}
+    uninstrument(own)
+    uninstrument(base)
+    assert (dict(base.__dict__), dict(own.__dict__)) == before
+
+
+def test_cleaning_of_two_workers_at_once_leaves_rqs_registry_as_it_was(queue: Queue) -> None:
+    """Each worker is inside while the other one enters or leaves."""
+    entered, go_on = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+
+    class Cleaning(rq.SimpleWorker):
+        number = 0
+
+        def clean_registries(self) -> None:
+            entered[self.number].set()
+            go_on[self.number].wait(10)
+
+    instrument(Cleaning)
+    cleanup = StartedJobRegistry.cleanup
+    workers = [Cleaning([queue], connection=queue.connection) for _ in range(2)]
+    threads = []
+    for number, worker in enumerate(workers):
+        worker.number = number
+        threads.append(threading.Thread(target=worker.clean_registries))
+        threads[-1].start()
+        assert entered[number].wait(10)
+    for event, thread in zip(go_on, threads, strict=True):
+        event.set()
+        thread.join()
+    assert StartedJobRegistry.cleanup is cleanup
+
+
+def expire_started(queue: Queue) -> None:
+    """What time does to the entries of started jobs whose worker sends no heartbeat."""
+    members: Any = queue.connection.zrange(queue.started_job_registry.key, 0, -1)
+    for member in members:
+        queue.connection.zadd(queue.started_job_registry.key, {member: 1.0})
+
+
+@pytest.mark.skipif(RQ_VERSION < (2, 0), reason="RQ has executions from 2.0 on")
+def test_abandoned_job_is_counted_by_an_instrumented_worker_alone(registry_dir: Path, queue: Queue) -> None:
+    worker = Worker([queue], connection=queue.connection)
+    for counted in (0.0, 1.0):
+        job = queue.enqueue(succeed)
+        queue.dequeue_any([queue], None, connection=queue.connection)
+        worker.prepare_execution(job)
+        job.set_status(JobStatus.STARTED)
+        expire_started(queue)
+        if counted:
+            worker.clean_registries()  # type: ignore[no-untyped-call]  # RQ types it in part
+        else:
+            queue.started_job_registry.cleanup()
+        assert sum(ended(registry_dir).values()) == counted
+    assert failures(registry_dir) == {"AbandonedJobError": 1.0}
+
+
+@pytest.mark.skipif(RQ_VERSION < (3, 0), reason="RQ looks at the job's status from 3.0 on")
+def test_entry_that_a_finished_job_left_behind_is_no_abandoned_job(registry_dir: Path, queue: Queue) -> None:
+    worker = Worker([queue], connection=queue.connection)
+    job = queue.enqueue(succeed)
+    worker.prepare_execution(job)
+    job.set_status(JobStatus.FINISHED)
+    expire_started(queue)
+    worker.clean_registries()  # type: ignore[no-untyped-call]  # RQ types it in part
+    assert queue.connection.zcard(queue.started_job_registry.key) == 0
+    assert ended(registry_dir) == {}
+
+
+@pytest.mark.skipif(RQ_VERSION < (3, 0), reason="RQ passes the execution from 3.0 on")
+def test_worker_whose_execution_rq_has_dropped_is_not_made_to_look_it_up(registry_dir: Path, queue: Queue) -> None:
+    worker = Worker([queue], connection=queue.connection)
+    job = queue.enqueue(succeed)
+    execution = worker.prepare_execution(job)
+    worker.executions.pop(execution.id)  # as RQ's worker does once its work-horse is gone
+    worker.handle_job_failure(job, queue=queue, exc_string="", execution=execution)
+    assert worker.get_current_job_id() is None
+    assert failures(registry_dir) == {"WorkHorseKilled": 1.0}
 
 
 def test_uninstrumented_worker_records_nothing(registry_dir: Path, queue: Queue) -> None:
