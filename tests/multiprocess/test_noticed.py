@@ -104,8 +104,7 @@ def replaced(path: Path) -> None:
     record(path, ("hit", "other"))
 
 
-@pytest.mark.parametrize("change", [removed, replaced])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "change"), [*((way, removed) for way in WAYS), ("published", replaced)])
 def test_a_process_without_jobs_follows_its_directory(
     way: str, change: Callable[[Path], None], registry_dir: Path
 ) -> None:

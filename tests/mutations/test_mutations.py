@@ -176,6 +176,21 @@ MUTATIONS = [
         "test_bounded.py::test_a_process_short_of_descriptors_makes_at_most_one_file",
         needs_root=True,
     ),
+    Mutation(
+        "noticed",
+        "processes that run no jobs look at the directory",
+        "test_noticed.py::test_a_process_without_jobs_follows_its_directory",
+    ),
+    Mutation(
+        "living_owner",
+        "a slot is not leased while its last owner runs",
+        "test_noticed.py::test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_nobody",
+    ),
+    Mutation(
+        "fork_in_c",
+        "a fork without hooks is noticed at the next job",
+        "test_fork_safe.py::test_a_fork_in_c_is_noticed_by_processes_without_jobs",
+    ),
 ]
 
 # make test-all sets this: make test and it run the named tests themselves, and fail with them.
