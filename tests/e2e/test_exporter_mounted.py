@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.exporters import JOB, LIMIT, Exposed, recording
+from tests.e2e.exporters import JOB, LIMIT, Exposed, recording, run
 
 STARLETTE = """
 import socket, sys
@@ -88,3 +88,26 @@ def test_the_metrics_are_served_beside_the_pages_of_another_application(
         kind, text = get(url + mounted, Accept="application/openmetrics-text")
         assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8"
         assert Exposed(text, openmetrics=True)("acme_jobs_active", **JOB) == 1
+
+
+@pytest.mark.parametrize("code", [STARLETTE, DJANGO])
+def test_check_knows_an_exporter_that_is_mounted(code: str, registry_dir: Path) -> None:
+    with hosting(code, registry_dir) as url, recording(registry_dir):
+        done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"ok      the exporter at {url}/metrics reads this directory" in done.stdout
+
+
+def test_check_knows_a_mounted_exporter_of_another_directory(registry_dir: Path, tmp_path: Path) -> None:
+    with hosting(DJANGO, tmp_path / "another") as url, recording(registry_dir):
+        done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
+    assert done.returncode == 1
+    assert f"PROBLEM what answers at {url}/metrics does not read {registry_dir}; give both the same" in done.stdout
+
+
+def test_check_knows_a_web_process_without_an_exporter(registry_dir: Path) -> None:
+    bare = DJANGO.replace('if environ["PATH_INFO"] == "/metrics"', "if False")
+    with hosting(bare, registry_dir) as url, recording(registry_dir):
+        done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
+    assert done.returncode == 1
+    assert f"PROBLEM what answers at {url}/ is not an exporter, and has none at /metrics; start" in done.stdout

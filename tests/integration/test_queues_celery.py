@@ -16,6 +16,7 @@ from amqp.exceptions import NotFound
 from celery import Celery
 from celery.signals import before_task_publish
 from kombu import Exchange, Queue
+from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 from redis.connection import AbstractConnection
 
@@ -227,6 +228,34 @@ def test_other_transports_are_absent_with_a_reason(url: str) -> None:
     ):
         made.collect()
     assert "secret" not in str(refused.value)
+
+
+OTHERS = sorted(
+    name
+    for name, path in TRANSPORT_ALIASES.items()
+    if not path.startswith(("kombu.transport.redis", "kombu.transport.pyamqp", "kombu.transport.librabbitmq"))
+)
+
+
+@pytest.mark.parametrize("scheme", OTHERS)
+def test_a_transport_that_is_not_read_says_what_is_read(scheme: str) -> None:
+    """Whether or not the packages that the transport needs are installed here."""
+    with (
+        collector(options_for(f"{scheme}://key:secret@host/", "mail")) as made,
+        pytest.raises(CollectorError) as refused,
+    ):
+        made.collect()
+    assert str(refused.value) == (
+        f"{scheme}://***@host/ cannot be read: queues are read on Redis and RabbitMQ only, not on {scheme.lower()}"
+    )
+
+
+def test_an_application_on_another_transport_says_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sqs_app.py").write_text("from celery import Celery\napp = Celery('x', broker='sqs://key:secret@')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (made,) = collectors(CollectorOptions(celery_app="sqs_app:app"))
+    with pytest.raises(CollectorError, match=r"broker URL cannot be read: queues are read on .* only, not on sqs$"):
+        made.collect()
 
 
 def test_an_application_that_cannot_be_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

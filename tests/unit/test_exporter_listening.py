@@ -62,7 +62,15 @@ def test_no_host_is_every_interface() -> None:
     with opened(":0") as (sock,):
         port = sock.getsockname()[1]
         assert answers("127.0.0.1", port)
-        assert listening.url(sock) in {f"http://127.0.0.1:{port}", f"http://[::1]:{port}"}
+        assert listening.url(sock) == f"http://127.0.0.1:{port}"
+
+
+@needs_ipv6
+def test_every_interface_of_ipv6_alone_is_shown_by_its_loopback_address() -> None:
+    with opened("[::]:0") as (sock,):
+        port = sock.getsockname()[1]
+        assert listening.url(sock) == f"http://[::1]:{port}"
+        assert answers("::1", port)
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

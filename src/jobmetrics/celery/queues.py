@@ -18,6 +18,8 @@ DEFAULT_QUEUE = "celery"  # Celery's own task_default_queue, and the exchange th
 REDIS = "redis"  # kombu's driver_type of redis, rediss and sentinel
 AMQP = "amqp"  # of amqp, amqps, pyamqp and librabbitmq
 
+_READ = ("kombu.transport.redis:", "kombu.transport.pyamqp:", "kombu.transport.librabbitmq:")
+
 _DATABASE = re.compile(r"[0-9]*\Z")
 
 
@@ -60,6 +62,9 @@ def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: 
     """target: None for the broker that the application is configured with. queues: none for what can be found."""
     broker = target.name if target else DEFAULT_NAME
     shown = target.safe_url if target else "the application's broker URL"
+    transport = _transport(target, app)
+    if not _may_be_read(transport):
+        return _unreadable(broker, shown, transport)
     try:
         connection = _connection(target, app, timeout)
         driver = connection.get_transport_cls().driver_type
@@ -67,7 +72,8 @@ def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: 
     except KeyError:
         raise SettingsError(f"--celery-broker: {shown!r} has a scheme that kombu does not know") from None
     except ImportError as error:
-        return Unreadable(broker, f"{shown} cannot be read: {without_secrets(str(error))}")
+        needed = f"it needs the package {error.name}" if error.name else without_secrets(str(error))
+        return Unreadable(broker, f"{shown} cannot be read: {needed}")
     except (ValueError, TypeError):  # what these say may hold a part of the password
         raise SettingsError(f"--celery-broker: {shown!r} is no broker URL: its host, port or query is wrong") from None
     where = target.safe_url if target else _shown(connection)
@@ -76,14 +82,37 @@ def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: 
 
         return AmqpQueues(broker, where, connection, queues or (DEFAULT_QUEUE,))
     if driver != REDIS:
-        return Unreadable(
-            broker, f"{where} cannot be read: queues are read on Redis and RabbitMQ only, not on {driver}"
-        )
+        return _unreadable(broker, where, driver)
     if "://" not in str(connection.hostname) and not _DATABASE.match(str(connection.virtual_host).lstrip("/")):
         raise SettingsError(f"--celery-broker: {where!r} is no broker URL: the database of a Redis is a number")
     from jobmetrics.celery.redis_queues import RedisQueues
 
     return RedisQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), None if queues else DEFAULT_QUEUE)
+
+
+def _transport(target: Target | None, app: Any) -> str:
+    """What kombu calls the transport of a broker URL: its scheme, up to a +."""
+    if target is None:
+        url = app.conf.broker_read_url or app.conf.broker_url or ""
+        target = Target(DEFAULT_NAME, str(url if isinstance(url, str) else next(iter(url), "")))
+    return target.scheme.partition("+")[0]
+
+
+def _may_be_read(transport: str) -> bool:
+    """Whether queues of kombu's transport of this name are read, or the name is not one of kombu's.
+
+    Asked before the transport is loaded: it may need a package that is not installed here.
+    """
+    from kombu.transport import TRANSPORT_ALIASES
+
+    path = TRANSPORT_ALIASES.get(transport)
+    return path is None or path.startswith(_READ)
+
+
+def _unreadable(broker: str, where: str, transport: str) -> Unreadable:
+    return Unreadable(
+        broker, f"{where} cannot be read: queues are read on Redis and RabbitMQ only, not on {transport.lower()}"
+    )
 
 
 def _bounds(driver: str, timeout: float) -> dict[str, float]:

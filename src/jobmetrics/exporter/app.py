@@ -11,7 +11,7 @@ from jobmetrics.exporter.collectors import DEFAULT_REFRESH, BackgroundCollector,
 from jobmetrics.exporter.directory import RegistryDirectory
 from jobmetrics.exporter.exposition import Exposition
 from jobmetrics.exporter.landing import landing
-from jobmetrics.exporter.pages import MetricsPage, Pages
+from jobmetrics.exporter.pages import MetricsPage, Pages, fingerprint
 from jobmetrics.exporter.scrape import Scrape
 from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.registry.directory import Directory
@@ -61,7 +61,7 @@ def build(
             for collector in discovery.find(options)
         ]
     )
-    metrics = MetricsPage(Scrape(directory, collectors, exposition, __version__).collect)
+    metrics = MetricsPage(Scrape(directory, collectors, exposition, __version__).collect, fingerprint(settings.dir))
     pages = Pages(
         metrics,
         lambda: directory.read().reason,

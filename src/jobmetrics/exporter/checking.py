@@ -12,13 +12,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
 from jobmetrics import __version__
 from jobmetrics.errors import DirectoryMissing, RegistryError
 from jobmetrics.exporter.collectors import CollectorState
 from jobmetrics.exporter.mounts import is_private_tmp, mount_of
-from jobmetrics.families import DROPPED_SERIES, DROPPED_UPDATES, INTERNAL_ERRORS
+from jobmetrics.exporter.pages import DIRECTORY_HEADER, fingerprint
+from jobmetrics.families import DROPPED_SERIES, DROPPED_UPDATES, INTERNAL_ERRORS, JOBS_DURATION, JOBS_QUEUE_WAIT
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.owner import pid_namespace
 from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
@@ -33,6 +35,7 @@ _NEARLY = 0.9  # of the series limit
 _AHEAD = 60.0  # seconds that a start may lie in the future before somebody's clock is wrong
 _OLDEST = {"celery": (5, 3), "rq": (1, 16)}
 _ANSWER_SECONDS = 5.0
+_SHOWN = 3  # job types that are named in one finding
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)\b")
 
 
@@ -174,6 +177,7 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
         count = sum(sample.value for sample in samples)
         if family.name in lost and count:
             yield Finding(PROBLEM, f"{count:.0f} {lost[family.name]}", "the workers' logs tell more")
+    yield from _producers(snapshot)
     now = time.time() if now is None else now
     ahead = max((active.oldest - now for active in snapshot.active if active.oldest is not None), default=0.0)
     if ahead > _AHEAD:
@@ -181,6 +185,31 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
     foreign = sum(owner.namespace not in (0, pid_namespace()) for owner in snapshot.owners)
     if foreign:
         yield Finding(NOTE, f"{foreign} slots belong to another pid namespace: the memory of those is not shown")
+
+
+def _producers(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether the processes that publish tasks stamp them: a task without a stamp has no known wait.
+
+    RQ itself notes when a job was queued.
+    """
+    ran: dict[str, float] = {}
+    waited: dict[str, float] = {}
+    for family, samples in snapshot.families:
+        counts = {JOBS_DURATION.name: ran, JOBS_QUEUE_WAIT.name: waited}.get(family.name)
+        if counts is None:
+            continue
+        for sample in samples:
+            labels = dict(zip(family.labels, sample.values, strict=False))
+            if labels.get("system") == "celery":
+                job_type = labels.get("job_type", "")
+                counts[job_type] = counts.get(job_type, 0.0) + sum(sample.buckets)
+    unstamped = sorted(job_type for job_type, count in ran.items() if count and not waited.get(job_type))
+    if unstamped:
+        shown = ", ".join(unstamped[:_SHOWN]) + (", ..." if len(unstamped) > _SHOWN else "")
+        yield Finding(
+            NOTE, f"the producers of {len(unstamped)} Celery job types are not instrumented: waits unknown for {shown}",
+            "call jobmetrics.celery.instrument(app) in the processes that publish them",
+        )  # fmt: skip
 
 
 def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
@@ -194,19 +223,16 @@ def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
 
 
 def exporter(settings: Settings) -> Iterator[Finding]:
-    """Whether an exporter answers where the settings say, and reads this directory."""
+    """Whether an exporter answers at the settings' address, alone or mounted, and reads this directory."""
     host, _, port = settings.listen.rpartition(":")
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - read only
     url = f"http://{host}:{port}/"
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    code = 0
     try:
-        with direct.open(url, timeout=_ANSWER_SECONDS) as answer:
-            page = answer.read(100_000).decode("utf-8", "replace")
+        _, page = _get(url)
     except urllib.error.HTTPError as error:
         error.close()
-        wanted = "a password" if error.code == 401 else f"something else (HTTP {error.code})"
-        yield Finding(NOTE, f"what answers at {url} wants {wanted}: not looked at")
-        return
+        code, page = error.code, ""
     except ConnectionError:
         yield Finding(NOTE, f"what answers at {url} may speak TLS: not looked at")
         return
@@ -215,9 +241,39 @@ def exporter(settings: Settings) -> Iterator[Finding]:
             PROBLEM, f"no exporter answers at {url}", "start jobmetrics exporter, or name its address with --listen"
         )
         return
-    if f"<code>{html.escape(settings.dir)}</code>" in page:
-        yield Finding(OK, f"the exporter at {url} reads this directory")
+    if "<title>jobmetrics</title>" in page:
+        yield _same_directory(f"<code>{html.escape(settings.dir)}</code>" in page, url, settings)
+        return
+    read = _mounted(f"{url}metrics")
+    if read is not None:
+        yield _same_directory(read == fingerprint(settings.dir), f"{url}metrics", settings)
+    elif code:
+        wanted = "a password" if code == 401 else f"something else (HTTP {code})"
+        yield Finding(NOTE, f"what answers at {url} wants {wanted}: not looked at")
     else:
         yield Finding(
-            PROBLEM, f"what answers at {url} does not read {settings.dir}", "give both the same JOBMETRICS_DIR"
-        )
+            PROBLEM, f"what answers at {url} is not an exporter, and has none at /metrics",
+            "start jobmetrics exporter, or name its address with --listen",
+        )  # fmt: skip
+
+
+def _same_directory(same: bool, url: str, settings: Settings) -> Finding:
+    if same:
+        return Finding(OK, f"the exporter at {url} reads this directory")
+    return Finding(PROBLEM, f"what answers at {url} does not read {settings.dir}", "give both the same JOBMETRICS_DIR")
+
+
+def _mounted(url: str) -> str | None:
+    """The fingerprint of the directory that the metrics at a URL are read from; None when they are not ours."""
+    try:
+        headers, _ = _get(url)
+    except (OSError, ValueError):  # an HTTPError too
+        return None
+    return headers.get(DIRECTORY_HEADER)
+
+
+def _get(url: str) -> tuple[Message, str]:
+    """The headers and the start of what a URL answers, asked for without any proxy."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=_ANSWER_SECONDS) as answer:
+        return answer.headers, answer.read(100_000).decode("utf-8", "replace")

@@ -77,7 +77,12 @@ def close(sockets: list[socket.socket]) -> None:
 
 
 def url(sock: socket.socket, scheme: str = "http") -> str:
-    """Where a client on this machine finds the socket: 'SCHEME://HOST:PORT', with the real port."""
+    """Where a client on this machine finds the socket: 'SCHEME://HOST:PORT', with the real port.
+
+    A socket of all interfaces is named by IPv4's loopback address if it takes IPv4: a host may have no ::1.
+    """
     host, port = sock.getsockname()[:2]
+    if host == "::" and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        host = "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - read only
     return f"{scheme}://{host}:{port}"

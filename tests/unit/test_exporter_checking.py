@@ -1,0 +1,44 @@
+"""What `jobmetrics check` says of a directory's contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobmetrics import recorder
+from jobmetrics.events import SUCCESS, Ended, Job, Started
+from jobmetrics.exporter import checking
+from jobmetrics.registry.snapshot import SnapshotReader
+from jobmetrics.settings import Settings
+
+
+def ran(system: str, job_type: str, ready_at: float | None) -> None:
+    execution = recorder.default().started(Started(Job(system, job_type, "q"), "1", ready_at))
+    assert execution is not None
+    recorder.default().ended(execution, Ended(SUCCESS))
+
+
+def notes(directory: Path) -> list[str]:
+    reader = SnapshotReader(str(directory))
+    try:
+        return [finding.text for finding in checking.contents(reader.read()) if finding.state == checking.NOTE]
+    finally:
+        reader.close()
+
+
+def test_celery_jobs_without_any_known_wait_have_producers_that_are_not_instrumented(
+    in_force: Settings, registry_dir: Path
+) -> None:
+    for number in range(4):
+        ran("celery", f"app.bare{number}", None)
+    ran("celery", "app.stamped", 1.0)
+    ran("rq", "app.rq", None)
+    ran("python", "app.plain", None)
+    (note,) = notes(registry_dir)
+    assert note.startswith("the producers of 4 Celery job types are not instrumented: ")
+    assert note.endswith(": waits unknown for app.bare0, app.bare1, app.bare2, ...")
+
+
+def test_producers_that_stamp_their_messages_are_not_mentioned(in_force: Settings, registry_dir: Path) -> None:
+    ran("celery", "app.stamped", 1.0)
+    ran("celery", "app.stamped", None)  # a redelivery's wait is not known
+    assert notes(registry_dir) == []
