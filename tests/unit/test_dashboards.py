@@ -20,6 +20,7 @@ from dashboards.__main__ import main
 from dashboards.promql import PROMETHEUS_OWN, SCRAPE_LABELS
 from jobmetrics.families import BUILT_IN, COLLECTED, HISTOGRAM, Family
 from tests.unit.grafana import DASHBOARDS, FOLDER, Json, every_panel, names, panels, values_of
+from tests.unit.rows import each_row
 
 # In Grafana's own plugins, and not on their way out as graph, singlestat, table-old and angular panels are.
 PANEL_TYPES = {"heatmap", "stat", "state-timeline", "table", "timeseries"}
@@ -80,7 +81,7 @@ def _in_sight(part: Json) -> Json:
     return {name: value for name, value in part.items() if value != "inControlsMenu"}
 
 
-@pytest.mark.parametrize("uid", DASHBOARDS)
+@each_row(DASHBOARDS)
 def test_grafana_reads_the_json_without_losing_anything(uid: str) -> None:
     plugins.register_default_plugins()
     read = model.Dashboard.from_json(DASHBOARDS[uid])
@@ -89,7 +90,7 @@ def test_grafana_reads_the_json_without_losing_anything(uid: str) -> None:
     assert DASHBOARDS[uid]["schemaVersion"] == model.Dashboard().schema_version
 
 
-@pytest.mark.parametrize("uid", DASHBOARDS)
+@each_row(DASHBOARDS)
 def test_every_panel_has_an_id_and_a_title_of_its_own(uid: str) -> None:
     ids = [panel["id"] for panel in DASHBOARDS[uid]["panels"]]
     titles = [panel["title"] for panel in panels(DASHBOARDS[uid])]
@@ -98,7 +99,7 @@ def test_every_panel_has_an_id_and_a_title_of_its_own(uid: str) -> None:
     assert min(ids) > 0
 
 
-@pytest.mark.parametrize("uid", DASHBOARDS)
+@each_row(DASHBOARDS)
 def test_panels_fill_the_grid_without_overlapping(uid: str) -> None:
     cells: set[tuple[int, int]] = set()
     for panel in DASHBOARDS[uid]["panels"]:
@@ -110,8 +111,9 @@ def test_panels_fill_the_grid_without_overlapping(uid: str) -> None:
     assert cells == {(x, y) for x in range(24) for y in range(height)}, "a gap, or beyond the 24 columns"
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=names(PANELS))
-def test_a_panel_says_what_it_shows_and_what_to_do(uid: str, panel: Json) -> None:
+@each_row(PANELS, lambda row: names([row])[0])
+def test_a_panel_says_what_it_shows_and_what_to_do(row: tuple[str, Json]) -> None:
+    _, panel = row
     assert panel["type"] in PANEL_TYPES
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["fieldConfig"]["defaults"]["noValue"]
@@ -123,7 +125,7 @@ def test_a_panel_says_what_it_shows_and_what_to_do(uid: str, panel: Json) -> Non
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("uid", DASHBOARDS)
+@each_row(DASHBOARDS)
 def test_every_query_asks_the_chosen_data_source(uid: str) -> None:
     chosen = {"type": "prometheus", "uid": "${datasource}"}
     asking = [*panels(DASHBOARDS[uid]), *values_of("targets", DASHBOARDS[uid])]
@@ -136,7 +138,7 @@ def test_every_query_asks_the_chosen_data_source(uid: str) -> None:
     assert all("datasource" in variable for variable in others)
 
 
-@pytest.mark.parametrize("uid", DASHBOARDS)
+@each_row(DASHBOARDS)
 def test_variables_take_several_values_or_all(uid: str) -> None:
     found = {variable["name"]: variable for variable in DASHBOARDS[uid]["templating"]["list"]}
     asked = {name: variable for name, variable in found.items() if variable["type"] == "query"}

@@ -13,6 +13,7 @@ import yaml
 
 from jobmetrics.families import BUILT_IN, HISTOGRAM
 from tests.unit.documents import DOCS, OTHERS, PAGES, ROOT, anchors, blocks, code_words, links, name_of
+from tests.unit.rows import each_row
 from tools.docs_reference import anchor
 
 EVERYWHERE = (*PAGES, *OTHERS)
@@ -65,7 +66,7 @@ def test_references_are_filled_in(site: Path) -> None:
     assert [page for page in site.rglob("*.html") if "generated: " in page.read_text()] == []
 
 
-@pytest.mark.parametrize("page", EVERYWHERE, ids=name_of)
+@each_row(EVERYWHERE, name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links(page):
         if re.match(r"[a-z]+:", link):
@@ -79,7 +80,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert part in anchors(target), f"{name_of(page)} links to {link}"
 
 
-@pytest.mark.parametrize("page", EVERYWHERE, ids=name_of)
+@each_row(EVERYWHERE, name_of)
 def test_files_that_are_named_are_there(page: Path) -> None:
     top = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
     for word in code_words(page):
@@ -87,7 +88,7 @@ def test_files_that_are_named_are_there(page: Path) -> None:
             assert (ROOT / word).exists(), f"{name_of(page)} names {word}"
 
 
-@pytest.mark.parametrize("page", EVERYWHERE, ids=name_of)
+@each_row(EVERYWHERE, name_of)
 def test_metrics_that_are_named_exist(page: Path) -> None:
     texts = code_words(page) + [block.text for block in blocks(page) if block.language == "promql"]
     rules = "|".join(map(re.escape, sorted(recorded_names(), reverse=True))) or r"(?!)"

@@ -9,6 +9,7 @@ from jobmetrics.events import STATUSES, SYSTEMS, WITHDRAWN_REASONS
 from jobmetrics.families import BUILT_IN, OVERFLOW, Family
 from jobmetrics.registry.layout import MAX_WIDTH
 from jobmetrics.settings import DEFAULT_BUCKETS
+from tests.unit.rows import each_row
 
 JOB = ("system", "job_type", "queue_name")
 QUEUE = ("system", "broker", "queue_name")
@@ -74,7 +75,7 @@ OWN = {
     ("jobs_worker_resident_memory_bytes", "gauge", ("system",)),
 }
 
-each_family = pytest.mark.parametrize("family", BUILT_IN, ids=lambda family: str(family.name))
+each_family = each_row(BUILT_IN, lambda family: str(family.name))
 histogram = Family("h", "histogram", "", buckets=(1.0, 2.0, 3.0))
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from tests.promql import Checker, Labels, Mistake, known_series
 from tests.rule_files import ALERTS, RECORDING, ROOT, TESTS, Rule, alerts, rules
+from tests.unit.rows import each_row
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
@@ -53,7 +54,7 @@ def test_a_mistake_in_an_expression_is_found(expression: str, mistake: str) -> N
         Checker(known_series()).labels(expression)
 
 
-@pytest.mark.parametrize("rule", [rule for rule in rules() if not rule.is_alert], ids=lambda rule: rule.name)
+@each_row([rule for rule in rules() if not rule.is_alert], lambda rule: rule.name)
 def test_a_recorded_series_is_named_for_its_level_metric_and_operations(rule: Rule) -> None:
     level, metric, operations = rule.name.split(":")
     assert operations
@@ -72,7 +73,7 @@ def test_a_recorded_series_is_named_for_its_level_metric_and_operations(rule: Ru
 # ---------------------------------------------------------------- what an operator is told
 
 
-@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.name)
+@each_row(alerts(), lambda rule: rule.name)
 def test_an_alert_says_how_bad_what_and_where_to_read_on(rule: Rule) -> None:
     assert rule.labels.keys() == {"severity"}
     assert rule.labels["severity"] in SEVERITIES
@@ -81,7 +82,7 @@ def test_an_alert_says_how_bad_what_and_where_to_read_on(rule: Rule) -> None:
     assert rule.annotations["description"].endswith(".")
 
 
-@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.name)
+@each_row(alerts(), lambda rule: rule.name)
 def test_an_alert_names_only_labels_that_it_has(rule: Rule) -> None:
     has = labels_of_rules()[rule.name]
     named = set(re.findall(r"\$labels\.(\w+)", " ".join(rule.annotations.values())))
@@ -101,7 +102,7 @@ def test_every_alert_has_its_section_in_the_runbook_and_the_other_way_round() ->
     assert [*sections()] == [rule.name for rule in alerts()]
 
 
-@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule.name)
+@each_row(alerts(), lambda rule: rule.name)
 def test_a_section_says_what_how_and_when(rule: Rule) -> None:
     body = sections()[rule.name]
     assert [part for part in re.findall(r"\*\*(.+?)\.\*\*", body) if part in PARTS] == [*PARTS]
