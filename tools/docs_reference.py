@@ -27,6 +27,7 @@ _PROCESSES = {
     families.HIGH_WATER: "greatest ever",
     families.MIN: "least",
     families.MOST_RECENT: "last set",
+    families.HIGH_WATER: "greatest ever",
     families.JOURNAL: "of the living",
 }
 _COMMON = "common"
