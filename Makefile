@@ -17,8 +17,8 @@ PARALLEL := -n $(WORKERS) --dist loadgroup
 LONG_SECONDS ?= 180
 # What is done side by side prints what it has to say when it ends, where make can do that.
 TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
-# Of nox; Celery's newest is in .venv already.
-LANES := celery-oldest rq-oldest rq-newest
+# Of nox; the newest releases are in .venv already.
+LANES := celery-oldest rq-oldest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long $(LANES:%=lane-%) bench lint types layers docs dashboards clean
