@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jobmetrics.errors import SettingsError
-from jobmetrics.families import Family
+from jobmetrics.families import OVERFLOW, Family
 
 ENTRY_POINT_GROUP = "jobmetrics.collectors"
 
 DEFAULT_NAME = "default"
 DEFAULT_TIMEOUT = 5.0  # seconds
+DEFAULT_MAX_QUEUES = 2000
 
 _NAME = re.compile(r"[a-z0-9_-]+\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")
@@ -132,7 +133,11 @@ def without_secrets(text: str, *secrets: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CollectorOptions:
-    """What the exporter was asked to read. timeout: seconds a collector may wait for its broker."""
+    """What the exporter was asked to read.
+
+    timeout: seconds a collector may wait for its broker. max_queues: queues of one broker that have series of their
+    own; the depth of the rest is summed under `families.OVERFLOW`.
+    """
 
     celery_brokers: tuple[Target, ...] = ()
     celery_queues: tuple[str, ...] = ()
@@ -140,6 +145,7 @@ class CollectorOptions:
     rq_urls: tuple[Target, ...] = ()
     rq_queues: tuple[str, ...] = ()
     timeout: float = DEFAULT_TIMEOUT
+    max_queues: int = DEFAULT_MAX_QUEUES
 
     def ask_for(self, system: str) -> bool:
         """Whether any option is about this system. Others than celery and rq have their own ways to be asked."""
@@ -148,6 +154,15 @@ class CollectorOptions:
         if system == "rq":
             return bool(self.rq_urls or self.rq_queues)
         return True
+
+
+def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[str]]:
+    """The queues that have series of their own, and the rest, which shares one, with any queue of that series' name."""
+    if len(queues) <= limit and OVERFLOW not in queues:
+        return queues, ()
+    own = [queue for queue in queues if queue != OVERFLOW][:limit]
+    shown = set(own)
+    return own, [queue for queue in queues if queue not in shown]
 
 
 CollectorFactory = Callable[[CollectorOptions], Iterable[Collector]]

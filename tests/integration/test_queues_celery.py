@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_it_reads_in_two_round_trips_and_changes_nothing(
         assert len(sent) == 2  # lengths, then the fronts of queues that hold something
         commands = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert commands.pop("cmdstat_llen") == 51 * 4
-        assert (commands.pop("cmdstat_hlen"), commands.pop("cmdstat_lindex")) == (1, 1)
+        assert (commands.pop("cmdstat_hlen"), commands.pop("cmdstat_lindex"), commands.pop("cmdstat_eval")) == (1, 1, 1)
         assert commands.keys() <= {"cmdstat_config|resetstat", "cmdstat_info", "cmdstat_client|setinfo"}
         assert {key: client.dump(key) for key in client.scan_iter()} == before
 
@@ -172,6 +173,85 @@ def test_what_is_no_list_is_an_error_not_0(redis_url: str) -> None:
         client.set("mail", "not a list")
     with collector(options_for(redis_url, "mail")) as made, pytest.raises(CollectorError, match="WRONGTYPE"):
         made.collect()
+
+
+def test_a_key_of_another_type_hides_only_its_queue(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    send(make_app(redis_url), "mail", 2)
+    with Redis.from_url(redis_url) as client, collector(options_for(redis_url, "mail", "video")) as made:
+        client.set("video", "not a list")
+        client.set("unacked", "not a hash")
+        for _ in range(3):
+            assert depths(made) == {"mail": 2}
+        assert caplog.text.count("'video' is left out") == 1
+        client.delete("video")
+        assert depths(made) == {"mail": 2, "video": 0}
+
+
+def test_queues_beyond_the_cap_share_a_series(redis_url: str) -> None:
+    app = make_app(redis_url)
+    for number in range(5):
+        send(app, f"q{number}", number)
+    with collector(replace(options_for(redis_url, *(f"q{n}" for n in range(5))), max_queues=2)) as made:
+        assert depths(made) == {"q0": 0, "q1": 1, "__other__": 2 + 3 + 4}
+        assert set(read(made, JOBS_QUEUE_OLDEST)) <= {"q1"}
+
+
+@pytest.mark.full
+def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str) -> None:
+    """In labels, in seconds and in memory."""
+    with Redis.from_url(redis_url) as client:
+        for start in range(0, 50_000, 5000):
+            numbers = range(start, start + 5000)
+            client.sadd("_kombu.binding.celery", *(f"q{n}\x06\x16\x06\x16q{n}" for n in numbers))
+            with client.pipeline(transaction=False) as pipe:
+                for number in numbers:
+                    pipe.rpush(f"q{number}", b"{}")
+                pipe.execute()
+    run = """
+import sys, time
+from pathlib import Path
+from jobmetrics.celery.queues import collectors
+from jobmetrics.collecting import CollectorOptions, Target
+(made,) = collectors(CollectorOptions((Target("main", sys.argv[1]),)))
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before, start = peak(), time.monotonic()
+readings = made.collect()
+took = time.monotonic() - start
+grown = (peak() - before) // 1024
+print(len(readings), int(sum(r.value for r in readings if r.family.name == "jobs_queue_depth")), took, grown)
+"""
+    done = subprocess.run([sys.executable, "-c", run, redis_url], capture_output=True, text=True, check=True)
+    readings, depth, seconds, megabytes = (float(word) for word in done.stdout.split())
+    assert (readings, depth) == (2000 + 2, 50_000)
+    assert seconds < 15
+    assert megabytes < 100
+
+
+def test_a_long_message_is_not_read(redis_url: str, stamping: None) -> None:
+    send(make_app(redis_url), "mail")
+    send(make_app(redis_url), "video", kwargs={"frame": "x" * 100_000})
+    with Redis.from_url(redis_url) as client, collector(options_for(redis_url, "mail", "video")) as made:
+        made.collect()
+        before = client.info("stats")["total_net_output_bytes"]
+        assert set(read(made, JOBS_QUEUE_OLDEST)) == {"mail"}
+        assert client.info("stats")["total_net_output_bytes"] - before < 50_000
+        assert depths(made) == {"mail": 1, "video": 1}
+
+
+def test_without_the_right_to_run_scripts_only_the_ages_are_missing(
+    redis_server: RedisServer, stamping: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(make_app(redis_server.url), "mail")
+    with Redis.from_url(redis_server.url) as client:
+        client.acl_setuser(
+            "reader", enabled=True, passwords=["+word"], keys=["*"], categories=["+@read", "+@connection"]
+        )
+    with collector(options_for(redis_server.url.replace("://", "://reader:word@"), "mail")) as made:
+        for _ in range(2):
+            assert depths(made) == {"mail": 1}
+            assert read(made, JOBS_QUEUE_OLDEST) == {}
+    assert caplog.text.count("age of queues cannot be read") == 1
 
 
 def test_a_broker_that_is_down_is_one_clear_line_and_is_read_again_when_back(redis_server: RedisServer) -> None:
@@ -315,7 +395,7 @@ def test_delivered_messages_are_unacknowledged_until_they_are(redis_url: str) ->
     app = make_app(redis_url, broker_transport_options={"global_keyprefix": "pre:"})
     send(app, "mail", 2)
     with collector(CollectorOptions((Target("main", redis_url),), ("mail",))) as plain:
-        made = RedisQueues("main", "here", app.connection_for_read(), ["mail"])
+        made = RedisQueues("main", "here", app.connection_for_read(), ["mail"], 2000)
         assert read(made, JOBS_QUEUE_UNACKNOWLEDGED) == {"": 0}
         with app.connection_for_read() as connection, connection.SimpleQueue("mail") as queue:
             message = queue.get(timeout=5)

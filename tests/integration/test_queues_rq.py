@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -354,6 +355,68 @@ def test_what_is_no_list_is_an_error_not_0(redis_url: str, client: Redis) -> Non
     client.set("rq:queue:high", "not a list")
     with collector(redis_url, "high") as made, pytest.raises(CollectorError, match="WRONGTYPE"):
         made.collect()
+
+
+def test_a_key_of_another_type_hides_only_its_queue(
+    redis_url: str, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    Queue("low", connection=client).enqueue(succeed)
+    Queue("high", connection=client).enqueue(succeed)
+    client.set("rq:workers", "not a set")
+    client.set("rq:cron_schedulers", "not a sorted set")
+    client.set("rq:failed:high", "not a sorted set")
+    with collector(redis_url) as made:
+        for _ in range(3):
+            assert depths(made) == {"low": 1}
+        assert caplog.text.count("'high' is left out") == 1
+        assert read(made, f.JOBS_REGISTERED_WORKERS) == {}
+        client.delete("rq:failed:high")
+        assert depths(made) == {"low": 1, "high": 1}
+
+
+def test_queues_beyond_the_cap_share_a_series(redis_url: str, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        for _ in range(number + 1):
+            Queue(f"q{number}", connection=client).enqueue(succeed)
+    options = CollectorOptions(rq_urls=(Target("main", redis_url),), max_queues=2)
+    (made,) = collectors(options)
+    made.collect()
+    sent = counted_sends(monkeypatch)
+    assert depths(made) == {"q0": 1, "q1": 2, "__other__": 3 + 4 + 5}
+    assert len(sent) == 3
+    assert {values[0] for values in read(made, f.JOBS_QUEUE_JOBS)} == {"q0", "q1"}
+    made.close()
+
+
+@pytest.mark.full
+def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str, client: Redis) -> None:
+    """In labels, in seconds and in memory."""
+    for start in range(0, 50_000, 5000):
+        with client.pipeline(transaction=False) as pipe:
+            for number in range(start, start + 5000):
+                pipe.sadd("rq:queues", f"rq:queue:q{number}")
+                pipe.rpush(f"rq:queue:q{number}", "job")
+            pipe.execute()
+    run = """
+import sys, time
+from pathlib import Path
+from jobmetrics.rq.queues import collectors
+from jobmetrics.collecting import CollectorOptions, Target
+(made,) = collectors(CollectorOptions(rq_urls=(Target("main", sys.argv[1]),)))
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before, start = peak(), time.monotonic()
+readings = made.collect()
+took = time.monotonic() - start
+grown = (peak() - before) // 1024
+depths = [r for r in readings if r.family.name == "jobs_queue_depth"]
+print(len(depths), int(sum(r.value for r in depths)), took, grown)
+"""
+    done = subprocess.run([sys.executable, "-c", run, redis_url], capture_output=True, text=True, check=True)
+    queues, depth, seconds, megabytes = (float(word) for word in done.stdout.split())
+    assert (queues, depth) == (2000 + 1, 50_000)
+    assert seconds < 15
+    assert megabytes < 100
 
 
 def test_a_redis_that_is_down_is_one_clear_line_and_is_read_again_when_back(redis_server: RedisServer) -> None:

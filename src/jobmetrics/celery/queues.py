@@ -55,11 +55,12 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     app = _load(options.celery_app) if options.celery_app else None
     queues = options.celery_queues or (tuple(app.amqp.queues) if app else ())
     targets: Iterable[Target | None] = options.celery_brokers or (None,)
-    return [_collector(target, app, queues, options.timeout) for target in targets]
+    return [_collector(target, app, queues, options.timeout, options.max_queues) for target in targets]
 
 
-def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: float) -> Collector:
-    """target: None for the broker that the application is configured with. queues: none for what can be found."""
+def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: float, most: int) -> Collector:
+    """target: None for the broker that the application is configured with. queues: none for what can be found.
+    most: how many of them have series of their own."""
     broker = target.name if target else DEFAULT_NAME
     shown = target.safe_url if target else "the application's broker URL"
     transport = _transport(target, app)
@@ -80,14 +81,14 @@ def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: 
     if driver == AMQP:
         from jobmetrics.celery.amqp_queues import AmqpQueues
 
-        return AmqpQueues(broker, where, connection, queues or (DEFAULT_QUEUE,))
+        return AmqpQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), most)
     if driver != REDIS:
         return _unreadable(broker, where, driver)
     if "://" not in str(connection.hostname) and not _DATABASE.match(str(connection.virtual_host).lstrip("/")):
         raise SettingsError(f"--celery-broker: {where!r} is no broker URL: the database of a Redis is a number")
     from jobmetrics.celery.redis_queues import RedisQueues
 
-    return RedisQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), None if queues else DEFAULT_QUEUE)
+    return RedisQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), most, None if queues else DEFAULT_QUEUE)
 
 
 def _transport(target: Target | None, app: Any) -> str:

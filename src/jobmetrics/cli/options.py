@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from jobmetrics import settings
-from jobmetrics.collecting import DEFAULT_TIMEOUT, CollectorOptions, Target
+from jobmetrics.collecting import DEFAULT_MAX_QUEUES, DEFAULT_TIMEOUT, CollectorOptions, Target
 from jobmetrics.errors import SettingsError
 from jobmetrics.settings import Settings
 
@@ -58,6 +58,12 @@ def _brokers(function: F) -> F:
                 "--timeout", type=click.FloatRange(0.1, 600), default=DEFAULT_TIMEOUT, metavar="SECONDS",
                 envvar=_variable("timeout"), show_envvar=True, show_default=True,
                 help="How long a broker may take to answer.",
+            ),
+            click.option(
+                "--max-queues", type=click.IntRange(1, 1_000_000), default=DEFAULT_MAX_QUEUES, metavar="COUNT",
+                envvar=_variable("max_queues"), show_envvar=True, show_default=True,
+                help="Queues of one broker that have series of their own; "
+                "the depth of the rest is summed under __other__.",
             ),
         ]
     ):  # fmt: skip
@@ -169,6 +175,7 @@ _FILE_KEYS = {
     "rq_url": "rq_urls",
     "rq_queue": "rq_queues",
     "timeout": "timeout",
+    "max_queues": "max_queues",
     "refresh": "refresh",
     "web_config": "web_config",
     "log_format": "log_format",
@@ -217,6 +224,7 @@ def collector_options(
     rq_urls: Sequence[str],
     rq_queues: Sequence[str],
     timeout: float,
+    max_queues: int,
 ) -> CollectorOptions:
     """What to read.
 
@@ -230,4 +238,5 @@ def collector_options(
         rq_urls=tuple(Target.parse(text, "--rq-url") for text in rq_urls),
         rq_queues=tuple(rq_queues),
         timeout=timeout,
+        max_queues=max_queues,
     )

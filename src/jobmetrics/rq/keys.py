@@ -39,7 +39,7 @@ def about_queue(queue: str, now: float) -> list[tuple[Any, ...]]:
     name = queue.encode("utf-8", "surrogateescape")
     wip, scheduled = _REGISTRIES["started"] + name, _REGISTRIES["scheduled"] + name
     return [
-        ("LLEN", QUEUE + name),
+        depth_of(queue),
         *(("ZCARD", registry + name) for registry in _REGISTRIES.values()),
         ("ZCOUNT", wip, 0, repr(now)),
         ("ZCOUNT", scheduled, 0, repr(now)),
@@ -48,6 +48,11 @@ def about_queue(queue: str, now: float) -> list[tuple[Any, ...]]:
         ("SCARD", _WORKERS_OF_QUEUE + name),
         ("EXISTS", _SCHEDULER_LOCK + name),
     ]
+
+
+def depth_of(queue: str) -> tuple[Any, ...]:
+    """What to ask about a queue of which only the depth is shown."""
+    return "LLEN", QUEUE + queue.encode("utf-8", "surrogateescape")
 
 
 QUESTIONS = len(about_queue("", 0.0))

@@ -6,31 +6,36 @@ clock is the server's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis
 
 from jobmetrics import families as f
-from jobmetrics.collecting import Collector, CollectorOptions, Reading, Target, without_secrets
+from jobmetrics.collecting import Collector, CollectorOptions, Reading, Target, capped, without_secrets
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.rq import keys
 from jobmetrics.rq.connecting import connection
 from jobmetrics.rq.jobs import SYSTEM
 
+logger = logging.getLogger("jobmetrics")
+
 
 class RedisQueues:
     """Reads the queues of one RQ.
 
-    queues: their names; empty: all that RQ lists.
+    queues: their names; empty: all that RQ lists. max_queues: those beyond it share one series, of their depth.
     """
 
     name = SYSTEM
 
-    def __init__(self, target: Target, queues: Sequence[str], timeout: float) -> None:
+    def __init__(self, target: Target, queues: Sequence[str], timeout: float, max_queues: int) -> None:
         self.broker = target.name
         self._where = target.safe_url
         self._queues = tuple(dict.fromkeys(queues))
+        self._max_queues = max_queues
+        self._left_out: frozenset[str] = frozenset()
         self._client = connection(target, timeout)
         password = self._client.connection_pool.connection_kwargs.get("password")
         self._password = password if isinstance(password, str) else None
@@ -53,33 +58,65 @@ class RedisQueues:
             [("SMEMBERS", keys.QUEUES), ("SMEMBERS", keys.WORKERS), ("TIME",),
              ("ZRANGE", keys.CRON_SCHEDULERS, 0, -1, "WITHSCORES")]
         )  # fmt: skip
+        if isinstance(listed, Exception) and not self._queues:
+            raise listed
         now = float(seconds) + float(micros) / 1e6
-        queues = self._queues or keys.queue_names(listed)
-        schedulers = keys.scored(crons)
+        queues, rest = capped(self._queues or keys.queue_names(listed), self._max_queues)
+        workers = None if isinstance(workers, Exception) else workers
+        schedulers = None if isinstance(crons, Exception) else keys.scored(crons)
         questions = [question for queue in queues for question in keys.about_queue(queue, now)]
-        questions += [("HMGET", worker, "state", "last_heartbeat") for worker in workers]
-        questions += [("HGET", keys.CRON_SCHEDULER + name, "cron_jobs") for name, _ in schedulers]
+        questions += [keys.depth_of(queue) for queue in rest]
+        questions += [("HMGET", worker, "state", "last_heartbeat") for worker in workers or ()]
+        questions += [("HGET", keys.CRON_SCHEDULER + name, "cron_jobs") for name, _ in schedulers or ()]
         answers = iter(self._ask(questions))
-        found = [keys.QueueAnswer.of([next(answers) for _ in range(keys.QUESTIONS)]) for _ in queues]
-        hashes = [next(answers) for _ in workers]
+        found = self._right(queues, {queue: [next(answers) for _ in range(keys.QUESTIONS)] for queue in queues})
+        others = [next(answers) for _ in rest]
+        hashes = [next(answers) for _ in workers or ()]
         plans = list(answers)
-        heads = [job for answer in found for job in answer.head]
+        heads = [job for answer in found.values() for job in answer.head]
         queued = dict(zip(heads, self._ask([("HGET", keys.JOB + job, "enqueued_at") for job in heads]), strict=True))
         readings: list[Reading] = []
-        for queue, answer in zip(queues, found, strict=True):
+        for queue, answer in found.items():
             readings += self._of_queue(queue, answer, queued)
-        readings += self._of_workers(hashes)
-        readings += self._of_crons(schedulers, plans)
+        if rest:
+            depth = sum(int(each) for each in others if not isinstance(each, Exception))
+            readings.append(Reading(f.JOBS_QUEUE_DEPTH, (SYSTEM, self.broker, f.OVERFLOW), float(depth)))
+        if workers is not None:
+            readings += self._of_workers([each for each in hashes if not isinstance(each, Exception)])
+        if schedulers is not None:
+            readings += self._of_crons(schedulers, [each for each in plans if not isinstance(each, Exception)])
         return readings
 
+    def _right(self, queues: Sequence[str], answers: dict[str, list[Any]]) -> dict[str, keys.QueueAnswer]:
+        """What Redis says of each queue. One that has a key of another type is left out.
+
+        Raises:
+            ResponseError: when that is true of every queue.
+        """
+        wrong = {queue: each for queue, each in answers.items() if any(isinstance(one, Exception) for one in each)}
+        if wrong and len(wrong) == len(answers):
+            raise next(one for each in wrong.values() for one in each if isinstance(one, Exception))
+        for queue in wrong.keys() - self._left_out:
+            logger.warning("jobmetrics: %s: queue %r is left out, a key of it has another type", self._where, queue)
+        self._left_out = frozenset(wrong)
+        return {queue: keys.QueueAnswer.of(answers[queue]) for queue in queues if queue not in wrong}
+
     def _ask(self, questions: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send them in one go; one round trip, none for no question."""
+        """Send them in one go; one round trip, none for no question. WRONGTYPE is an exception among the answers.
+
+        Raises:
+            ResponseError: when Redis refuses a command for another reason.
+        """
         if not questions:
             return []
         with self._client.pipeline(transaction=False) as pipe:
             for question in questions:
                 pipe.execute_command(*question)  # type: ignore[no-untyped-call]  # redis-py types commands, not this
-            return list(pipe.execute())
+            answers = pipe.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+                raise answer
+        return list(answers)
 
     def _of_queue(self, queue: str, answer: keys.QueueAnswer, queued: dict[bytes, Any]) -> list[Reading]:
         labels = (SYSTEM, self.broker, queue)
@@ -142,4 +179,4 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     """
     if options.rq_queues and not options.rq_urls:
         raise SettingsError("--rq-queue needs --rq-url, which says where the queues are")
-    return [RedisQueues(target, options.rq_queues, options.timeout) for target in options.rq_urls]
+    return [RedisQueues(target, options.rq_queues, options.timeout, options.max_queues) for target in options.rq_urls]
