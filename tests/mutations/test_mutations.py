@@ -156,6 +156,21 @@ MUTATIONS = [
         "e2e/test_commands.py::test_top_shows_control_characters_as_escapes",
     ),
     Mutation(
+        "max_queues",
+        "queues beyond the cap share a series",
+        "integration/test_queues_rq.py::test_queues_beyond_the_cap_share_a_series",
+    ),
+    Mutation(
+        "long_message",
+        "a long message is not read",
+        "integration/test_queues_celery.py::test_a_long_message_is_not_read",
+    ),
+    Mutation(
+        "wrong_type",
+        "a key of another type hides only its queue",
+        "integration/test_queues_rq.py::test_a_key_of_another_type_hides_only_its_queue",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",
