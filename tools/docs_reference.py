@@ -24,7 +24,6 @@ _PROCESSES = {
     families.SUM: "sum",
     families.LIVE_SUM: "sum of the living",
     families.MAX: "greatest",
-    families.HIGH_WATER: "greatest ever",
     families.MIN: "least",
     families.MOST_RECENT: "last set",
     families.HIGH_WATER: "greatest ever",

@@ -16,6 +16,7 @@ from jobmetrics.context import Execution, running
 from jobmetrics.errors import InstrumentError
 from jobmetrics.events import FAILURE, SUCCESS, Job
 from jobmetrics.guard import guarded, note
+from jobmetrics.instruments.blocks import with_signature_of
 from jobmetrics.metering import Awaited, steps
 from jobmetrics.recorder import PYTHON, JobSeries, Recorder
 
@@ -136,12 +137,7 @@ def _decorate(function: Any, *, name: str | None, target: float | None) -> Any:
         raise InstrumentError(f"timed_job takes a function, not {function!r}")
     wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _plain)
     timed = _Timed(name or _name_of(function), None if target is None else float(target), wrap is not _plain)
-    wrapped: Any = functools.wraps(function)(wrap(function, timed))
-    try:
-        wrapped.__signature__ = inspect.signature(function)  # Celery checks arguments by it, and follows no wrappers
-    except (TypeError, ValueError):
-        pass  # a builtin that tells nobody
-    return wrapped
+    return with_signature_of(function, wrap(function, timed))
 
 
 def _is_task(kind: type) -> bool:

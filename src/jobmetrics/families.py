@@ -32,6 +32,10 @@ _FIXED_VALUES = {"system": SYSTEMS, "status": STATUSES}
 JOB_LABELS = ("system", "job_type", "queue_name")
 
 
+# What samples of a metric are called beside its own name, as prometheus_client's registry counts them.
+SAMPLE_SUFFIXES = {COUNTER: ("_total", "_created"), GAUGE: (), HISTOGRAM: ("_bucket", "_sum", "_count", "_created")}
+
+
 class Family(NamedTuple):
     """One metric: its exposition name, type, labels and how processes' values merge.
 
@@ -49,6 +53,16 @@ class Family(NamedTuple):
     source: str = RECORDED
     unit: str = ""
     closed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def base(self) -> str:
+        """OpenMetrics' name of the family, which has no _total."""
+        return self.name.removesuffix("_total") if self.type == COUNTER else self.name
+
+    @property
+    def exposed_names(self) -> tuple[str, ...]:
+        """All names that the family takes in the exposition."""
+        return (self.base, *(self.base + suffix for suffix in SAMPLE_SUFFIXES.get(self.type, ())))
 
     @property
     def width(self) -> int:
@@ -289,8 +303,9 @@ DROPPED_SERIES = _family(
 DROPPED_UPDATES = _family(
     "jobmetrics_dropped_updates_total",
     COUNTER,
-    "Updates that were not recorded, by the reason.",
+    "Updates that were not recorded, by the reason and the metric they were for.",
     "reason",
+    "metric",
     source=OWN,
 )
 INTERNAL_ERRORS = _family(

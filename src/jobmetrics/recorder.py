@@ -387,8 +387,8 @@ class Recorder:
         self._flush_at = now + FLUSH_INTERVAL
         for where, count in guard.take_counts().items():
             self._internal_errors.at((where,)).inc(count)
-        for reason, count in self.writer.take_dropped_updates().items():
-            self._dropped_updates.at((reason,)).inc(count)
+        for labels, count in self.writer.take_dropped_updates().items():
+            self._dropped_updates.at(labels).inc(count)
         dropped = self.writer.take_dropped_series()
         if dropped:
             self._dropped_series.at(()).inc(dropped)

@@ -119,7 +119,7 @@ def test_misuse_never_fails_a_task(registry_dir: Path, producer: Any, start: Sta
 
         until(shown, "the errors")
     assert values(registry_dir, "jobmetrics_internal_errors_total") == {("labels",): 3, ("increment",): 1}
-    assert values(registry_dir, "jobmetrics_dropped_updates_total") == {("negative",): 1}
+    assert values(registry_dir, "jobmetrics_dropped_updates_total") == {("negative", "inside_rows_total"): 1}
     assert values(registry_dir, "inside_rows_total") == {}
 
 

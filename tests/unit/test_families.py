@@ -66,7 +66,7 @@ OWN = {
     ("jobmetrics_series", "gauge", ()),
     ("jobmetrics_series_limit", "gauge", ()),
     ("jobmetrics_dropped_series_total", "counter", ()),
-    ("jobmetrics_dropped_updates_total", "counter", ("reason",)),
+    ("jobmetrics_dropped_updates_total", "counter", ("reason", "metric")),
     ("jobmetrics_superseded_series", "gauge", ()),
     ("jobmetrics_invalid_families", "gauge", ()),
     ("jobmetrics_internal_errors_total", "counter", ("where",)),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import gc
 import inspect
@@ -12,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -19,13 +22,13 @@ from hypothesis import strategies as st
 
 from jobmetrics import guard, instruments, settings
 from jobmetrics.errors import InstrumentError
-from jobmetrics.families import BUILT_IN, Family
+from jobmetrics.families import BUILT_IN, OVERFLOW, Family
 from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, bound, label_value
 from jobmetrics.instruments.bound import LARGEST
 from jobmetrics.instruments.labelled import Labelled
 from jobmetrics.registry import current
 from jobmetrics.registry.series import BoundSeries
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.writer import MAX_DROPPING, Writer
 from jobmetrics.settings import DEFAULT_BUCKETS, Settings
 from tests import readings
 from tests.unit.doubles import die
@@ -92,6 +95,14 @@ def value(registry_dir: Path, name: str, *labels: str) -> float:
     return readings.samples(registry_dir, name)[labels].value
 
 
+def dropped() -> dict[str, int]:
+    """Updates that were dropped since the last call, by reason."""
+    found: dict[str, int] = {}
+    for (reason, _), count in current.writer().take_dropped_updates().items():
+        found[reason] = found.get(reason, 0) + count
+    return found
+
+
 def as_float(number: Any) -> float:
     """The number as a float; NaN when it is none."""
     try:
@@ -129,7 +140,7 @@ def test_counter_drops_and_counts_what_is_no_number(registry_dir: Path, amount: 
     counter.inc()
     counter.inc(amount)
     assert value(registry_dir, "c_total") == 1.0
-    assert current.writer().take_dropped_updates() == {"not finite": 1}
+    assert dropped() == {"not finite": 1}
 
 
 @pytest.mark.parametrize("amount", [-1, -0.1, -math.inf, Decimal(-1)])
@@ -138,7 +149,7 @@ def test_counter_drops_and_counts_what_is_negative(registry_dir: Path, amount: A
     counter.inc()
     counter.inc(amount)
     assert value(registry_dir, "c_total") == 1.0
-    assert current.writer().take_dropped_updates() == {"negative": 1}
+    assert dropped() == {"negative": 1}
 
 
 @examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -149,11 +160,11 @@ def test_no_number_whatever_makes_a_counter_raise_fall_or_lose(registry_dir: Pat
     before = value(registry_dir, "c_total")
     counter.inc(amount)
     number = as_float(amount)
-    dropped = sum(current.writer().take_dropped_updates().values())
+    lost = sum(dropped().values())
     if 0.0 <= number <= LARGEST:
-        assert (value(registry_dir, "c_total"), dropped) == (before + number, 0)
+        assert (value(registry_dir, "c_total"), lost) == (before + number, 0)
     else:
-        assert (value(registry_dir, "c_total"), dropped) == (before, 1)
+        assert (value(registry_dir, "c_total"), lost) == (before, 1)
 
 
 def test_numbers_that_could_make_a_sum_infinite_are_dropped(registry_dir: Path) -> None:
@@ -162,7 +173,7 @@ def test_numbers_that_could_make_a_sum_infinite_are_dropped(registry_dir: Path) 
     counter.inc(LARGEST * 1.1)
     histogram.observe(-LARGEST * 1.1)
     assert value(registry_dir, "c_total") == 1.0
-    assert current.writer().take_dropped_updates() == {"too large": 2}
+    assert dropped() == {"too large": 2}
 
 
 def test_time_limit_during_a_conversion_reaches_the_job() -> None:
@@ -228,24 +239,68 @@ def test_most_recent_gauge_refuses_inc() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("number", NO_NUMBERS, ids=shown)
+@pytest.mark.parametrize("number", NO_NUMBERS[1:], ids=shown)
 def test_gauge_drops_and_counts_what_is_no_number(registry_dir: Path, mode: str, number: Any) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode=mode)
     gauge.set(4)
     gauge.set(number)
     assert value(registry_dir, "g") == 4.0
-    assert current.writer().take_dropped_updates() == {"not finite": 1}
+    assert dropped() == {"not finite": 1}
 
 
-@pytest.mark.parametrize("mode", ["livesum", "sum"])
-@pytest.mark.parametrize("number", NO_NUMBERS, ids=shown)
+@pytest.mark.parametrize("mode", ["livesum", "sum", "max", "min"])
+@pytest.mark.parametrize("number", NO_NUMBERS[1:], ids=shown)
 def test_gauge_adds_nothing_that_is_no_number(registry_dir: Path, mode: str, number: Any) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode=mode)
     gauge.set(4)
     gauge.inc(number)
     gauge.dec(number)
     assert value(registry_dir, "g") == 4.0
-    assert current.writer().take_dropped_updates() == {"not finite": 2}
+    assert dropped() == {"not finite": 2}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("nan", [math.nan, Decimal("NaN")], ids=repr)
+def test_gauge_whose_value_is_unknown_is_nan_until_it_is_set(registry_dir: Path, mode: str, nan: Any) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode=mode)
+    for number in (4.0, nan, 6.0):
+        gauge.set(number)
+        assert value(registry_dir, "g") == pytest.approx(float(number), nan_ok=True)
+    assert dropped() == {}
+
+
+@pytest.mark.parametrize("mode", ["livesum", "sum", "max", "min"])
+def test_gauge_that_nan_is_added_to_is_unknown(registry_dir: Path, mode: str) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode=mode)
+    gauge.inc(math.nan)
+    gauge.inc(1)
+    assert math.isnan(value(registry_dir, "g"))
+    assert dropped() == {}
+
+
+def test_unknown_value_of_an_ended_process_says_nothing_of_the_next_ones(
+    registry_dir: Path, in_force: Settings
+) -> None:
+    Gauge("g", "Things.", multiprocess_mode="sum").set(math.nan)
+    die(current.writer())
+    successor = Writer(in_force)
+    instruments.BoundSumGauge(successor, Family("g", "gauge", "Things."), ()).inc(3)
+    assert value(registry_dir, "g") == 3.0
+    die(successor)
+
+
+def test_what_is_dropped_is_counted_by_metric_too() -> None:
+    Counter("c", "Things.").inc(-1)
+    Histogram("h", "Sizes.").observe(math.nan)
+    Histogram("h", "Sizes.").observe(math.nan)
+    assert current.writer().take_dropped_updates() == {("negative", "c_total"): 1, ("not finite", "h"): 2}
+
+
+def test_names_of_dropped_updates_are_few() -> None:
+    for number in range(MAX_DROPPING + 5):
+        Counter(f"c{number}", "Things.").inc(-1)
+    counts = current.writer().take_dropped_updates()
+    assert (len(counts), counts["negative", OVERFLOW]) == (MAX_DROPPING + 1, 5)
 
 
 @pytest.mark.parametrize("mode", ["all", "liveall", "livemax", "pid", ""])
@@ -357,7 +412,7 @@ def test_histogram_drops_and_counts_what_is_no_number(registry_dir: Path, amount
     histogram.observe(amount)
     sample = readings.samples(registry_dir, "h")[()]
     assert (sum(sample.buckets), sample.sum) == (1.0, 0.5)
-    assert current.writer().take_dropped_updates() == {"not finite": 1}
+    assert dropped() == {"not finite": 1}
 
 
 @examples(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -400,10 +455,117 @@ def test_last_bucket_may_be_infinite(registry_dir: Path) -> None:
     assert readings.samples(registry_dir, "h")[()].buckets == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("buckets", [(2, 1), (1, 1), (math.nan,), (math.inf,), ("a",), tuple(range(129)), (10**400,)])
+@pytest.mark.parametrize(
+    "buckets", [np.array([1, 2]), np.array([1.0, 2.0]), np.linspace(1, 2, 2, dtype=np.float32), [Decimal(1), 2]]
+)
+def test_buckets_may_be_any_numbers(registry_dir: Path, buckets: Any) -> None:
+    Histogram("h", "Sizes.", buckets=buckets).observe(1.5)
+    assert readings.snapshot(registry_dir).families[0][0].buckets == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "buckets", [(2, 1), (1, 1), (math.nan,), (math.inf,), ("a",), tuple(range(129)), (10**400,), ()]
+)
 def test_bad_buckets_are_refused_as_a_definition(buckets: Any) -> None:
     with pytest.raises(InstrumentError, match="1 to 128 finite bounds"):
         Histogram("h", "Sizes.", buckets=buckets)
+
+
+# ------------------------------------------------------------------ blocks
+
+
+def blocks(metric: Any) -> list[Any]:
+    """The blocks that a metric or one of its series offers."""
+    return [
+        getattr(metric, name)() for name in ("time", "track_inprogress", "count_exceptions") if hasattr(metric, name)
+    ]
+
+
+OFFERING: list[Callable[[], Any]] = [
+    lambda: Counter("m", ""),
+    lambda: Gauge("m", ""),
+    lambda: Histogram("m", ""),
+    lambda: Counter("m", "", ["user"]).labels("a"),
+    lambda: Gauge("m", "", ["user"]).labels("a"),
+    lambda: Histogram("m", "", ["user"]).labels("a"),
+]
+
+
+@pytest.mark.parametrize("offering", OFFERING)
+def test_block_may_be_kept_and_entered_again_and_within_itself(offering: Callable[[], Any]) -> None:
+    for block in blocks(offering()):
+        for _ in range(2):
+            with block, block:
+                pass
+
+
+def test_kept_blocks_record_each_time(registry_dir: Path) -> None:
+    histogram, gauge, counter = Histogram("h", ""), Gauge("g", ""), Counter("c", "")
+    timed, tracked, counted = histogram.time(), gauge.track_inprogress(), counter.count_exceptions(KeyError)
+    for _ in range(2):
+        with contextlib.suppress(KeyError), timed, tracked, tracked, counted:
+            assert value(registry_dir, "g") == 2.0
+            raise KeyError
+    assert sum(readings.samples(registry_dir, "h")[()].buckets) == 2.0
+    assert (value(registry_dir, "g"), value(registry_dir, "c_total")) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize("metric", [Gauge, Histogram])
+def test_labels_of_a_timed_block_may_be_known_only_within_it(registry_dir: Path, metric: Any) -> None:
+    timed = metric("m", "", ["user"]).time()
+    for user in ("a", "b"):
+        with timed as timer:
+            timer.labels(user)
+    assert set(readings.samples(registry_dir, "m")) == {("a",), ("b",)}
+    assert timed.duration > 0.0
+
+
+def test_timed_block_whose_labels_were_never_said_is_counted_as_an_error(registry_dir: Path) -> None:
+    settings.configure(dir=registry_dir)
+    with Histogram("h", "", ["user"]).time():
+        pass
+    assert guard.take_counts() == {"labels": 1}
+
+
+def test_series_that_has_its_labels_takes_no_more(registry_dir: Path) -> None:
+    counter = Counter("c", "", ["user"])
+    with pytest.raises(InstrumentError, match=r"^c_total has its labels already$"):
+        counter.labels("a").labels("b")
+    settings.configure(dir=registry_dir)
+    Counter("d", "", ["user"]).labels("a").labels("b").inc()
+    assert guard.take_counts() == {"labels": 1}
+
+
+def test_exemplars_are_taken_by_series_too(registry_dir: Path) -> None:
+    counter, histogram = Counter("c", "", ["user"]).labels("a"), Histogram("h", "", ["user"]).labels("a")
+    counter.inc(exemplar={"trace_id": "x"})
+    counter.inc(1, {"trace_id": "x" * 200})
+    histogram.observe(1, exemplar={"trace_id": "x"})
+    histogram.observe(1, {"trace_id": "x"})
+    assert value(registry_dir, "c_total", "a") == 2.0
+    assert sum(readings.samples(registry_dir, "h")["a",].buckets) == 2.0
+
+
+@pytest.mark.parametrize("offering", OFFERING)
+def test_decorated_function_keeps_its_signature(offering: Callable[[], Any]) -> None:
+    def add(one: int, other: int = 2) -> int:
+        return one + other
+
+    for block in blocks(offering()):
+        decorated = block(add)
+        assert inspect.getfullargspec(decorated) == inspect.getfullargspec(add)  # as Celery reads it
+        assert (decorated.__name__, decorated(1), decorated(1, other=1)) == ("add", 3, 2)
+
+
+@pytest.mark.parametrize("offering", OFFERING)
+def test_decorated_coroutine_function_is_one(offering: Callable[[], Any]) -> None:
+    async def answer() -> int:
+        return 42
+
+    for block in blocks(offering()):
+        decorated = block(answer)
+        assert inspect.iscoroutinefunction(decorated)
+        assert asyncio.run(decorated()) == 42
 
 
 # ------------------------------------------------------------------ labels
@@ -588,14 +750,52 @@ def test_counter_whose_name_is_only_its_suffix_is_refused(parts: dict[str, str])
 
 
 @pytest.mark.parametrize("name", ["g_total", "g_info", "g_created", "g_bucket", "g_count", "g_sum"])
-def test_suffix_that_prometheus_uses_itself_is_refused(name: str) -> None:
-    with pytest.raises(InstrumentError, match="ends with a suffix that Prometheus uses itself"):
+def test_name_that_ends_like_a_sample_of_another_metric_is_taken_while_nothing_collides(name: str) -> None:
+    assert Gauge(name, "Things.").family.name == name
+    assert Counter(f"fail_{name}", "Things.").family.name == f"fail_{name.removesuffix('_total')}_total"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        (lambda: Histogram("m", ""), lambda: Gauge("m_sum", ""), "m_sum"),
+        (lambda: Gauge("m_count", ""), lambda: Histogram("m", ""), "m_count"),
+        (lambda: Counter("m", ""), lambda: Gauge("m", ""), "m"),
+        (lambda: Counter("m", ""), lambda: Gauge("m_created", ""), "m_created"),
+        (lambda: Histogram("m", ""), lambda: Gauge("m_bucket", ""), "m_bucket"),
+    ],
+)
+def test_names_that_would_collide_in_the_exposition_are_refused_with_the_way_out(
+    one: Any, other: Any, shown: str
+) -> None:
+    one()
+    with pytest.raises(InstrumentError, match=f"would both be shown as {shown}: take another .*namespace='myapp'$"):
+        other()
+
+
+@pytest.mark.parametrize("name", ["jobs_duration_seconds_count", "jobs_created"])
+def test_names_of_our_own_samples_are_refused_with_the_way_out(name: str) -> None:
+    with pytest.raises(InstrumentError, match=r"is a metric of jobmetrics itself, or a sample of .*namespace='myapp'$"):
         Gauge(name, "Things.")
+    assert Gauge(name, "Things.", namespace="myapp").family.name == f"myapp_{name}"
+
+
+@pytest.mark.parametrize(
+    "define",
+    [
+        lambda: Histogram("h", "", bucket=[1, 2]),  # type: ignore[call-arg]
+        lambda: Gauge("g", "", multiprocess="max"),  # type: ignore[call-arg]
+        lambda: Counter("c", "", label_names=["user"]),  # type: ignore[call-arg]
+    ],
+)
+def test_unknown_keyword_is_an_error(define: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        define()
 
 
 @pytest.mark.parametrize(
     "family",
-    [f for f in BUILT_IN if f.type == "gauge" and not f.name.endswith("_info")],
+    [family for family in BUILT_IN if family.type == "gauge"],
     ids=lambda family: str(family.name),
 )
 def test_our_own_gauges_names_are_refused(family: Family) -> None:
@@ -606,12 +806,6 @@ def test_our_own_gauges_names_are_refused(family: Family) -> None:
 def test_our_own_counters_name_is_refused_without_its_suffix_too() -> None:
     with pytest.raises(InstrumentError):
         Gauge("jobs", "Things.")
-
-
-def test_gauge_and_counter_of_one_base_name_are_refused() -> None:
-    Counter("x", "Things.")
-    with pytest.raises(InstrumentError):
-        Gauge("x", "Things.")
 
 
 @pytest.mark.parametrize("label", ["", "1a", "a-b", "__a", "größe", "a\n", "a" * 65])
@@ -728,7 +922,7 @@ def test_locked_update_is_made_under_the_writers_lock(owner: type[BoundSeries], 
         seen.append((self.writer.lock._is_owned(), amount))  # type: ignore[attr-defined]  # RLock's own word for it
 
     call = bound.locked(update)
-    (parameter,) = list(inspect.signature(original).parameters.values())[1:]
+    parameter = list(inspect.signature(original).parameters.values())[1]
     call(BoundSeries(writer, Family("c_total", "counter", ""), ()), **{parameter.name: 2.0})
     call(BoundSeries(writer, Family("c_total", "counter", ""), ()), 3.0)
     assert seen == [(True, 2.0), (True, 3.0)]

@@ -540,21 +540,21 @@ def test_what_was_kept_from_jobs_is_shown(registry_dir: Path, record: Recorder, 
     assert readings.values(registry_dir, "jobmetrics_internal_errors_total") == {("somewhere",): 3.0}
 
 
-def test_dropped_updates_are_shown_by_reason(registry_dir: Path, record: Recorder) -> None:
-    record.writer.drop("not finite")
+def test_dropped_updates_are_shown_by_reason_and_metric(registry_dir: Path, record: Recorder) -> None:
+    record.writer.drop("not finite", "m")
     record.started(Started(JOB, "1"))
-    assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {("not finite",): 1.0}
+    assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {("not finite", "m"): 1.0}
 
 
 def test_what_was_dropped_is_looked_for_once_a_second(registry_dir: Path, record: Recorder, clock: FakeClock) -> None:
     record.started(Started(JOB, "1"))
-    record.writer.drop("x")
+    record.writer.drop("x", "m")
     clock.advance(FLUSH_INTERVAL / 2)
     record.started(Started(JOB, "2"))
     assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {}
     clock.advance(FLUSH_INTERVAL / 2)
     record.started(Started(JOB, "3"))
-    assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {("x",): 1.0}
+    assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {("x", "m"): 1.0}
 
 
 def test_totals_and_ratios_stay_exact_beyond_the_cap(registry_dir: Path) -> None:

@@ -14,15 +14,12 @@ from prometheus_client.utils import floatToGoString
 
 from jobmetrics.errors import SettingsError
 from jobmetrics.exporter.sparingly import Sparingly
-from jobmetrics.families import BUILT_IN, COUNTER, GAUGE, HISTOGRAM, Family
+from jobmetrics.families import BUILT_IN, COUNTER, HISTOGRAM, SAMPLE_SUFFIXES, Family
 from jobmetrics.registry.snapshot import Sample
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"(?!__name__\Z)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _TOTAL = "_total"
-
-# Names that a metric takes beside its own, as prometheus_client's registry counts them.
-_SUFFIXES = {COUNTER: (_TOTAL, "_created"), GAUGE: (), HISTOGRAM: ("_bucket", "_sum", "_count", "_created")}
 
 # A user may have given a metric the name of a built-in one: that is not the built-in one.
 _RANK = {(family.name, family.type, family.labels): rank for rank, family in enumerate(BUILT_IN)}
@@ -72,12 +69,11 @@ class Exposition:
     def _checked(self, family: Family, samples: Sequence[Sample], taken: dict[str, str]) -> Metric:
         """The family's metric; its names are added to those that are taken. Raises ValueError."""
         _check(family)
-        base = _base(family)
-        names = [base, *(base + suffix for suffix in _SUFFIXES[family.type])]
+        names = family.exposed_names
         other = next((taken[name] for name in names if name in taken), None)
         if other is not None:
             raise ValueError(f"its name clashes with that of {other}")
-        metric = self._metric(self._prefix + base, family, samples)
+        metric = self._metric(self._prefix + family.base, family, samples)
         taken.update(dict.fromkeys(names, family.name))
         return metric
 
@@ -138,15 +134,11 @@ def _unicode(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _base(family: Family) -> str:
-    return family.name.removesuffix(_TOTAL) if family.type == COUNTER else family.name
-
-
 def _check(family: Family) -> None:
     """Raise ValueError with the reason when a family is not valid. A foreign writer may have declared anything."""
-    if family.type not in _SUFFIXES:
+    if family.type not in SAMPLE_SUFFIXES:
         raise ValueError(f"its type {family.type!r} is unknown")
-    if not _NAME.match(family.name) or not _base(family):
+    if not _NAME.match(family.name) or not family.base:
         raise ValueError("this is not a valid metric name")
     labels = [*family.labels, "le"] if family.type == HISTOGRAM else list(family.labels)
     if len(set(labels)) != len(labels) or not all(_LABEL.match(label) for label in labels):

@@ -1,16 +1,54 @@
-"""Blocks that are timed: context managers and decorators, sync and async, of which no part raises."""
+"""Blocks that record when they end: context managers and decorators, sync and async, of which no part raises."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from jobmetrics.errors import InstrumentError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Begun = TypeVar("Begun")
+
+
+def with_signature_of(function: Callable[..., Any], wrapped: Any) -> Any:
+    """Give a wrapper the name and the signature of the function: Celery checks arguments by it, and follows no
+    wrappers."""
+    wrapped = functools.wraps(function)(wrapped)
+    try:
+        wrapped.__signature__ = inspect.signature(function)
+    except (TypeError, ValueError):
+        pass  # a builtin without a signature
+    return wrapped
+
+
+def in_block(function: F, begin: Callable[[], Begun], end: Callable[[Begun, BaseException | None], object]) -> F:
+    """A function or coroutine function that calls `begin` before and `end`, with any error, after each call."""
+
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        begun = begin()
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            end(begun, error)
+            raise
+        end(begun, None)
+        return result
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        begun = begin()
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            end(begun, error)
+            raise
+        end(begun, None)
+        return result
+
+    return cast("F", with_signature_of(function, call_async if inspect.iscoroutinefunction(function) else call))
 
 
 class TimedBlock(Generic[Begun]):
@@ -51,21 +89,121 @@ class TimedBlock(Generic[Begun]):
             kind = type(self).__name__
             raise InstrumentError(f"{kind} does not decorate the generator function {function!r}: use `with` in it")
 
-        @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            begun = self.begin()
-            try:
-                return await function(*args, **kwargs)
-            finally:
-                self.end(begun)
+        return in_block(function, self.begin, lambda begun, _: self.end(begun))
 
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            begun = self.begin()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.end(begun)
 
-        wrapped: Any = call_async if inspect.iscoroutinefunction(function) else call
-        return wrapped  # type: ignore[no-any-return]  # wraps() keeps what F is
+class MetricBlock(Generic[Begun]):
+    """A block of a metric, as prometheus_client has them: it may be kept, entered again, and entered within itself.
+
+    `_begin` and `_end` are the subclass's. On a generator function it is about the call, which makes the generator.
+    """
+
+    __slots__ = ("_begun",)
+
+    def __init__(self) -> None:
+        self._begun: list[Begun] = []
+
+    def _begin(self) -> Begun:
+        raise NotImplementedError
+
+    def _end(self, begun: Begun, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._end(self._begun.pop(), error)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._end(self._begun.pop(), error)
+
+    def __call__(self, function: F) -> F:
+        return in_block(function, self._begin, self._end)
+
+
+class Timer(MetricBlock[float]):
+    """Records the seconds that a block or a call of a decorated function took.
+
+    duration: of the block that ended last, in seconds; None before.
+    """
+
+    __slots__ = ("_labelled", "_series", "_update", "duration")
+
+    def __init__(self, metric: Any, update: str) -> None:
+        """metric: what has a method by the name `update` and, for `labels`, one of that name."""
+        super().__init__()
+        self._labelled = self._series = metric
+        self._update = update
+        self.duration: float | None = None
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> None:
+        """Record into the series with these label values, which may be known only within the block."""
+        self._series = self._labelled.labels(*labelvalues, **labelkwargs)
+
+    def __enter__(self) -> Timer:  # noqa: PYI034 - Self is not in the standard library of Python 3.10
+        self._begun.append(self._begin())
+        return self
+
+    async def __aenter__(self) -> Timer:  # noqa: PYI034 - as above
+        return self.__enter__()
+
+    def _begin(self) -> float:
+        return time.perf_counter()
+
+    def _end(self, begun: float, error: BaseException | None) -> None:
+        self.duration = time.perf_counter() - begun
+        if hasattr(self._series, "writer"):  # a series; a metric does so itself
+            self._series.writer.look()
+        getattr(self._series, self._update)(self.duration)
+
+
+class _Silent(MetricBlock[None]):
+    """A block that gives its body nothing."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        self._begun.append(self._begin())
+
+    async def __aenter__(self) -> None:
+        self._begun.append(self._begin())
+
+
+class _Counts(Protocol):
+    def inc(self, amount: float = 1.0) -> None: ...
+
+
+class _GoesBothWays(_Counts, Protocol):
+    def dec(self, amount: float = 1.0) -> None: ...
+
+
+class InProgress(_Silent):
+    """Counts a block, or the calls of a decorated function, while it runs."""
+
+    __slots__ = ("_gauge",)
+
+    def __init__(self, gauge: _GoesBothWays) -> None:
+        super().__init__()
+        self._gauge = gauge
+
+    def _begin(self) -> None:
+        self._gauge.inc()
+
+    def _end(self, begun: None, error: BaseException | None) -> None:
+        self._gauge.dec()
+
+
+class ExceptionCounter(_Silent):
+    """Counts the exceptions that leave a block or a decorated function."""
+
+    __slots__ = ("_counter", "_exception")
+
+    def __init__(self, counter: _Counts, exception: type[BaseException] | tuple[type[BaseException], ...]) -> None:
+        super().__init__()
+        self._counter = counter
+        self._exception = exception
+
+    def _begin(self) -> None:
+        return None
+
+    def _end(self, begun: None, error: BaseException | None) -> None:
+        if isinstance(error, self._exception):
+            self._counter.inc()

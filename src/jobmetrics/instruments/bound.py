@@ -9,15 +9,15 @@ import functools
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import inf, nan
+from collections.abc import Callable
+from math import inf, isnan
 from typing import Any
 
 from jobmetrics import families, guard
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import Family
-from jobmetrics.registry.memory import Row
+from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
+from jobmetrics.registry.memory import NOWHERE, Row
 from jobmetrics.registry.merging import raise_to, set_at
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.writer import Writer
@@ -26,14 +26,14 @@ from jobmetrics.registry.writer import Writer
 def _exact(value: object) -> float:
     """A plain float, whatever number was given: a type with its own __add__ could lose updates.
 
-    What is no number becomes NaN, which is dropped as any value that is not finite.
+    What is no number becomes infinite, which every instrument drops.
     """
     try:
         return float(value)  # type: ignore[arg-type]  # whatever cannot be one raises
     except Exception as error:  # a number type's own __float__ may raise anything
         if guard.passes(error):
             raise
-        return nan
+        return inf
 
 
 LARGEST = 1e300  # what is larger could make a sum infinite, for good
@@ -46,17 +46,40 @@ def _refusal(value: float, *, negative: bool = True) -> str:
     return "too large" if -inf < value < inf else "not finite"
 
 
-class BoundCounter(BoundSeries):
+def nowhere(series: Any) -> Any:
+    """The same series, recording nothing from now on."""
+    series.where = NOWHERE
+    return series
+
+
+class _Bound(BoundSeries):
+    """A series as a job holds it."""
+
+    __slots__ = ()
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> Any:
+        """A misuse: the series has its labels. Counted and logged; the series returned records nothing."""
+        guard.note("labels", InstrumentError(f"{self.family.name} has its labels already"))
+        return nowhere(type(self)(self.writer, self.family, self.values))
+
+    def _drop(self, value: float, *, negative: bool = True) -> None:
+        self.writer.drop(_refusal(value, negative=negative), self.family.name)
+
+
+class BoundCounter(_Bound):
     """A counter with all its label values."""
 
     __slots__ = ()
 
-    def inc(self, amount: float = 1.0) -> None:
-        """Add a number. One that is negative or not finite is dropped and counted: a job never fails of it."""
+    def inc(self, amount: float = 1.0, exemplar: object = None) -> None:
+        """Add a number. One that is negative or not finite is dropped and counted: a job never fails of it.
+
+        exemplar: for prometheus_client's sake; ignored.
+        """
         if type(amount) is not float:
             amount = _exact(amount)
         if not 0.0 <= amount <= LARGEST:
-            self.writer.drop(_refusal(amount, negative=False))
+            self._drop(amount, negative=False)
             return
         while True:
             row, i = self.where
@@ -67,19 +90,14 @@ class BoundCounter(BoundSeries):
                 if not self.writer.bind(self, self.inc, amount):
                     return
 
-    @contextmanager
     def count_exceptions(
         self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
-    ) -> Iterator[None]:
+    ) -> ExceptionCounter:
         """Count the exceptions that leave a block or a decorated function."""
-        try:
-            yield
-        except exception:
-            self.inc()
-            raise
+        return ExceptionCounter(self, exception)
 
 
-class BoundGauge(BoundSeries):
+class BoundGauge(_Bound):
     """A gauge with all its label values.
 
     For the modes livesum, max and min its cell is this process's present value: a new cell is 0.0, and a value of 0
@@ -93,13 +111,13 @@ class BoundGauge(BoundSeries):
         self._is_present = family.mode not in (families.MOST_RECENT, families.HIGH_WATER)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add to this process's value. A number that is not finite is dropped and counted, and so is any where the
-        mode is mostrecent: with `propagate_errors` on that raises InstrumentError.
+        """Add to this process's value; NaN makes it unknown until it is set. What is infinite is dropped and counted,
+        and so is any number where the mode is mostrecent: with `propagate_errors` on that raises InstrumentError.
         """
         if type(amount) is not float:
             amount = _exact(amount)
-        if not -LARGEST <= amount <= LARGEST:
-            self.writer.drop(_refusal(amount))
+        if not -LARGEST <= amount <= LARGEST and not isnan(amount):
+            self._drop(amount)
             return
         if not self._is_present:
             why = InstrumentError(f"{self.family.name} has the mode {self.family.mode}, which only takes set()")
@@ -120,11 +138,11 @@ class BoundGauge(BoundSeries):
         self.inc(-_exact(amount))
 
     def set(self, value: float) -> None:
-        """Set this process's value. Not finite is dropped and counted."""
+        """Set this process's value. NaN stands for an unknown one; what is infinite is dropped and counted."""
         if type(value) is not float:
             value = _exact(value)
-        if not -LARGEST <= value <= LARGEST:
-            self.writer.drop(_refusal(value))
+        if not -LARGEST <= value <= LARGEST and not isnan(value):
+            self._drop(value)
             return
         while True:
             row, i = self.where
@@ -145,25 +163,13 @@ class BoundGauge(BoundSeries):
         """Set to the seconds since the epoch."""
         self.set(time.time())
 
-    @contextmanager
-    def track_inprogress(self) -> Iterator[None]:
+    def track_inprogress(self) -> InProgress:
         """Count a block or a decorated function while it runs."""
-        self.inc()
-        try:
-            yield
-        finally:
-            self.dec()
+        return InProgress(self)
 
-    @contextmanager
-    def time(self) -> Iterator[None]:
+    def time(self) -> Timer:
         """Set to the seconds a block or a decorated function took."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - start
-            self.writer.look()
-            self.set(seconds)
+        return Timer(self, "set")
 
 
 class BoundSumGauge(BoundGauge):
@@ -179,7 +185,7 @@ class BoundSumGauge(BoundGauge):
     def inc(self, amount: float = 1.0) -> None:
         """Add to this process's share."""
         amount = _exact(amount)
-        while -LARGEST <= amount <= LARGEST:  # what is not is dropped below
+        while -LARGEST <= amount <= LARGEST or isnan(amount):  # what is neither is dropped below
             try:
                 self.writer.left(*self.where)  # noted before anything of this process is in the cell
                 break
@@ -189,10 +195,10 @@ class BoundSumGauge(BoundGauge):
         super().inc(amount)
 
     def set(self, value: float) -> None:
-        """Set this process's share. Not finite is dropped and counted."""
+        """Set this process's share. NaN makes the sum unknown until it is set; infinite is dropped and counted."""
         value = _exact(value)
-        if not -LARGEST <= value <= LARGEST:
-            self.writer.drop(_refusal(value))
+        if not -LARGEST <= value <= LARGEST and not isnan(value):
+            self._drop(value)
             return
         while True:
             row, i = self.where
@@ -204,7 +210,7 @@ class BoundSumGauge(BoundGauge):
                     return
 
 
-class BoundHistogram(BoundSeries):
+class BoundHistogram(_Bound):
     """A histogram with all its label values."""
 
     __slots__ = ("_bounds", "_sum")
@@ -214,12 +220,15 @@ class BoundHistogram(BoundSeries):
         self._bounds = family.buckets
         self._sum = family.width - 1
 
-    def observe(self, amount: float) -> None:
-        """Count a value, in the metric's unit. One that is not finite is dropped and counted."""
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        """Count a value, in the metric's unit. One that is not finite is dropped and counted.
+
+        exemplar: for prometheus_client's sake; ignored.
+        """
         if type(amount) is not float:
             amount = _exact(amount)
         if not -LARGEST <= amount <= LARGEST:
-            self.writer.drop(_refusal(amount))
+            self._drop(amount)
             return
         bucket = bisect_left(self._bounds, amount)
         while True:
@@ -233,16 +242,9 @@ class BoundHistogram(BoundSeries):
                 if not self.writer.bind(self, self.observe, amount):
                     return
 
-    @contextmanager
-    def time(self) -> Iterator[None]:
+    def time(self) -> Timer:
         """Observe the seconds a block or a decorated function took."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - start
-            self.writer.look()
-            self.observe(seconds)
+        return Timer(self, "observe")
 
 
 def locked(update: Callable[..., None]) -> Callable[..., None]:
@@ -251,7 +253,7 @@ def locked(update: Callable[..., None]) -> Callable[..., None]:
     One wrapper for each signature: passing any arguments on would cost a fifth more.
     """
 
-    def inc(self: BoundSeries, amount: float = 1.0) -> None:
+    def inc(self: BoundSeries, amount: float = 1.0, exemplar: object = None) -> None:  # noqa: ARG001 - for prometheus_client's sake
         with self.writer.lock:
             update(self, amount)
 
@@ -259,7 +261,7 @@ def locked(update: Callable[..., None]) -> Callable[..., None]:
         with self.writer.lock:
             update(self, value)
 
-    def observe(self: BoundSeries, amount: float) -> None:
+    def observe(self: BoundSeries, amount: float, exemplar: object = None) -> None:  # noqa: ARG001 - for prometheus_client's sake
         with self.writer.lock:
             update(self, amount)
 

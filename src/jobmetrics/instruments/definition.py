@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -14,7 +15,6 @@ MAX_DOCUMENTATION = 1024  # characters; what is longer is cut
 # Texts: re compiles and keeps them when the first metric of a user's own is defined, if there is one.
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z"
 _LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
-_RESERVED_SUFFIXES = ("_created", "_bucket", "_count", "_sum")
 GAUGE_MODES = {
     "livesum": families.LIVE_SUM,
     "sum": families.SUM,
@@ -24,24 +24,29 @@ GAUGE_MODES = {
 }
 
 
-_declared: dict[str, Family] = {}
-
-
-def _base(name: str) -> str:
-    """OpenMetrics' name of a family, under which a counter and a gauge may not both stand."""
-    return name.removesuffix("_total")
+_declared: dict[str, Family] = {}  # by every name that a family takes in the exposition
 
 
 def declare(family: Family) -> None:
-    """Refuse a second, different definition within this process."""
-    known = _declared.setdefault(_base(family.name), family)
-    if known._replace(help=family.help) != family:
-        raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
+    """Refuse a second, different definition within this process, and names that another metric's samples have.
+
+    Raises:
+        InstrumentError: one line that names both and the way out.
+    """
+    for name in family.exposed_names:
+        known = _declared.setdefault(name, family)
+        if known.name != family.name:
+            raise InstrumentError(
+                f"{family.name} and {known.name} would both be shown as {name}: "
+                f"take another name for one of them, or namespace='myapp'"
+            )
+        if known._replace(help=family.help) != family:
+            raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
 
 
 def declared(name: str) -> Family | None:
     """What this process defined under this name, if anything."""
-    return _declared.get(_base(name))
+    return _declared.get(name)
 
 
 def define(
@@ -72,19 +77,41 @@ def define(
     if not re.match(_NAME, full) or len(full) > limits.max_name_length:
         most = f"at most {limits.max_name_length} characters"
         raise InstrumentError(f"{full!r} is no metric name: letters, digits, _ and :, {most}")
-    if base.endswith(_RESERVED_SUFFIXES) or (type_ != COUNTER and base.endswith(("_total", "_info"))):
-        raise InstrumentError(f"{full!r} ends with a suffix that Prometheus uses itself")
-    if any(base == _base(own.name) for own in families.BUILT_IN):
-        raise InstrumentError(f"{full!r} is a metric of jobmetrics itself")
     _check_labels(full, type_, labels, limits)
     bounds: tuple[float, ...] = ()
     if type_ == HISTOGRAM:
         try:
-            bounds = settings.parse("buckets", {full: tuple(buckets)}, shown_as="buckets")[full]
+            bounds = settings.parse("buckets", {full: tuple(map(_bound, buckets))}, shown_as="buckets")[full]
         except SettingsError as error:
             raise InstrumentError(str(error)) from None
     help_text = str(documentation)[:MAX_DOCUMENTATION]
-    return Family(full, type_, help_text, labels, mode, bounds, families.RECORDED, unit)
+    family = Family(full, type_, help_text, labels, mode, bounds, families.RECORDED, unit)
+    _check_own_names(family)
+    return family
+
+
+def _bound(value: object) -> object:
+    """A bucket's bound as a plain float, so that numpy's numbers are taken; anything else as it is, to be refused."""
+    try:
+        return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # what has no float raises
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+@functools.cache
+def _own_names() -> dict[str, str]:
+    """The metrics of jobmetrics itself, by every name that each takes in the exposition."""
+    return {name: own.name for own in families.BUILT_IN for name in own.exposed_names}
+
+
+def _check_own_names(family: Family) -> None:
+    for name in family.exposed_names:
+        own = _own_names().get(name)
+        if own is not None:
+            raise InstrumentError(
+                f"{family.name!r} is not allowed: {name} is a metric of jobmetrics itself, or a sample of {own}; "
+                f"take another name, or namespace='myapp'"
+            )
 
 
 def _limits() -> Settings:

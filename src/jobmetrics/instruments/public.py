@@ -1,23 +1,17 @@
-"""Counter, Gauge and Histogram, with prometheus_client's signatures: changing one import is enough."""
+"""Counter, Gauge and Histogram, with the arguments and methods of prometheus_client's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
 
 from jobmetrics import families, guard, settings
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
-from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
+from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
+from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge, nowhere
 from jobmetrics.instruments.definition import GAUGE_MODES, declare, define
 from jobmetrics.instruments.labelled import Bound, Labelled, label_value
 from jobmetrics.registry import current
-from jobmetrics.registry.memory import NOWHERE
-
-if TYPE_CHECKING:
-    from contextlib import _GeneratorContextManager
-
-    Block: TypeAlias = _GeneratorContextManager[None]  # a context manager that decorates, too
 
 
 class _Metric(Labelled[Bound]):
@@ -92,9 +86,8 @@ class _Metric(Labelled[Bound]):
     def _instead(self, error: Exception) -> Bound:
         """After a misuse: a series that records nothing."""
         guard.note("labels", error)
-        nowhere = self._bound(current.writer(), self.family, ())
-        nowhere.where = NOWHERE
-        return nowhere
+        instead: Bound = nowhere(self._bound(current.writer(), self.family, ()))
+        return instead
 
 
 class Counter(_Metric[BoundCounter]):
@@ -115,7 +108,6 @@ class Counter(_Metric[BoundCounter]):
         subsystem: str = "",
         unit: str = "",
         registry: object = None,
-        **_ignored: object,
     ) -> None:
         self._define(name, documentation, labelnames, namespace, subsystem, unit)
 
@@ -123,7 +115,9 @@ class Counter(_Metric[BoundCounter]):
         """Add a number that is not negative."""
         self._only().inc(amount)
 
-    def count_exceptions(self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception) -> Block:
+    def count_exceptions(
+        self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    ) -> ExceptionCounter:
         """Count the exceptions that leave a block or a decorated function."""
         return self._only().count_exceptions(exception)
 
@@ -148,7 +142,6 @@ class Gauge(_Metric[BoundGauge]):
         unit: str = "",
         registry: object = None,
         multiprocess_mode: str = "livesum",
-        **_ignored: object,
     ) -> None:
         mode = GAUGE_MODES.get(multiprocess_mode)
         if mode is None:
@@ -175,13 +168,13 @@ class Gauge(_Metric[BoundGauge]):
         """Set it to the seconds since the epoch."""
         self._only().set_to_current_time()
 
-    def track_inprogress(self) -> Block:
+    def track_inprogress(self) -> InProgress:
         """Count a block or a decorated function while it runs."""
         return self._only().track_inprogress()
 
-    def time(self) -> Block:
-        """Set it to the seconds a block or a decorated function took."""
-        return self._only().time()
+    def time(self) -> Timer:
+        """Set it to the seconds a block or a decorated function took; the timer's `labels` says which series."""
+        return Timer(self, "set")
 
 
 class Histogram(_Metric[BoundHistogram]):
@@ -199,8 +192,7 @@ class Histogram(_Metric[BoundHistogram]):
         subsystem: str = "",
         unit: str = "",
         registry: object = None,
-        buckets: Sequence[float] | None = None,
-        **_ignored: object,
+        buckets: Iterable[float] | None = None,
     ) -> None:
         self._define(
             name,
@@ -209,13 +201,13 @@ class Histogram(_Metric[BoundHistogram]):
             namespace,
             subsystem,
             unit,
-            buckets=buckets or settings.DEFAULT_BUCKETS,
+            buckets=settings.DEFAULT_BUCKETS if buckets is None else tuple(buckets),
         )
 
     def observe(self, amount: float, exemplar: object = None) -> None:
         """Count a value."""
         self._only().observe(amount)
 
-    def time(self) -> Block:
-        """Observe the seconds a block or a decorated function took."""
-        return self._only().time()
+    def time(self) -> Timer:
+        """Observe the seconds a block or a decorated function took; the timer's `labels` says which series."""
+        return Timer(self, "observe")

@@ -39,7 +39,7 @@ class ProcessState:
         self.old_slots: list[Slot] = []  # of earlier generations, held until the process ends
         self.old_rows: list[Row] = []
         self.moved_from: list[tuple[SeriesIndex, Slot]] = []  # generations whose running executions go on
-        self.dropped_updates: dict[str, int] = {}
+        self.dropped_updates: dict[tuple[str, str], int] = {}  # by reason and metric
         self.dropped_series = 0
         self.handover = HandOver()
         self._parent: ProcessState | None = None

@@ -13,10 +13,11 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isnan
 from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM
+from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, OVERFLOW
 from jobmetrics.registry import descriptors, forks
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import SAFE_FLAGS
@@ -31,6 +32,7 @@ from jobmetrics.settings import Settings
 
 REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
 MAX_POSTPONED = 10_000
+MAX_DROPPING = 100  # metrics whose dropped updates are counted under their own names
 
 
 class Writer(Holding):
@@ -43,6 +45,7 @@ class Writer(Holding):
         super().__init__(settings, clock)
         self.max_series = settings.max_series
         self.buckets = settings.buckets
+        self._dropping: set[str] = set()
         self._live: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # live gauges, which follow their process
 
     # ---------------------------------------------------------------- recording's slow path
@@ -56,7 +59,7 @@ class Writer(Holding):
             if len(self.process.postponed) < MAX_POSTPONED:
                 self.process.postponed.append((redo, value))
             else:
-                self.drop("postponed")
+                self.drop("postponed", series.family.name)
             return False
         placed = self.process.in_slow_path(self._bind, series)
         if self.process.postponed:
@@ -78,7 +81,7 @@ class Writer(Holding):
                 self._contended = True
                 break
             except Refused:
-                self.drop("no room for the metric")
+                self.drop("no room for the metric", series.family.name)
                 return False
             except (OSError, ValueError, JobmetricsError) as error:
                 self._failed("index", error)
@@ -124,7 +127,7 @@ class Writer(Holding):
             return True
         place = self.process.memory.place(series.family.width)
         if place is None:
-            self.drop("no room in memory")
+            self.drop("no room in memory", series.family.name)
             return False
         (row, offset), series.where = series.where, place
         if series.family.mode == LIVE_SUM and len(row.before) > offset:
@@ -132,12 +135,18 @@ class Writer(Holding):
         self.process.waiting.append(series)
         return True
 
-    def drop(self, reason: str) -> None:
-        """Count an update that was not recorded."""
-        self.process.dropped_updates[reason] = self.process.dropped_updates.get(reason, 0) + 1
+    def drop(self, reason: str, metric: str) -> None:
+        """Count an update that was not recorded. The first names are kept, the rest are counted together."""
+        if metric not in self._dropping:
+            if len(self._dropping) >= MAX_DROPPING:
+                metric = OVERFLOW
+            else:
+                self._dropping.add(metric)
+        key = reason, metric
+        self.process.dropped_updates[key] = self.process.dropped_updates.get(key, 0) + 1
 
-    def take_dropped_updates(self) -> dict[str, int]:
-        """Updates that were not recorded, by reason, since the last call."""
+    def take_dropped_updates(self) -> dict[tuple[str, str], int]:
+        """Updates that were not recorded, by reason and metric, since the last call."""
         taken, self.process.dropped_updates = self.process.dropped_updates, {}
         return taken
 
@@ -153,7 +162,12 @@ class Writer(Holding):
         slot, found = self.slot, row.cells[i]
         if slot is None or row is not self._row:
             return 0.0
-        return slot.left.setdefault(i, found - self.process.left_behind.get(i, 0.0))
+        known = slot.left.get(i)
+        if known is None:
+            if isnan(found):
+                found = row.cells[i] = 0.0  # an earlier owner's unknown value says nothing of this one's
+            known = slot.left.setdefault(i, found - self.process.left_behind.get(i, 0.0))
+        return known
 
     # ---------------------------------------------------------------- generations, jobs that come and go
 
@@ -237,7 +251,7 @@ class Writer(Holding):
             return None
         entry = slot.journal.begin(execution, at, first)
         if entry is None:
-            self.drop("journal full")
+            self.drop("journal full", series.family.name)
             return None
         return slot.journal, entry
 

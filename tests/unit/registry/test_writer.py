@@ -121,9 +121,9 @@ def test_index_is_prepared_without_leasing_a_slot(registry_dir: Path, writer: Wr
 
 
 def test_dropped_updates_are_told_once(writer: Writer) -> None:
-    writer.drop("x")
-    writer.drop("x")
-    assert [writer.take_dropped_updates(), writer.take_dropped_updates()] == [{"x": 2}, {}]
+    writer.drop("x", "m")
+    writer.drop("x", "m")
+    assert [writer.take_dropped_updates(), writer.take_dropped_updates()] == [{("x", "m"): 2}, {}]
 
 
 def test_owner_record_says_what_was_described_before_the_lease(registry_dir: Path, writer: Writer) -> None:
@@ -228,7 +228,7 @@ def test_memory_that_is_full_drops_and_counts(writer: Writer, held_index: int) -
     for number in range(CAPACITY // wide.width + 3):
         BoundHistogram(writer, wide, (str(number),)).observe(1.0)
     os.close(held_index)
-    assert writer.take_dropped_updates() == {"no room in memory": 3}
+    assert writer.take_dropped_updates() == {("no room in memory", "w"): 3}
 
 
 # ------------------------------------------------------------------ a directory that cannot be used
@@ -383,7 +383,7 @@ def test_postponed_updates_are_bounded_and_counted(writer: Writer, monkeypatch: 
             counter(writer, str(number)).inc()
 
     writer.process.in_slow_path(signal_handler)
-    assert writer.take_dropped_updates() == {"postponed": 3}
+    assert writer.take_dropped_updates() == {("postponed", "c_total"): 3}
 
 
 # ------------------------------------------------------------------ journal
@@ -413,7 +413,7 @@ def test_execution_beyond_the_journal_is_dropped_and_counted(writer: Writer) -> 
     begun = [writer.begin(series, number, 50.0) for number in range(65)]
     assert begun[-1] is None
     assert begun[-2] is not None
-    assert writer.take_dropped_updates() == {"journal full": 1}
+    assert writer.take_dropped_updates() == {("journal full", "jobs_active"): 1}
 
 
 def test_journal_holds_the_capacity_that_was_described_before_the_lease(writer: Writer) -> None:
