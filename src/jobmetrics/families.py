@@ -18,8 +18,9 @@ MAX = "max"
 MIN = "min"
 MOST_RECENT = "mostrecent"
 HIGH_WATER = "highwater"  # the greatest value ever set, for our own timestamps; max and min are of present values
+ERASED = "erased"  # not shown: what was removed or reset of another family's series
 JOURNAL = "journal"  # counted from the journals of live slots, not from cells
-MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, JOURNAL)
+MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, ERASED, JOURNAL)
 
 RECORDED = "workers and producers"
 COLLECTED = "the exporter, from brokers"
@@ -68,10 +69,18 @@ class Family(NamedTuple):
     def width(self) -> int:
         """Cells a series takes: histograms one a bucket (+Inf included) and the sum; max and min gauges one for
         this process's value and one for earlier owners' of the slot; most recent and high-water gauges one for 'when
-        or whether set' and one for the value."""
+        or whether set' and one for the value; what was erased as many as the series it is about, one for when that
+        was removed and one for when it was asked for again (epoch seconds)."""
+        if self.mode == ERASED:
+            return (len(self.buckets) + 2 if self.buckets else 1) + 2
         if self.type == HISTOGRAM:
             return len(self.buckets) + 2
         return 2 if self.mode in (MAX, MIN, MOST_RECENT, HIGH_WATER) else 1
+
+    @property
+    def erased(self) -> "Family":
+        """The family that holds what was removed or reset of this one's series."""
+        return Family(f"{self.name}:erased", GAUGE, "", self.labels, ERASED, self.buckets)
 
     @property
     def reserved(self) -> int:

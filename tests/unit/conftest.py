@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from jobmetrics import guard, recorder, settings, targets
 from jobmetrics.instruments import adhoc, definition
-from jobmetrics.registry import current
+from jobmetrics.registry import current, zeros
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
 from tests.unit.doubles import FakeClock, die
@@ -25,6 +26,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_default", None)
     monkeypatch.setattr(definition, "_declared", {})
     monkeypatch.setattr(adhoc, "_known", {})
+    monkeypatch.setattr(zeros, "_known", weakref.WeakSet())
+    monkeypatch.setattr(zeros, "_waiting", [])
     monkeypatch.setattr(targets, "_by_job_type", {})
     monkeypatch.setattr(targets, "_unnamed", [])
     monkeypatch.setattr(guard, "_counts", {})

@@ -31,7 +31,7 @@ from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.writer import MAX_DROPPING, Writer
 from jobmetrics.settings import DEFAULT_BUCKETS, Settings
 from tests import readings
-from tests.unit.doubles import die
+from tests.unit.doubles import FakeClock, die
 
 MODES = ["livesum", "sum", "max", "min", "mostrecent"]
 
@@ -706,6 +706,172 @@ def test_bound_series_beyond_the_cap_are_not_kept(registry_dir: Path) -> None:
         counter.labels(str(number)).inc()
     assert len(counter._children) <= 10
     assert sum(readings.values(registry_dir, "c_total").values()) == 100.0
+
+
+# ------------------------------------------------------------------ before the first update, and taking away
+
+
+def record_something() -> None:
+    Counter("something", "").inc()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_metrics_without_labels_are_0_once_the_process_records_anything(registry_dir: Path, mode: str) -> None:
+    defined = (
+        Counter("c", "Things."),
+        Gauge("g", "Things.", multiprocess_mode=mode),
+        Histogram("h", "Sizes.", buckets=(1,)),
+    )
+    assert (len(defined), list(registry_dir.iterdir())) == (3, [])
+    record_something()
+    assert (value(registry_dir, "c_total"), value(registry_dir, "g")) == (0.0, 0.0)
+    assert readings.samples(registry_dir, "h")[()].buckets == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("metric", [Counter, Gauge, Histogram])
+def test_series_is_0_after_labels_alone_before_and_after_the_process_records(registry_dir: Path, metric: Any) -> None:
+    labelled = metric("m", "", ["user"])
+    labelled.labels("before")
+    assert list(registry_dir.iterdir()) == []
+    record_something()
+    labelled.labels("after")
+    assert set(readings.samples(registry_dir, labelled.family.name)) == {("before",), ("after",)}
+
+
+def test_metric_defined_in_a_process_that_records_is_0_at_once(registry_dir: Path) -> None:
+    record_something()
+    Counter("late", "Things.")
+    assert value(registry_dir, "late_total") == 0.0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gauge_that_was_shown_as_0_takes_its_first_value(registry_dir: Path, mode: str) -> None:
+    gauge = Gauge("g", "Things.", multiprocess_mode=mode)
+    record_something()
+    gauge.set(-5)
+    assert value(registry_dir, "g") == -5.0
+
+
+def test_what_was_defined_is_0_in_a_new_generation_too(registry_dir: Path, clock: FakeClock) -> None:
+    counter, other = Counter("c", ""), Counter("d", "")
+    counter.inc()
+    (registry_dir / "index").unlink()
+    writer = current.writer()
+    writer._check_at = 0.0
+    writer.tick()
+    counter.inc()
+    assert (value(registry_dir, "c_total"), value(registry_dir, "d_total")) == (1.0, 0.0)
+    assert other.family.name == "d_total"
+
+
+def labelled_metric(kind: Any, **more: Any) -> tuple[Any, Callable[[str], None]]:
+    """A metric with two labels, and how one of its series gets a value."""
+    metric = kind("m", "", ["tenant", "path"], **more)
+    update = "set" if kind is Gauge else "inc" if kind is Counter else "observe"
+    return metric, lambda path: getattr(metric.labels("acme", path), update)(2)
+
+
+KINDS = [(Counter, {}), (Histogram, {}), *((Gauge, {"multiprocess_mode": mode}) for mode in MODES)]
+
+
+@pytest.mark.parametrize(("kind", "more"), KINDS)
+@pytest.mark.parametrize(
+    "take_away",
+    [
+        lambda metric: metric.remove("acme", "/a"),
+        lambda metric: metric.remove_by_labels({"path": "/a"}),
+        lambda metric: metric.clear(),
+    ],
+)
+def test_series_that_is_removed_is_not_shown_and_begins_anew(
+    registry_dir: Path, kind: Any, more: Any, take_away: Callable[[Any], None]
+) -> None:
+    metric, update = labelled_metric(kind, **more)
+    for _ in range(2):
+        update("/a")
+        take_away(metric)
+        assert ("acme", "/a") not in readings.samples(registry_dir, metric.family.name)
+    metric.labels("acme", "/a")
+    sample = readings.samples(registry_dir, metric.family.name)["acme", "/a"]
+    assert (sample.value, sample.sum, sum(sample.buckets)) == (0.0, 0.0, 0.0)
+    update("/a")
+    sample = readings.samples(registry_dir, metric.family.name)["acme", "/a"]
+    assert (sample.sum if kind is Histogram else sample.value) == 2.0
+
+
+def test_only_what_has_the_labels_is_removed(registry_dir: Path) -> None:
+    counter = Counter("c", "", ["tenant", "path"])
+    for tenant, path in (("acme", "/"), ("acme", "/a"), ("globex", "/")):
+        counter.labels(tenant, path).inc()
+    counter.remove_by_labels({})
+    assert len(readings.values(registry_dir, "c_total")) == 3
+    counter.remove_by_labels({"tenant": "acme"})
+    counter.remove("globex", "/never there")
+    assert readings.values(registry_dir, "c_total") == {("globex", "/"): 1.0}
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda counter: counter.remove(),
+        lambda counter: counter.remove("a", "b", "c"),
+        lambda counter: counter.remove_by_labels({"badkey": "x"}),
+        lambda counter: counter.remove_by_labels(None),
+    ],
+)
+def test_wrong_labels_to_remove_are_counted_as_an_error(registry_dir: Path, misuse: Callable[[Any], None]) -> None:
+    settings.configure(dir=registry_dir)
+    misuse(Counter("c", "", ["tenant", "path"]))
+    assert guard.take_counts() == {"remove": 1}
+
+
+def test_clear_leaves_a_metric_without_labels_alone(registry_dir: Path) -> None:
+    counter = Counter("c", "")
+    counter.inc()
+    counter.clear()
+    assert value(registry_dir, "c_total") == 1.0
+
+
+def test_counter_that_is_reset_begins_at_0_again(registry_dir: Path) -> None:
+    counter, labelled = Counter("c", ""), Counter("d", "", ["user"]).labels("a")
+    for metric in (counter, labelled):
+        metric.inc(5)
+        metric.reset()
+        metric.inc()
+        metric.reset()
+    assert (value(registry_dir, "c_total"), value(registry_dir, "d_total", "a")) == (0.0, 0.0)
+    counter.inc(0.5)
+    assert value(registry_dir, "c_total") == 0.5
+
+
+def test_many_resets_and_removals_take_no_more_room_than_one(registry_dir: Path) -> None:
+    counter, labelled = Counter("c", ""), Counter("d", "", ["user"])
+    sizes = set()
+    for _ in range(20):
+        counter.inc()
+        counter.reset()
+        labelled.labels("a").inc()
+        labelled.clear()
+        sizes.add((registry_dir / "index").stat().st_size)
+    assert len(sizes) == 1
+
+
+def test_what_other_processes_have_in_a_series_stays(registry_dir: Path, in_force: Settings) -> None:
+    counter = Counter("c", "", ["user"])
+    counter.labels("a").inc(3)
+    other = Writer(in_force)
+    bound.BoundCounter(other, counter.family, ("a",)).inc(4)
+    counter.remove("a")
+    assert value(registry_dir, "c_total", "a") == 4.0
+    die(other)
+
+
+def test_nothing_is_removed_before_a_process_records(registry_dir: Path) -> None:
+    counter = Counter("c", "", ["user"])
+    counter.labels("a")
+    counter.clear()
+    record_something()
+    assert readings.samples(registry_dir, "c_total") == {}
 
 
 # ------------------------------------------------------------------ definition

@@ -90,6 +90,10 @@ class BoundCounter(_Bound):
                 if not self.writer.bind(self, self.inc, amount):
                     return
 
+    def reset(self) -> None:
+        """Begin at 0 again, which Prometheus takes for a restart; other processes' parts stay."""
+        self.writer.erase(self, hide=False)
+
     def count_exceptions(
         self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
     ) -> ExceptionCounter:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from jobmetrics import families, guard, settings
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
+from jobmetrics.guard import guarded
 from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
 from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge, nowhere
 from jobmetrics.instruments.definition import GAUGE_MODES, declare, define
 from jobmetrics.instruments.labelled import Bound, Labelled, label_value
-from jobmetrics.registry import current
+from jobmetrics.registry import current, zeros
 
 
 class _Metric(Labelled[Bound]):
@@ -44,6 +45,9 @@ class _Metric(Labelled[Bound]):
         )
         declare(family)
         super().__init__(self._bound_class, family)
+        if not family.labels:
+            zeros.define(self)
+            current.show_zeros()
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Bound:
         """The series with these label values, by position or by name.
@@ -65,6 +69,46 @@ class _Metric(Labelled[Bound]):
             return bound
         except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
             return self._instead(error)
+
+    def _new(self, values: tuple[str, ...]) -> Bound:
+        child = super()._new(values)
+        if values:
+            zeros.ask(child)
+            child.writer.show_zeros()
+        return child
+
+    @guarded("remove")
+    def remove(self, *labelvalues: object) -> None:
+        """Remove the series with these label values from what is shown, until it is asked for or recorded again.
+
+        What other processes have in it stays shown. Label values that are not the family's are counted as an error;
+        a series that this process does not have is left alone.
+        """
+        self._remove(self._values(labelvalues, {}))
+
+    @guarded("remove")
+    def remove_by_labels(self, labels: Mapping[str, object]) -> None:
+        """Remove all series that have these label values, as `remove` does; none if there are no labels."""
+        names = self.family.labels
+        if not set(labels) <= set(names):
+            raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labels)}")
+        wanted = {names.index(name): label_value(value) for name, value in labels.items()}
+        if wanted:
+            for values in self._children.copy():
+                if all(values[i] == value for i, value in wanted.items()):
+                    self._remove(values)
+
+    @guarded("remove")
+    def clear(self) -> None:
+        """Remove all series that this process has, as `remove` does. A metric without labels stays as it is."""
+        if self.family.labels:
+            for values in self._children.copy():
+                self._remove(values)
+
+    def _remove(self, values: tuple[str, ...]) -> None:
+        child = self._children.pop(values, None)
+        if child is not None and child.writer.slot is not None:
+            child.writer.erase(child, hide=True)
 
     def _values(self, labelvalues: tuple[object, ...], labelkwargs: dict[str, object]) -> tuple[str, ...]:
         names = self.family.labels
@@ -115,6 +159,10 @@ class Counter(_Metric[BoundCounter]):
         """Add a number that is not negative."""
         self._only().inc(amount)
 
+    def reset(self) -> None:
+        """Begin at 0 again, which Prometheus takes for a restart; other processes' parts stay."""
+        self._only().reset()
+
     def count_exceptions(
         self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
     ) -> ExceptionCounter:
@@ -148,9 +196,9 @@ class Gauge(_Metric[BoundGauge]):
             raise InstrumentError(
                 f"multiprocess_mode={multiprocess_mode!r} is not allowed for {name}; it takes {', '.join(GAUGE_MODES)}"
             )
-        self._define(name, documentation, labelnames, namespace, subsystem, unit, mode=mode)
         if mode == families.SUM:
-            self._bound = BoundSumGauge
+            self._bound_class = BoundSumGauge
+        self._define(name, documentation, labelnames, namespace, subsystem, unit, mode=mode)
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to it."""

@@ -35,7 +35,10 @@ def writer() -> Writer:
         with settings.making():
             in_force = settings_in_force()
             if _writer is None or _made_from is not in_force:
+                if _writer is not None:
+                    _writer.shows_zeros = False
                 _writer, _made_from = Writer(in_force), in_force
+                _writer.shows_zeros = True
     return _writer
 
 
@@ -48,3 +51,9 @@ def refresh() -> None:
     the other calls cost less than a microsecond.
     """
     writer().look()
+
+
+def show_zeros() -> None:
+    """Show a new definition at once where this process records already; it waits until the process does elsewhere."""
+    if _writer is not None:
+        _writer.show_zeros()

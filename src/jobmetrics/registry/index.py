@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
-from jobmetrics.families import BUILT_IN, LIVE_SUM, MAX, MIN, Family
+from jobmetrics.families import BUILT_IN, ERASED, LIVE_SUM, MAX, MIN, Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import closing
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
@@ -61,6 +61,7 @@ class SeriesIndex:
         self.newest: dict[str, int] = {}
         self.series: dict[tuple[int, tuple[str, ...]], Placement] = {}
         self.present_cells: list[PresentCell] = []
+        self.has_erased = False  # whether anything was ever removed or reset
         self.fed_to = layout.INDEX_HEADER_SIZE
         self.next_cell = 0
         self.damaged = 0
@@ -107,6 +108,7 @@ class SeriesIndex:
             return
         self._reserved += family.reserved
         self.families[record.number] = family
+        self.has_erased = self.has_erased or family.mode == ERASED
         self.newest[family.name] = max(record.number, self.newest.get(family.name, 0))
         self._numbers[_signature(family)] = record.number
 

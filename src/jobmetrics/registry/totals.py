@@ -11,6 +11,8 @@ from math import isnan
 import numpy as np
 
 from jobmetrics.families import (
+    COUNTER,
+    ERASED,
     HIGH_WATER,
     HISTOGRAM,
     JOBS_ACTIVE,
@@ -76,7 +78,7 @@ class Totals:
         return [
             (index.families[number], found)
             for number, found in samples.items()
-            if index.families[number].mode != JOURNAL
+            if index.families[number].mode not in (JOURNAL, ERASED)
         ]
 
     def _histogram(self, number: int, values: tuple[str, ...], cells: list[float]) -> Sample:
@@ -85,14 +87,30 @@ class Totals:
 
     def _sample(self, number: int, values: tuple[str, ...], place: Placement) -> Sample | None:
         first, family = place.first, self._index.families[number]
-        if family.type == HISTOGRAM:
-            return self._histogram(number, values, self.cells[first : first + place.width].tolist())
+        hidden, erased = self._erased(family, values)
+        if family.type in (HISTOGRAM, COUNTER):
+            counted = self.cells[first : first + place.width]
+            if erased is not None:
+                counted = counted - erased
+            if hidden and not counted.any():
+                return None
+            cells = counted.tolist()
+            return Sample(values, cells[0]) if family.type == COUNTER else self._histogram(number, values, cells)
         if family.mode == SUM:
-            return Sample(values, float(self.cells[first]))
-        if family.mode == LIVE_SUM:
-            return Sample(values, float(self._live[first]))
-        value = self._extremes.value(first)
-        return None if value is None else Sample(values, value)
+            value: float | None = float(self.cells[first])
+        elif family.mode == LIVE_SUM:
+            value = float(self._live[first])
+        else:
+            value = self._extremes.value(first)
+        return None if value is None or (hidden and not value) else Sample(values, value)
+
+    def _erased(self, family: Family, values: tuple[str, ...]) -> tuple[bool, Cells | None]:
+        """Whether a series was removed and not asked for again, and what was erased of its cells."""
+        place = self._index.find(family.erased, values) if self._index.has_erased else None
+        if place is None:
+            return False, None
+        removed, shown = self._extremes.stamps(place)
+        return removed > shown, self.cells[place.first : place.first + place.width - 2]
 
     @property
     def superseded(self) -> int:
@@ -116,12 +134,15 @@ class _Extremes:
     def __init__(self, index: SeriesIndex) -> None:
         self._extremes: dict[int, tuple[str, float]] = {}  # mode and value of max and min gauges, by first cell
         self._marked: dict[int, tuple[str, float, float]] = {}  # mode, when and value of the others
+        self._stamps: dict[int, tuple[float, float]] = {}  # when a series was last removed, and asked for again
         for (number, _), place in index.series.items():
             mode = index.families[number].mode
             if mode in (MAX, MIN):
                 self._extremes[place.first] = (mode, 0.0)
             elif mode in (MOST_RECENT, HIGH_WATER):
                 self._marked[place.first] = (mode, 0.0, 0.0)
+            elif mode == ERASED:
+                self._stamps[place.first + place.width - 2] = (0.0, 0.0)
 
     def add(self, row: Cells) -> None:
         for first, (mode, found) in self._extremes.items():
@@ -134,6 +155,14 @@ class _Extremes:
             when, value = float(row[first]), float(row[first + 1])
             if known == 0.0 or (when > known if mode == MOST_RECENT else value > found):
                 self._marked[first] = mode, when, value
+
+        for first, (removed, shown) in self._stamps.items():
+            if first + 1 < len(row):
+                self._stamps[first] = max(removed, float(row[first])), max(shown, float(row[first + 1]))
+
+    def stamps(self, place: Placement) -> tuple[float, float]:
+        """When the series that this place is about was last removed, and when it was asked for again."""
+        return self._stamps[place.first + place.width - 2]
 
     def value(self, first: int) -> float | None:
         """The merged value. None for a most recent gauge or a high-water mark that was never set; 0 for a max or min

@@ -17,21 +17,22 @@ from math import isnan
 from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, OVERFLOW
-from jobmetrics.registry import descriptors, forks
+from jobmetrics.families import GAUGE, JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
+from jobmetrics.registry import descriptors, forks, zeros
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import SAFE_FLAGS
 from jobmetrics.registry.holding import CHECK_INTERVAL, Holding
 from jobmetrics.registry.index import LOCK_WAIT, Contended, Moved, Placement, Refused
 from jobmetrics.registry.locks import lock_directory_within
 from jobmetrics.registry.memory import NO_CELLS, NOWHERE, Row
-from jobmetrics.registry.merging import merge
+from jobmetrics.registry.merging import merge, set_at
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.slot import Slot
 from jobmetrics.settings import Settings
 
 REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
 MAX_POSTPONED = 10_000
+_LONG_AGO = 5e-324  # when a most recent gauge that no process has set yet was set to 0
 MAX_DROPPING = 100  # metrics whose dropped updates are counted under their own names
 
 
@@ -45,6 +46,9 @@ class Writer(Holding):
         super().__init__(settings, clock)
         self.max_series = settings.max_series
         self.buckets = settings.buckets
+        self.shows_zeros = (
+            False  # whether it is the writer of what the code defines, which is shown before its first update
+        )
         self._dropping: set[str] = set()
         self._live: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # live gauges, which follow their process
 
@@ -62,6 +66,7 @@ class Writer(Holding):
                 self.drop("postponed", series.family.name)
             return False
         placed = self.process.in_slow_path(self._bind, series)
+        self.show_zeros()
         if self.process.postponed:
             self.process.redo_postponed()
         return placed
@@ -121,6 +126,71 @@ class Writer(Holding):
         if place.dropped:
             self.process.dropped_series += 1
         series.dropped = place.dropped
+        if self._index is not None and self._index.has_erased and not place.dropped:
+            self._show_again(series)
+
+    # ---------------------------------------------------------------- zeros, and what is taken away
+
+    def show_zeros(self) -> None:
+        """Place what the code defined and asked for, once this process records: 0 is shown before the first update."""
+        if self.shows_zeros and zeros.any_wait() and self.process.slot and self.process.inside != get_ident():
+            self.process.in_slow_path(self._show_zeros)
+
+    def _show_zeros(self) -> None:
+        for series in zeros.take():
+            if series.writer is self and self._bind(series) and series.family.mode == MOST_RECENT:
+                row, i = series.where
+                set_at(row.cells, i, 0.0, _LONG_AGO)
+
+    def erase(self, series: BoundSeries, *, hide: bool) -> None:
+        """Take away what this process's slot has of a series: all of a counter or histogram, the present value of a
+        gauge.
+
+        hide: show the series no more, until it is asked for again or anything is recorded in it.
+        """
+        if self.enabled and self.process.inside != get_ident():
+            self.process.in_slow_path(self._erase, series, hide)
+
+    def _erase(self, series: BoundSeries, hide: bool) -> None:
+        if series.dropped or not self._bind(series):
+            return
+        (row, first), family = series.where, series.family
+        cells, width = row.cells, family.width
+        if row is not self._row:  # in memory: all of it is this process's
+            cells[first : first + width] = memoryview(bytes(width * 8)).cast("d")
+            return
+        if family.type == GAUGE:
+            cells[first] = self.left(row, first) if family.mode == SUM else 0.0
+            if family.mode in (MAX, MIN):
+                cells[first + 1] = 0.0
+        if family.type == GAUGE and not hide:
+            return
+        mark = self._mark_of(series)
+        if mark is None:
+            self.drop("not removed", family.name)
+            return
+        cells = self._row.cells  # placing the mark may have made the slot grow
+        counted = mark + family.erased.width - 2
+        if family.type != GAUGE:
+            cells[mark:counted] = cells[first : first + width]
+        if hide:
+            cells[counted] = time.time()
+            cells[counted + 1] = 0.0
+
+    def _mark_of(self, series: BoundSeries) -> int | None:
+        """The first cell of what was erased of a series; None when it cannot be placed."""
+        mark = BoundSeries(self, series.family.erased, series.values)
+        if not self._bind(mark) or mark.where[0] is not self._row or mark.dropped:
+            return None
+        return mark.where[1]
+
+    def _show_again(self, series: BoundSeries) -> None:
+        index, erased = self._index, series.family.erased
+        place = None if index is None else index.find(erased, series.values)
+        if place is None or place.first + place.width > len(self._row.cells):
+            return  # it was never removed, or by a process whose slot is longer: the next update shows it
+        stamps = place.first + place.width - 2
+        self._row.cells[stamps + 1] = max(time.time(), self._row.cells[stamps])
 
     def _bind_to_memory(self, series: BoundSeries) -> bool:
         if series.where[0] is self.process.memory.row and len(self.process.memory.row.cells):
@@ -183,6 +253,8 @@ class Writer(Holding):
         moved_from, self.process.moved_from = self.process.moved_from, []
         for series in list(self._live):
             self._bind(series)
+        if self.shows_zeros:
+            zeros.again()
         for index, left in moved_from:
             values = {place.first: values for (_, values), place in index.series.items()}
             for entry, _, _, first in left.journal.running():
@@ -218,12 +290,15 @@ class Writer(Holding):
         if self._index is not None and not self._file.is_current(self._index):
             self._move()
         self._empty_memory()
+        if self.shows_zeros and zeros.any_wait() and self.process.slot:
+            self._show_zeros()
 
     def flush(self) -> None:
         """To be called at each job's end: what waits in memory tries again, since a work-horse ends here."""
         if self.process.waiting and self.process.inside != get_ident():
             self.process.in_slow_path(self._empty_memory)
             self.process.redo_postponed()
+        self.show_zeros()
 
     def _empty_memory(self) -> None:
         waiting = self.process.waiting
