@@ -108,9 +108,9 @@ class SeriesIndex:
             return
         self._reserved += family.reserved
         self.families[record.number] = family
-        self.has_erased = self.has_erased or family.mode == ERASED
         self.newest[family.name] = max(record.number, self.newest.get(family.name, 0))
         self._numbers[_signature(family)] = record.number
+        self.has_erased = self.has_erased or family.mode == ERASED
 
     def _take_series(self, record: layout.Record) -> None:
         end = record.number + record.width
