@@ -69,8 +69,8 @@ class SeriesIndex:
         self._next_family = 0
         self._numbers: dict[tuple[object, ...], int] = {}
         self._counts: dict[int, int] = {}
-        self._counted = 0
-        self._reserved = 0
+        self._used = 0  # of the limit: series of the newest declarations, and the overflow series they may need
+        self._superseded = 0  # the same of earlier declarations
 
     def feed(self, data: bytes, end: int) -> None:
         """Take the records in bytes from `fed_to` on; what is missing up to `end` counts as damage."""
@@ -106,9 +106,14 @@ class SeriesIndex:
         self._next_family = max(self._next_family, record.number + 1)
         if record.number in self.families:
             return
-        self._reserved += family.reserved
         self.families[record.number] = family
-        self.newest[family.name] = max(record.number, self.newest.get(family.name, 0))
+        self._used += family.reserved
+        before = self.newest.get(family.name, record.number)
+        self.newest[family.name] = max(record.number, before)
+        if before != record.number:
+            superseded = self._share(min(record.number, before))
+            self._used -= superseded
+            self._superseded += superseded
         self._numbers[_signature(family)] = record.number
         self.has_erased = self.has_erased or family.mode == ERASED
 
@@ -127,7 +132,22 @@ class SeriesIndex:
             self.present_cells.append((record.number, family.mode))
         if values != family.overflow(values) or not values:
             self._counts[number] = self._counts.get(number, 0) + 1
-            self._counted += 1
+            if number == self.newest[family.name]:
+                self._used += 1
+            else:
+                self._superseded += 1
+
+    def _share(self, number: int) -> int:
+        """What a family takes of the limit."""
+        return self._counts.get(number, 0) + self.families[number].reserved
+
+    @property
+    def current(self) -> int:
+        """The number of series of the newest declarations."""
+        if len(self.families) == len(self.newest):
+            return len(self.series)
+        newest = set(self.newest.values())
+        return sum(number in newest for number, _ in self.series)
 
     def number(self, family: Family) -> int | None:
         """The number under which the family was declared, the same definition only."""
@@ -140,15 +160,28 @@ class SeriesIndex:
     def is_full(self, family: Family) -> bool:
         """Whether one more series of this family would exceed the cap or the family's half of it."""
         number = self.number(family)
-        new = family.reserved if number is None else 0
         count = 0 if number is None else self._counts.get(number, 0)
-        return self._counted + self._reserved + new >= self.limit or count >= max(1, self.limit // 2)
+        return self._would_use(family) >= self.limit or count >= max(1, self.limit // 2)
 
     def refuses(self, family: Family) -> bool:
         """Whether there is no room for even the overflow series of a new family. Built-in ones always have room."""
         if self.number(family) is not None or family in BUILT_IN:
             return False
-        return self._counted + self._reserved + family.reserved > self.limit
+        return self._would_use(family) > self.limit
+
+    def _would_use(self, family: Family) -> int:
+        """How much of the limit is used once the family is declared; for an earlier declaration, of a limit as high
+        for all of those, so that no number of deploys leaves the newest without room. What is beyond that counts."""
+        number, newest = self.number(family), self.newest.get(family.name)
+        used, superseded = self._used, self._superseded
+        if number is None:
+            used += family.reserved
+            if newest is not None:
+                used -= self._share(newest)
+                superseded += self._share(newest)
+        elif number != newest:
+            return superseded
+        return used + max(0, superseded - self.limit)
 
     def family_record(self, family: Family) -> layout.Record | None:
         """The record that must be appended before a series of this family; None when it is declared."""

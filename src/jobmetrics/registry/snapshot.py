@@ -33,7 +33,7 @@ KEPT_OPEN = 64  # slots whose descriptors are kept; any further one is opened fo
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One reading of a registry directory. series: as Prometheus counts them here, a histogram as one."""
+    """One reading of a registry directory. series: of the newest declarations, a histogram as one."""
 
     taken_at: float
     families: list[tuple[Family, list[Sample]]] = field(default_factory=list)
@@ -143,7 +143,7 @@ class SnapshotReader:
             totals.active(),
             totals.owners,
             **totals.slots,
-            series=len(index.series),
+            series=index.current,
             limit=index.limit,
             hidden=len(hidden),
             superseded=totals.superseded,

@@ -292,6 +292,33 @@ def test_older_definition_never_becomes_the_newest_again(file: IndexFile) -> Non
     assert file.load().newest == {"c_total": 1}
 
 
+def with_bounds(number: int) -> Family:
+    return Family("h_seconds", "histogram", "", ("user",), buckets=(1.0, 2.0 + number))
+
+
+def test_earlier_declarations_leave_the_newest_its_room(registry_dir: Path) -> None:
+    file = limited(registry_dir, 100)
+    index = file.load()
+    for number in range(9):
+        for user in range(10):
+            assert not place(file, index, with_bounds(number), str(user)).dropped
+    for user in range(30):
+        assert not place(file, index, COUNTER, str(user)).dropped
+    assert index.current == file.load().current == 10 + 30
+
+
+def test_no_number_of_declarations_exceeds_twice_the_limit(registry_dir: Path) -> None:
+    file = limited(registry_dir, 40)
+    index = file.load()
+    for number in range(30):
+        for user in range(8):
+            with contextlib.suppress(Refused):
+                place(file, index, with_bounds(number), str(user))
+    assert len(index.series) <= 2 * 40
+    assert place(file, index, with_bounds(0), "0").dropped is False, "what has its place keeps it"
+    assert place(file, index, with_bounds(0), "new").dropped is True
+
+
 # ------------------------------------------------------------------ damage
 
 
