@@ -171,6 +171,11 @@ MUTATIONS = [
         "integration/test_queues_rq.py::test_a_key_of_another_type_hides_only_its_queue",
     ),
     Mutation(
+        "superseded",
+        "series of earlier declarations do not count towards the limit",
+        "unit/registry/test_index.py::test_earlier_declarations_leave_the_newest_its_room",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",
