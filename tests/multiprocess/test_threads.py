@@ -33,7 +33,7 @@ THREADS = 4
 COUNTED = define(COUNTER, "threads_counted", "Counted.", ())
 SIZED = define(HISTOGRAM, "threads_sized", "Sized.", (), buckets=(1.0, 2.0))
 LEVEL = define(GAUGE, "threads_level", "Level.", (), mode=families.LIVE_SUM)
-HIGHEST = define(GAUGE, "threads_highest", "Highest.", (), mode=families.MAX)
+HIGHEST = define(GAUGE, "threads_highest", "Highest.", (), mode=families.HIGH_WATER)
 
 
 def hammer(path: Path, times: int) -> None:
