@@ -205,14 +205,15 @@ def _directory() -> list[Panel]:
             nothing="no directory",
         ),
         graph(
-            "Superseded series, invalid metrics",
+            "Series and metrics left out",
             "short",
             "Series of families declared anew and not shown. Some after a deployment that changed buckets or labels "
             "are normal; `jobmetrics prune` clears them once the workers have stopped. Any invalid metric: the "
-            "exporter's log names it.",
+            "exporter's log names it. Any timestamp in the future: the host's clock was set back.",
             [
                 Line(max_by(_SCOPE.gauge(f.SUPERSEDED_SERIES), HOST_LABEL), _HOST_LEGEND),
                 Line(max_by(_SCOPE.gauge(f.INVALID_FAMILIES), HOST_LABEL), f"{_HOST_LEGEND} invalid metrics"),
+                Line(max_by(_SCOPE.gauge(f.FUTURE_TIMESTAMPS), HOST_LABEL), f"{_HOST_LEGEND} future timestamps"),
             ],
             nothing="no directory",
         ),

@@ -296,6 +296,12 @@ SUPERSEDED_SERIES = _family(
     "Series of earlier declarations that are not shown.",
     source=OWN,
 )
+FUTURE_TIMESTAMPS = _family(
+    "jobmetrics_future_timestamps",
+    GAUGE,
+    "Series left out because their timestamps lie in the future: the clock was set back.",
+    source=OWN,
+)
 INVALID_FAMILIES = _family(
     "jobmetrics_invalid_families", GAUGE, "Metrics that the exporter leaves out because they cannot be shown.",
     source=OWN,

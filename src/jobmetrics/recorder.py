@@ -24,6 +24,7 @@ from jobmetrics.instruments.bound import has_gil
 from jobmetrics.registry import current, forks
 from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
+from jobmetrics.registry.merging import AHEAD
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings, making, peek
@@ -97,7 +98,7 @@ class JobSeries:
         cells[duration + bisect_left(self._bounds, seconds)] += 1.0
         cells[used] += cpu
         cells[success] += 1.0
-        if at > cells[last + 1] or cells[last] == 0.0:  # as raise_to does, one call less
+        if at > cells[last + 1] or cells[last] == 0.0 or cells[last + 1] > at + AHEAD:  # as raise_to, one call less
             cells[last + 1] = at
             cells[last] = 1.0
         return True

@@ -69,6 +69,7 @@ OWN = {
     ("jobmetrics_dropped_updates_total", "counter", ("reason", "metric")),
     ("jobmetrics_superseded_series", "gauge", ()),
     ("jobmetrics_invalid_families", "gauge", ()),
+    ("jobmetrics_future_timestamps", "gauge", ()),
     ("jobmetrics_internal_errors_total", "counter", ("where",)),
     ("jobmetrics_scrape_duration_seconds", "gauge", ()),
     ("jobmetrics_directory_up", "gauge", ()),

@@ -22,6 +22,7 @@ from jobmetrics.exporter.mounts import is_private_tmp, mount_of
 from jobmetrics.exporter.pages import DIRECTORY_HEADER, fingerprint
 from jobmetrics.families import DROPPED_SERIES, DROPPED_UPDATES, INTERNAL_ERRORS, JOBS_DURATION, JOBS_QUEUE_WAIT
 from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.merging import AHEAD
 from jobmetrics.registry.owner import pid_namespace
 from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
 from jobmetrics.settings import Settings
@@ -32,7 +33,6 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshf
 _MEMORY = ("tmpfs", "ramfs")
 _ROOM = 8 * 2**20  # bytes; what some hundred processes with some hundred series take
 _NEARLY = 0.9  # of the series limit
-_AHEAD = 60.0  # seconds that a start may lie in the future before somebody's clock is wrong
 _OLDEST = {"celery": (5, 3), "rq": (1, 16)}
 _ANSWER_SECONDS = 5.0
 _SHOWN = 3  # job types that are named in one finding
@@ -180,8 +180,13 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
     yield from _producers(snapshot)
     now = time.time() if now is None else now
     ahead = max((active.oldest - now for active in snapshot.active if active.oldest is not None), default=0.0)
-    if ahead > _AHEAD:
+    if ahead > AHEAD:
         yield Finding(PROBLEM, f"a job started {ahead:.0f} s in the future: the clock was set back", "run NTP")
+    if snapshot.ahead:
+        yield Finding(
+            PROBLEM, f"{snapshot.ahead} series have timestamps in the future and are not shown: the clock was set back",
+            "run NTP; the next success of each job type shows it again",
+        )  # fmt: skip
     foreign = sum(owner.namespace not in (0, pid_namespace()) for owner in snapshot.owners)
     if foreign:
         yield Finding(NOTE, f"{foreign} slots belong to another pid namespace: the memory of those is not shown")

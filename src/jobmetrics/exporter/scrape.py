@@ -92,6 +92,7 @@ def _own(reading: DirectoryReading, version: str) -> list[Group]:
         (families.SLOTS, [Sample((state,), float(count)) for state, count in slots.items()]),
         (families.SERIES, [Sample((), float(snapshot.series))]),
         (families.SUPERSEDED_SERIES, [Sample((), float(snapshot.superseded))]),
+        (families.FUTURE_TIMESTAMPS, [Sample((), float(snapshot.ahead))]),
     ]
     if snapshot.limit:  # unknown before the first worker has made the index
         groups.append((families.SERIES_LIMIT, [Sample((), float(snapshot.limit))]))

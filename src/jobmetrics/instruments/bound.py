@@ -155,9 +155,10 @@ class BoundGauge(_Bound):
                 if self._is_present:
                     cells[i] = value or -0.0
                 elif self.family.mode == families.MOST_RECENT:
-                    set_at(cells, i, value, time.time())
+                    now = time.time()
+                    set_at(cells, i, value, now, now)
                 else:
-                    raise_to(cells, i, value)
+                    raise_to(cells, i, value, time.time())
                 return
             except IndexError:
                 if not self.writer.bind(self, self.set, value):

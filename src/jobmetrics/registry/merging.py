@@ -9,6 +9,8 @@ from math import copysign
 
 from jobmetrics.families import HIGH_WATER, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
 
+AHEAD = 60.0  # seconds a timestamp may lie in the future; one further ahead was written before the clock was set back
+
 # First cell and merge mode of a series whose value is its process's own: what a slot's next owner must settle.
 PresentCell = tuple[int, str]
 
@@ -38,22 +40,30 @@ def end_ownership(mode: str, cells: memoryview[float], i: int) -> None:
     cells[i] = 0.0
 
 
-def raise_to(cells: memoryview[float], i: int, value: float) -> None:
-    """A high-water mark: cell i tells whether it was ever set, i + 1 is the value."""
-    if cells[i] == 0.0 or value > cells[i + 1]:
+def raise_to(cells: memoryview[float], i: int, value: float, now: float) -> None:
+    """A high-water mark of timestamps: cell i tells whether it was ever set, i + 1 is the value.
+
+    A mark in the future is replaced: nothing true would exceed it for as long as the clock was ahead.
+    """
+    if cells[i] == 0.0 or value > cells[i + 1] or cells[i + 1] > now + AHEAD:
         cells[i + 1] = value
         cells[i] = 1.0
 
 
-def set_at(cells: memoryview[float], i: int, value: float, at: float) -> None:
-    """A most recent gauge: cell i is when it was set (epoch seconds, 0 for never), i + 1 the value."""
-    if at >= cells[i]:
+def set_at(cells: memoryview[float], i: int, value: float, at: float, now: float) -> None:
+    """A most recent gauge: cell i is when it was set (epoch seconds, 0 for never), i + 1 the value.
+
+    What was set in the future is replaced, as a high-water mark is.
+    """
+    if at >= cells[i] or cells[i] > now + AHEAD:
         cells[i + 1] = value
         cells[i] = at
 
 
-def merge(mode: str, width: int, source: memoryview[float], i: int, target: memoryview[float], j: int) -> None:
-    """Add one series' cells at source[i], which are this process's own, to those at target[j]."""
+def merge(
+    mode: str, width: int, source: memoryview[float], i: int, target: memoryview[float], j: int, now: float
+) -> None:
+    """Add one series' cells at source[i], which are this process's own, to those at target[j]. now: epoch seconds."""
     if mode in (SUM, LIVE_SUM):
         for step in range(width):
             target[j + step] += source[i + step]
@@ -63,6 +73,6 @@ def merge(mode: str, width: int, source: memoryview[float], i: int, target: memo
     elif source[i] == 0.0:
         return
     elif mode == HIGH_WATER:
-        raise_to(target, j, source[i + 1])
+        raise_to(target, j, source[i + 1], now)
     elif mode == MOST_RECENT:
-        set_at(target, j, source[i + 1], source[i])
+        set_at(target, j, source[i + 1], source[i], now)

@@ -33,7 +33,8 @@ KEPT_OPEN = 64  # slots whose descriptors are kept; any further one is opened fo
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One reading of a registry directory. series: of the newest declarations, a histogram as one."""
+    """One reading of a registry directory. series: of the newest declarations, a histogram as one; ahead: series that
+    are left out since their timestamps lie in the future."""
 
     taken_at: float
     families: list[tuple[Family, list[Sample]]] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Snapshot:
     limit: int = 0
     superseded: int = 0
     hidden: int = 0
+    ahead: int = 0
 
 
 class SnapshotReader:
@@ -131,7 +133,7 @@ class SnapshotReader:
     def _merge(self, index: SeriesIndex, taken_at: float) -> Snapshot:
         if self._columns is None or self._columns.count != index.next_cell:
             self._columns = Columns(index)
-        totals = Totals(index)
+        totals = Totals(index, taken_at)
         inodes = self._directory.slot_inodes()
         for number in sorted({*inodes, *self._slots}):
             totals.add(self._read_slot(number, inodes.get(number), index, self._columns))
@@ -147,6 +149,7 @@ class SnapshotReader:
             limit=index.limit,
             hidden=len(hidden),
             superseded=totals.superseded,
+            ahead=totals.ahead,
         )
 
     def _read_slot(self, number: int, inode: int | None, index: SeriesIndex, columns: Columns) -> Reading:

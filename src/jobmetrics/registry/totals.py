@@ -27,22 +27,24 @@ from jobmetrics.families import (
 from jobmetrics.registry import layout
 from jobmetrics.registry.earlier import Earlier
 from jobmetrics.registry.index import Placement, SeriesIndex
-from jobmetrics.registry.merging import extreme
+from jobmetrics.registry.merging import AHEAD, extreme
 from jobmetrics.registry.samples import Active, Sample
 from jobmetrics.registry.slot_reading import DAMAGED, FREE, LIVE, Cells, Reading
+
+SET_AHEAD = 1.0  # epoch seconds that stand for a gauge set in the future: before all others, and not never
 
 
 class Totals:
     """All slots of one generation, added up. cells: the sums, by cell; owners: the living ones, in slot order;
-    slots: how many are live, free and damaged."""
+    slots: how many are live, free and damaged. now: epoch seconds."""
 
-    def __init__(self, index: SeriesIndex) -> None:
+    def __init__(self, index: SeriesIndex, now: float) -> None:
         self._index = index
         self.cells: Cells = np.zeros(index.next_cell)
         self.owners: list[layout.Owner] = []
         self.slots = {LIVE: 0, FREE: 0, DAMAGED: 0}
         self._live: Cells = np.zeros(index.next_cell)  # of slots with an owner only
-        self._extremes = _Extremes(index)
+        self._extremes = _Extremes(index, now)
         self._earlier = Earlier(index)
         self._starts: dict[int, list[float]] = {}  # of what runs, by the first cell of its jobs_active series
 
@@ -117,6 +119,11 @@ class Totals:
         """Series of earlier declarations whose counts are not shown."""
         return self._earlier.superseded
 
+    @property
+    def ahead(self) -> int:
+        """Series that are not shown since all their timestamps lie in the future."""
+        return self._extremes.ahead
+
     def active(self) -> list[Active]:
         """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""
         number = self._index.newest.get(JOBS_ACTIVE.name)
@@ -129,9 +136,15 @@ class Totals:
 
 
 class _Extremes:
-    """Max, min, most recent and high-water gauges, merged over the rows."""
+    """Max, min, most recent and high-water gauges, merged over the rows.
 
-    def __init__(self, index: SeriesIndex) -> None:
+    Timestamps in the future are of a clock that was set back, and would be the latest for as long as it was ahead: a
+    high-water mark there does not count, and a gauge that was set there is older than all others.
+    """
+
+    def __init__(self, index: SeriesIndex, now: float) -> None:
+        self._latest = now + AHEAD
+        self._ahead: set[int] = set()  # first cells of high-water marks of which one lies in the future
         self._extremes: dict[int, tuple[str, float]] = {}  # mode and value of max and min gauges, by first cell
         self._marked: dict[int, tuple[str, float, float]] = {}  # mode, when and value of the others
         self._stamps: dict[int, tuple[float, float]] = {}  # when a series was last removed, and asked for again
@@ -153,9 +166,13 @@ class _Extremes:
             if first + 1 >= len(row) or row[first] == 0.0:
                 continue
             when, value = float(row[first]), float(row[first + 1])
+            if mode == HIGH_WATER and value > self._latest:
+                self._ahead.add(first)
+                continue
+            if when > self._latest:
+                when = SET_AHEAD
             if known == 0.0 or (when > known if mode == MOST_RECENT else value > found):
                 self._marked[first] = mode, when, value
-
         for first, (removed, shown) in self._stamps.items():
             if first + 1 < len(row):
                 self._stamps[first] = max(removed, float(row[first])), max(shown, float(row[first + 1]))
@@ -163,6 +180,11 @@ class _Extremes:
     def stamps(self, place: Placement) -> tuple[float, float]:
         """When the series that this place is about was last removed, and when it was asked for again."""
         return self._stamps[place.first + place.width - 2]
+
+    @property
+    def ahead(self) -> int:
+        """High-water marks of which all values lie in the future."""
+        return sum(not self._marked[first][1] for first in self._ahead)
 
     def value(self, first: int) -> float | None:
         """The merged value. None for a most recent gauge or a high-water mark that was never set; 0 for a max or min

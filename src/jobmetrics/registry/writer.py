@@ -116,7 +116,7 @@ class Writer(Holding):
         series.leased(self._row, place.first)
         series.where = (self._row, place.first)
         if row is self.process.memory.row and len(row.cells):
-            merge(series.family.mode, place.width, row.cells, offset, cells, place.first)
+            merge(series.family.mode, place.width, row.cells, offset, cells, place.first, time.time())
             for i in range(offset, offset + place.width):
                 row.cells[i] = 0.0
         elif series.family.mode == LIVE_SUM and len(row.before) > offset:

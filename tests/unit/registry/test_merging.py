@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmetrics.families import HIGH_WATER, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
-from jobmetrics.registry.merging import end_ownership, extreme, is_set, merge, raise_to, set_at
+from jobmetrics.registry.merging import AHEAD, end_ownership, extreme, is_set, merge, raise_to, set_at
 
 ADDED = (SUM, LIVE_SUM)
 CHOSEN = (HIGH_WATER, MOST_RECENT)
+
+NOW = math.inf  # no value is in the future
 
 values = st.floats(allow_nan=False, allow_infinity=False)
 moments = st.floats(min_value=1.0, max_value=1e10)
@@ -33,7 +35,7 @@ def merged(mode: str, *rows: Sequence[float]) -> list[float]:
     width = len(rows[0])
     target = cells(*[0.0] * width)
     for row in rows:
-        merge(mode, width, cells(*row), 0, target, 0)
+        merge(mode, width, cells(*row), 0, target, 0, NOW)
     return list(map(float, target.tolist()))
 
 
@@ -80,8 +82,19 @@ def test_most_recent_is_the_latest_in_any_order(rows: list[tuple[float, float]])
 def test_high_water_mark_is_the_largest_ever_set(numbers: list[float]) -> None:
     view = cells(0.0, 0.0)
     for number in numbers:
-        raise_to(view, 0, number)
+        raise_to(view, 0, number, NOW)
     assert view.tolist() == [1.0, max(numbers)]
+
+
+def test_a_mark_in_the_future_is_replaced() -> None:
+    """It was set before the clock was set back."""
+    high, recent = cells(1.0, 1000.0), cells(1000.0, 5.0)
+    raise_to(high, 0, 900.0, 1000.0 - AHEAD)
+    set_at(recent, 0, 7.0, 900.0, 1000.0 - AHEAD)
+    assert (high.tolist(), recent.tolist()) == ([1.0, 1000.0], [1000.0, 5.0])
+    raise_to(high, 0, 900.0, 999.0 - AHEAD)
+    set_at(recent, 0, 7.0, 900.0, 999.0 - AHEAD)
+    assert (high.tolist(), recent.tolist()) == ([1.0, 900.0], [900.0, 7.0])
 
 
 UNSET, ZERO = 0.0, -0.0  # as max and min gauges store them
@@ -116,22 +129,22 @@ def test_last_values_of_a_slots_owners_leave_their_extreme(last_values: list[flo
 @pytest.mark.parametrize("mode", [MAX, MIN])
 def test_present_value_that_waited_in_memory_is_written_over_the_slots(mode: str) -> None:
     target = cells(5.0, 9.0)
-    merge(mode, 2, cells(UNSET, UNSET), 0, target, 0)
+    merge(mode, 2, cells(UNSET, UNSET), 0, target, 0, NOW)
     assert target.tolist() == [5.0, 9.0]
-    merge(mode, 2, cells(ZERO, UNSET), 0, target, 0)
+    merge(mode, 2, cells(ZERO, UNSET), 0, target, 0, NOW)
     assert (target.tolist(), is_set(target[0])) == ([0.0, 9.0], True)
 
 
 def test_earlier_value_does_not_replace_a_later_one() -> None:
     view = cells(0.0, 0.0)
-    set_at(view, 0, 5.0, 20.0)
-    set_at(view, 0, 7.0, 10.0)
+    set_at(view, 0, 5.0, 20.0, NOW)
+    set_at(view, 0, 7.0, 10.0, NOW)
     assert view.tolist() == [20.0, 5.0]
 
 
 def test_value_set_at_the_same_moment_replaces() -> None:
     view = cells(20.0, 5.0)
-    set_at(view, 0, 7.0, 20.0)
+    set_at(view, 0, 7.0, 20.0, NOW)
     assert view.tolist() == [20.0, 7.0]
 
 
@@ -142,7 +155,7 @@ def test_sum_adds_every_cell_of_a_histogram() -> None:
 @pytest.mark.parametrize("mode", [SUM, LIVE_SUM, *CHOSEN])
 def test_neighbouring_cells_stay_as_they_are(mode: str) -> None:
     source, target = cells(9.0, 1.0, 5.0, 9.0), cells(7.0, 7.0, 0.0, 0.0, 7.0)
-    merge(mode, 2, source, 1, target, 2)
+    merge(mode, 2, source, 1, target, 2, NOW)
     assert target.tolist() == [7.0, 7.0, 1.0, 5.0, 7.0]
 
 
