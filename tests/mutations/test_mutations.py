@@ -207,6 +207,11 @@ MUTATIONS = [
         "test_noticed.py::test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_nobody",
     ),
     Mutation(
+        "clock_set_back",
+        "readers leave timestamps in the future out",
+        "test_clock_set_back.py::test_a_success_of_another_process_counts",
+    ),
+    Mutation(
         "fork_in_c",
         "a fork without hooks is noticed at the next job",
         "test_fork_safe.py::test_a_fork_in_c_is_noticed_by_processes_without_jobs",
