@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import isnan
+from math import inf, isnan
 from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
@@ -140,7 +140,7 @@ class Writer(Holding):
         for series in zeros.take():
             if series.writer is self and self._bind(series) and series.family.mode == MOST_RECENT:
                 row, i = series.where
-                set_at(row.cells, i, 0.0, _LONG_AGO)
+                set_at(row.cells, i, 0.0, _LONG_AGO, inf)  # and never over a value
 
     def erase(self, series: BoundSeries, *, hide: bool) -> None:
         """Take away what this process's slot has of a series: all of a counter or histogram, the present value of a
