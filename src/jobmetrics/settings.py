@@ -36,17 +36,18 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 # Texts: re compiles and keeps them at their first use, which most workers never come to.
 _METRIC_PATTERN = r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z"
 _NAMESPACE = r"[a-zA-Z][a-zA-Z0-9_]*\Z"
+_APP = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z"
 _LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
 
 
-def default_dir() -> str:
-    """The registry directory when none is set: one per user, the same for workers and exporter.
+def default_dir(app: str = "") -> str:
+    """The registry directory when none is set: one per user and application, the same for workers and exporter.
 
     Never under XDG_RUNTIME_DIR, which a login has and a service has not.
     """
     uid = os.getuid() if hasattr(os, "getuid") else 0
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108 - shared memory is the point
-    return os.path.join(base, f"jobmetrics-{uid}")
+    return os.path.join(base, f"jobmetrics-{uid}-{app}" if app else f"jobmetrics-{uid}")
 
 
 def _text(value: Any) -> str:
@@ -198,6 +199,14 @@ def _namespace(value: Any) -> str:
     return value
 
 
+def _app(value: Any) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not re.match(_APP, value):
+        raise ValueError("1 to 64 letters, digits, ., _ and -, starting with a letter or digit, such as shop")
+    return value
+
+
 def _labels(value: Any) -> Mapping[str, str]:
     allowed = "name=value,... with names of letters, digits and _, that no metric of jobmetrics uses itself"
     labels = {str(name): str(text) for name, text in _pairs(value, ",", allowed).items()}
@@ -239,6 +248,11 @@ class Settings:
         "another user whose directory the commands may read; none: only their own user's and root's",
         default=None,
     )
+    app: str = _setting(
+        _app,
+        "name of the application, for a default directory of its own; workers and exporter take the same",
+        default="",
+    )
     enabled: bool = _setting(_flag, "record at all", default=True)
     buckets: Mapping[str, tuple[float, ...]] = _setting(
         _buckets, "histogram bounds by metric name or pattern, in the metric's unit", default_factory=dict
@@ -270,6 +284,8 @@ class Settings:
         fields = known()
         if unknown := values.keys() - fields.keys():
             raise TypeError(f"Settings has no {', '.join(sorted(unknown))}")
+        if "dir" not in values:
+            values["dir"] = default_dir(values.get("app", ""))
         for name, item in fields.items():
             if name not in values:
                 values[name] = item.default if item.default_factory is MISSING else item.default_factory()

@@ -153,11 +153,10 @@ def running(
 
 
 @contextlib.contextmanager
-def recording(directory: Path) -> Iterator[subprocess.Popen[str]]:
+def recording(directory: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """A process that has recorded and runs one execution."""
-    with subprocess.Popen(
-        [sys.executable, "-c", RECORDS, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-c", RECORDS, str(directory)]
+    with subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "recorded\n"

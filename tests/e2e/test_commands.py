@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobmetrics import settings
+from jobmetrics.exporter import checking
 from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
 from tests.multiprocess.places import ALICE, need_root
 from tests.multiprocess.support import record
@@ -161,6 +163,20 @@ def test_check_lists_what_is_wrong_with_the_environment_and_the_file(registry_di
     assert "JOBMETRICS_EXPORTER_NONSENSE is not a setting, and ignored" in notes[1]
     assert "Kubernetes" not in notes[1]
     assert "hidden-word" not in done.stdout
+
+
+def test_check_finds_two_applications_in_the_default_directory(
+    registry_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_force = settings.load({"JOBMETRICS_DIR": str(registry_dir)})
+    with recording(registry_dir), recording(registry_dir):
+        monkeypatch.setattr(checking, "default_dir", lambda: str(registry_dir))
+        assert not any("JOBMETRICS_APP" in found.remedy for found in checking.directory(in_force))
+        with recording(registry_dir, cwd=tmp_path):
+            (found,) = [found for found in checking.directory(in_force) if "JOBMETRICS_APP" in found.remedy]
+            assert (found.state, str(tmp_path) in found.text) == (checking.NOTE, True)
+            monkeypatch.setattr(checking, "default_dir", lambda: "/elsewhere")
+            assert not any("JOBMETRICS_APP" in found.remedy for found in checking.directory(in_force))
 
 
 def test_check_with_a_wrong_option_is_one_clear_line() -> None:

@@ -36,6 +36,8 @@ GOOD_KEYWORDS: list[tuple[str, object, object]] = [
     ("dir_owner", USER.pw_uid, USER.pw_uid),
     ("dir_owner", 4321, 4321),
     ("dir_owner", None, None),
+    ("app", "shop", "shop"),
+    ("app", "", ""),
     ("enabled", False, False),
     ("buckets", {"jobs_*": [1, 2.5]}, {"jobs_*": (1.0, 2.5)}),
     ("buckets", {"jobs_duration_seconds": "1,2"}, {"jobs_duration_seconds": (1.0, 2.0)}),
@@ -60,6 +62,7 @@ GOOD_KEYWORDS: list[tuple[str, object, object]] = [
 ]
 
 GOOD_TEXTS: list[tuple[str, str, object]] = [
+    ("app", "shop-2", "shop-2"),
     ("dir", "/run/metrics", "/run/metrics"),
     ("dir_group", str(GROUP.gr_gid), GROUP.gr_gid),
     ("dir_group", GROUP.gr_name, GROUP.gr_gid),
@@ -92,6 +95,7 @@ GOOD_TOML: list[tuple[str, str, object]] = [
     ("dir", '"/run/metrics"', "/run/metrics"),
     ("dir_group", str(GROUP.gr_gid), GROUP.gr_gid),
     ("dir_owner", str(USER.pw_uid), USER.pw_uid),
+    ("app", '"shop"', "shop"),
     ("enabled", "false", False),
     ("buckets", "{'jobs_*' = [1, 60.5]}", {"jobs_*": (1.0, 60.5)}),
     ("max_name_length", "7", 7),
@@ -123,6 +127,8 @@ BAD_KEYWORDS: list[tuple[str, object, str]] = [
     ("dir_owner", True, "user on this machine"),
     ("dir_owner", -1, "user on this machine"),
     ("dir_owner", [], "user on this machine"),
+    ("app", "../shop", "letters, digits"),
+    ("app", 1, "letters, digits"),
     ("enabled", "maybe", "true or false"),
     ("enabled", 2, "true or false"),
     ("enabled", None, "true or false"),
@@ -191,6 +197,7 @@ BAD_TOML: list[tuple[str, str, str]] = [
     ("dir_owner", "[]", "user on this machine"),
     ("dir", "7", "path of a directory"),
     ("dir_group", "true", "group on this machine"),
+    ("app", "1", "letters, digits"),
     ("enabled", "1.0", "true or false"),
     ("buckets", "[1, 2]", "jobs_duration_seconds=0.1,1,10"),
     ("buckets", "{x = [2, 1]}", "1 to 128 finite bounds"),
@@ -394,6 +401,7 @@ def test_defaults_are_as_documented() -> None:
         "dir": settings.default_dir(),
         "dir_group": None,
         "dir_owner": None,
+        "app": "",
         "enabled": True,
         "buckets": {},
         "max_name_length": 128,
@@ -421,6 +429,18 @@ def test_default_dir_is_in_shared_memory_and_the_users_own(monkeypatch: pytest.M
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/shm")
     monkeypatch.setattr(os, "getuid", lambda: 1234)
     assert settings.default_dir() == "/dev/shm/jobmetrics-1234"
+
+
+def test_application_has_a_default_dir_of_its_own() -> None:
+    assert load({"JOBMETRICS_APP": "shop"}).dir == f"{settings.default_dir()}-shop"
+    assert load({}, app="shop").dir == f"{settings.default_dir()}-shop"
+    assert load({"JOBMETRICS_APP": "shop", "JOBMETRICS_DIR": "/run/metrics"}).dir == "/run/metrics"
+    assert load({"JOBMETRICS_APP": ""}).dir == settings.default_dir()
+
+
+@pytest.mark.parametrize("name", ["../shop", "a/b", ".hidden", "-x", "a b", "x" * 65, "a\n"])
+def test_application_name_that_is_no_part_of_a_path_is_refused(name: str) -> None:
+    assert "it takes 1 to 64 letters" in refusal({"JOBMETRICS_APP": name})
 
 
 def test_default_dir_is_temporary_without_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,7 +478,7 @@ def test_settings_are_copied_with_a_change() -> None:
 
 def test_settings_show_their_values() -> None:
     shown = repr(Settings(max_labels=3, dir="/x"))
-    assert shown.startswith("Settings(dir='/x', dir_group=None, dir_owner=None, enabled=True, ")
+    assert shown.startswith("Settings(dir='/x', dir_group=None, dir_owner=None, app='', enabled=True, ")
     assert shown.endswith(
         ", max_labels=3, ignore=(), error_types={}, propagate_errors=False, log_level='info', "
         "namespace='', labels={}, listen='127.0.0.1:9909')"

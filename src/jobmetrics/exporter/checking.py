@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib.metadata
 import os
@@ -25,7 +26,7 @@ from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.merging import AHEAD
 from jobmetrics.registry.owner import pid_namespace
 from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
-from jobmetrics.settings import Settings
+from jobmetrics.settings import Settings, default_dir
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 
@@ -35,7 +36,7 @@ _ROOM = 8 * 2**20  # bytes; what some hundred processes with some hundred series
 _NEARLY = 0.9  # of the series limit
 _OLDEST = {"celery": (5, 3), "rq": (1, 16)}
 _ANSWER_SECONDS = 5.0
-_SHOWN = 3  # job types that are named in one finding
+_SHOWN = 3  # job types or directories that are named in one finding
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)\b")
 
 
@@ -118,6 +119,23 @@ def directory(settings: Settings) -> Iterator[Finding]:
     finally:
         reader.close()
     yield from contents(snapshot)
+    if path == default_dir():
+        yield from _applications(snapshot)
+
+
+def _applications(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether several applications may record into the default directory: their processes run in different places."""
+    found = set()
+    for owner in snapshot.owners:
+        if owner.namespace in (0, pid_namespace()):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's, or there is no /proc
+                found.add(str(Path(f"/proc/{owner.pid}/cwd").readlink()))
+    if len(found) > 1:
+        shown = ", ".join(sorted(found)[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
+        yield Finding(
+            NOTE, f"processes with {len(found)} working directories record here: {shown}",
+            "if they are of several applications, set JOBMETRICS_APP for the workers and the exporter of each",
+        )  # fmt: skip
 
 
 def _file_system(path: str) -> Iterator[Finding]:
@@ -177,6 +195,11 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
         count = sum(sample.value for sample in samples)
         if family.name in lost and count:
             yield Finding(PROBLEM, f"{count:.0f} {lost[family.name]}", "the workers' logs tell more")
+    if snapshot.superseded:
+        yield Finding(
+            NOTE, f"{snapshot.superseded} series are not shown: a newer declaration has other labels or buckets",
+            "a deploy ends it; if several applications record here, set JOBMETRICS_APP for each",
+        )  # fmt: skip
     yield from _producers(snapshot)
     now = time.time() if now is None else now
     ahead = max((active.oldest - now for active in snapshot.active if active.oldest is not None), default=0.0)
