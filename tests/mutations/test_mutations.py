@@ -176,6 +176,11 @@ MUTATIONS = [
         "unit/registry/test_index.py::test_earlier_declarations_leave_the_newest_its_room",
     ),
     Mutation(
+        "application",
+        "an application has a default directory of its own",
+        "unit/test_settings.py::test_application_has_a_default_dir_of_its_own",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",
