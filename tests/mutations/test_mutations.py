@@ -116,6 +116,16 @@ MUTATIONS = [
         "test_many_slots.py::test_a_sparse_slot_of_64_gigabytes_costs_no_memory",
     ),
     Mutation(
+        "irregular_histogram",
+        "a histogram whose sum can fall is of no type",
+        "unit/test_exporter_exposition.py::test_a_histogram_whose_sum_can_fall_is_of_no_type",
+    ),
+    Mutation(
+        "colon_in_a_name",
+        "OpenMetrics keeps the colons in names",
+        "unit/test_exporter_exposition.py::test_a_colon_in_a_name_stays_in_both_formats",
+    ),
+    Mutation(
         "empty_name",
         "an empty metric name is refused",
         "unit/test_adhoc.py::test_misuse_surfaces_in_tests",

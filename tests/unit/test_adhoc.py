@@ -114,6 +114,8 @@ BAD: dict[str, Callable[[], object]] = {
     "empty gauge name": lambda: set_gauge("", 1),
     "empty histogram name": lambda: observe("", 1),
     "our own": lambda: increment("jobs"),
+    "our own, with the suffix twice": lambda: increment("jobs_total_total"),
+    "the name of another's sample": lambda: increment("known_total_total"),
     "bad label": lambda: increment("orders", __shop="a"),
     "other labels": lambda: increment("known", shop="a"),
     "another kind": lambda: set_gauge("known", 1),

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from jobmetrics import families
 from jobmetrics.errors import SettingsError
 from jobmetrics.exporter.exposition import Exposition
+from jobmetrics.exporter.negotiation import OPENMETRICS, OPENMETRICS_0, TEXT
 from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
 from jobmetrics.registry.snapshot import Sample
@@ -62,6 +63,24 @@ def test_a_histogram_is_cumulated_and_its_count_is_what_inf_says() -> None:
         'x_seconds_count{a="v"} 3.0',
         'x_seconds_sum{a="v"} 9.5',
     ]
+
+
+@pytest.mark.parametrize(("bounds", "total"), [((-1.0, 1.0), 3.0), ((1.0, 2.0), -3.0)], ids=["bound", "sum"])
+def test_a_histogram_whose_sum_can_fall_is_of_no_type(bounds: tuple[float, ...], total: float) -> None:
+    """OpenMetrics allows no such histogram: a strict parser refuses the whole page. Its samples stay."""
+    family = Family("x", HISTOGRAM, "Help.", ("a",), buckets=bounds)
+    text = shown([(family, [Sample((value,), buckets=(1.0, 0.0, 2.0), sum=total) for value in "vw"])])
+    assert "# TYPE x untyped" in text
+    for value in "vw":
+        assert f'x_count{{a="{value}"}} 3.0' in text
+        assert f'x_sum{{a="{value}"}} {total}' in text
+
+
+def test_a_colon_in_a_name_stays_in_both_formats() -> None:
+    groups: Groups = [(Family("a:b_total", COUNTER, "Help."), [Sample((), 1.0)])]
+    metrics = Exposition("", {}, Sparingly()).metrics(groups)
+    for form in (TEXT, OPENMETRICS, OPENMETRICS_0):
+        assert b"\na:b_total 1.0\n" in form.write(metrics)
 
 
 def test_counters_gauges_namespace_and_constant_labels() -> None:

@@ -79,11 +79,14 @@ class Exposition:
 
     def _metric(self, name: str, family: Family, samples: Sequence[Sample]) -> Metric:
         unit = family.unit if name.endswith(f"_{family.unit}") else ""  # OpenMetrics wants it at the end
-        metric = Metric(name, _unicode(family.help), family.type, unit)
+        irregular = family.type == HISTOGRAM and _can_fall(family, samples)
+        metric = Metric(name, _unicode(family.help), "unknown" if irregular else family.type, unit)
         own = self._labels.items()
         constant = {label: value for label, value in own if label not in family.labels} if own else {}
         if family.type == HISTOGRAM:
             metric.samples = _histogram(name, family, samples, constant)
+            if irregular:  # each name is a metric of its own then
+                metric.samples.sort(key=lambda line: line.name)
         else:
             shown = name + _TOTAL if family.type == COUNTER else name
             metric.samples = [
@@ -95,6 +98,11 @@ class Exposition:
 def _rank(group: tuple[Family, Sequence[Sample]]) -> int:
     family = group[0]
     return _RANK.get((family.name, family.type, family.labels), len(_RANK))
+
+
+def _can_fall(family: Family, samples: Sequence[Sample]) -> bool:
+    """Whether a histogram's sum is no counter: OpenMetrics allows none such, and a strict parser refuses the page."""
+    return min(family.buckets, default=0.0) < 0.0 or any(sample.sum < 0.0 for sample in samples)
 
 
 def _histogram(name: str, family: Family, samples: Sequence[Sample], constant: dict[str, str]) -> list[Line]:

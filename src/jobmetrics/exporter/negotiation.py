@@ -8,6 +8,7 @@ from functools import partial
 
 from prometheus_client.exposition import generate_latest as write_text
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.openmetrics.exposition import generate_latest as write_openmetrics
 from prometheus_client.registry import Collector
 
@@ -42,8 +43,10 @@ class Format:
 
 
 TEXT = Format("text/plain", "0.0.4", write_text)
-OPENMETRICS = Format("application/openmetrics-text", "1.0.0", partial(write_openmetrics, version="1.0.0"))
-OPENMETRICS_0 = Format("application/openmetrics-text", "0.0.1", partial(write_openmetrics, version="1.0.0"))
+# All names are checked before. Any other escaping writes a colon in a sample's name as _ (prometheus_client 0.26).
+_write_openmetrics = partial(write_openmetrics, escaping=ALLOWUTF8, version="1.0.0")
+OPENMETRICS = Format("application/openmetrics-text", "1.0.0", _write_openmetrics)
+OPENMETRICS_0 = Format("application/openmetrics-text", "0.0.1", _write_openmetrics)
 
 _FORMATS = (TEXT, OPENMETRICS, OPENMETRICS_0)  # a wildcard gets the first that fits
 

@@ -90,7 +90,7 @@ def _metric(type_: str, name: str, labels: tuple[str, ...], unit: str) -> Labell
     mode = families.MOST_RECENT if type_ == GAUGE else families.SUM
     family = define(type_, name, _HELP, labels, unit=unit, mode=mode, buckets=DEFAULT_BUCKETS)
     before = declared(family.name)
-    if before is not None and before.type == type_ and set(before.labels) == set(labels):
+    if before is not None and before[:2] == family[:2] and set(before.labels) == set(labels):
         family = before  # defined in code, or with its labels in another order
     else:
         declare(family)
