@@ -615,7 +615,7 @@ def test_unknown_label_is_refused_with_the_known_ones() -> None:
 
 
 def test_labelled_metric_is_not_recorded_without_labels() -> None:
-    with pytest.raises(InstrumentError, match=r"^c_total has labels: call labels\(\) first$"):
+    with pytest.raises(InstrumentError, match=r"^c_total is missing label values: call labels\(\) first$"):
         Counter("c", "Things.", ["user"]).inc()
 
 

@@ -122,7 +122,7 @@ class _Metric(Labelled[Bound]):
 
     def _only(self) -> Bound:
         if self.family.labels:
-            return self._instead(InstrumentError(f"{self.family.name} has labels: call labels() first"))
+            return self._instead(InstrumentError(f"{self.family.name} is missing label values: call labels() first"))
         bound = self.at(())
         bound.writer.look()
         return bound

@@ -55,5 +55,5 @@ def refresh() -> None:
 
 def show_zeros() -> None:
     """Show a new definition at once where this process records already; it waits until the process does elsewhere."""
-    if _writer is not None:
+    if _writer is not None and _made_from is settings.peek():
         _writer.show_zeros()
