@@ -106,8 +106,12 @@ def _starts(path: Path) -> list[float]:
     return [found]
 
 
-@pytest.mark.parametrize("when", [BEFORE, AFTER, LINE])
-def test_a_lessee_stopped_at_any_moment_never_shows_what_its_predecessor_had(when: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("when", "stride"), [(BEFORE, 1), (AFTER, 1), (LINE, 13), pytest.param(LINE, 3, marks=pytest.mark.full)]
+)
+def test_a_lessee_stopped_at_any_moment_never_shows_what_its_predecessor_had(
+    when: str, stride: int, tmp_path: Path
+) -> None:
     """It has the lock, so that the slot is a living process's; whose gauges these are is another question."""
     path = tmp_path / "registry"
 
@@ -121,7 +125,6 @@ def test_a_lessee_stopped_at_any_moment_never_shows_what_its_predecessor_had(whe
             one.start("two")
 
     moments = 0
-    stride = 3 if when == LINE else 1
     for stopped in interrupted_at(when, lease, signal_number=signal.SIGSTOP, stride=stride):
         moments += 1
         assert set(levels(path).items()) <= {(("all",), 1.0)}, f"step {moments}"

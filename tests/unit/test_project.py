@@ -120,7 +120,19 @@ def test_make_targets_are_explained() -> None:
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     listed = set(re.findall(r"^ *make ([a-z-]+)  ", answer, re.MULTILINE))
-    wanted = {"demo", "test", "test-all", "test-fast", "test-long", "bench", "lint", "types", "clean", "help"}
+    wanted = {
+        "demo",
+        "test",
+        "test-all",
+        "coverage",
+        "test-fast",
+        "test-long",
+        "bench",
+        "lint",
+        "types",
+        "clean",
+        "help",
+    }
     assert wanted <= listed
 
 
