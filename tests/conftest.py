@@ -38,13 +38,15 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --dist loadgroup, tests that share a module's fixture run in one process, so that it is made once."""
+    """With --dist loadgroup, tests that share a module's fixture, or RabbitMQ, run in one process."""
     if not getattr(config.option, "loadgroup", False):
         return
     for item in items:
         if isinstance(item, pytest.Function):
             definitions = item._fixtureinfo.name2fixturedefs.values()
-            if any(found[-1].scope in {"module", "package"} for found in definitions):
+            if "_shared_rabbitmq" in item.fixturenames or item.get_closest_marker("rabbitmq"):
+                item.add_marker(pytest.mark.xdist_group("rabbitmq"))
+            elif any(found[-1].scope in {"module", "package"} for found in definitions):
                 item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(config.rootpath))))
 
 
