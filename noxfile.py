@@ -66,3 +66,13 @@ def celery(session: nox.Session, version: str) -> None:
     of_its_time = ("kombu==5.3.*",) if version == "5.3" else ()
     session.install("-e", ".[celery,exporter]", f"celery=={version}.*", *of_its_time, "gevent", *TOOLS)
     session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *CELERY_TESTS, *session.posargs)
+
+
+@nox.session(tags=["celery-suite"])
+def upstream_celery(session: nox.Session) -> None:
+    """Celery's own tests, bare and with the plugin, on its newest version; arguments: some of them."""
+    session.install("-e", ".[celery,exporter]", f"celery=={CELERY_VERSIONS[-1]}.*")
+    suite = session.create_tmp()
+    session.run("python", "tests/upstream/celery_suite.py", "fetch", suite)
+    session.install("-r", f"{suite}/requirements.txt")
+    session.run("python", "tests/upstream/celery_suite.py", "compare", suite, *session.posargs)

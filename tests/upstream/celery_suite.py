@@ -1,0 +1,160 @@
+"""Celery's own tests on the installed Celery, bare and with the plugin: t/unit, and t/integration on prefork and Redis.
+
+    python tests/upstream/celery_suite.py fetch DIRECTORY      # then install DIRECTORY/requirements.txt
+    python tests/upstream/celery_suite.py compare DIRECTORY [tests such as t/unit/worker]
+
+The tests come from the source distribution of the installed version, by pip, and are not kept. `compare` starts a Redis
+of its own. Exit code 1 when a test's result differs in each of a few runs, or when nothing was recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+PLUGIN = ("-p", "jobmetrics.celery.plugin")  # importing it turns recording on, as `imports` does in a worker
+TESTS = ("t/unit", "t/integration")
+REQUIREMENTS = ("test.txt", "test-ci-base.txt", "extras/redis.txt", "extras/django.txt")  # Celery's own lists
+ATTEMPTS = 3  # some tests depend on time: a difference counts when it shows in each run
+TEST_SECONDS = 300
+REDIS_SECONDS = 60.0
+
+Results = dict[str, str]
+
+
+def fetch(directory: Path) -> None:
+    """Unpack the source distribution of the installed Celery, without the package: the installed one is tested."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+    with tempfile.TemporaryDirectory() as made:
+        subprocess.run([*command, "--no-binary", ":all:", "--dest", made, f"celery=={version('celery')}"], check=True)
+        (archive,) = Path(made).glob("celery-*.tar.gz")
+        with tarfile.open(archive) as file:
+            file.extractall(made, filter="data")
+        (unpacked,) = (path for path in Path(made).glob("celery-*") if path.is_dir())
+        for name in ("celery", "celery.egg-info"):
+            shutil.rmtree(unpacked / name)
+        shutil.copytree(unpacked, directory, dirs_exist_ok=True)
+    lines = [f"-r requirements/{name}\n" for name in REQUIREMENTS]
+    (directory / "requirements.txt").write_text("".join(lines))
+
+
+def compare(directory: Path, tests: Sequence[str]) -> int:
+    """Run the tests bare and with the plugin; the exit code."""
+    bare, ours = _run(directory, (), tests), _run(directory, PLUGIN, tests)
+    print(f"Celery {version('celery')}: bare {_summary(bare)}; with the plugin {_summary(ours)}", flush=True)
+    if "passed" not in bare.values() or not _recorded(directory):
+        print("celery_suite: no test passed, or nothing was recorded")
+        return 1
+    differing = _differing(bare, ours)
+    for _ in range(ATTEMPTS - 1):
+        if not differing:
+            break
+        print(f"again, for what differed: {', '.join(sorted(differing))}", flush=True)
+        files = sorted({_file(directory, name) for name in differing})
+        bare, ours = _run(directory, (), files), _run(directory, PLUGIN, files)
+        differing &= _differing(bare, ours)
+    for name in sorted(differing):
+        print(f"differs: {name}: bare {bare.get(name, 'absent')}, with the plugin {ours.get(name, 'absent')}")
+    return 1 if differing else 0
+
+
+def _run(directory: Path, plugin: Sequence[str], tests: Sequence[str]) -> Results:
+    """One run: outcome by test. Tests of one id, such as subtests, have all their outcomes in one."""
+    report = directory / "report.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *plugin]
+    with _redis() as port:
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+            "TEST_BROKER": f"redis://127.0.0.1:{port}/0",
+            "TEST_BACKEND": f"redis://127.0.0.1:{port}/1",
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(port),
+            "JOBMETRICS_DIR": str(directory / "registry"),
+        }
+        options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *tests]
+        subprocess.run([*command, *options], cwd=directory, env=environment, check=False)
+    found: dict[str, list[str]] = {}
+    for case in ET.parse(report).iter("testcase") if report.exists() else ():
+        outcome = next((child.tag for child in case if child.tag in {"failure", "error", "skipped"}), "passed")
+        found.setdefault(f"{case.get('classname')}::{case.get('name')}", []).append(outcome)
+    return {name: "+".join(sorted(set(outcomes))) for name, outcomes in found.items()}
+
+
+def _differing(bare: Results, ours: Results) -> set[str]:
+    return {name for name in bare.keys() | ours.keys() if bare.get(name) != ours.get(name)}
+
+
+def _file(directory: Path, name: str) -> str:
+    """The file of a test, whose class may stand behind its module in the name."""
+    parts = name.split("::", maxsplit=1)[0].split(".")
+    for end in range(len(parts), 0, -1):
+        path = Path(*parts[:end]).with_suffix(".py")
+        if (directory / path).is_file():
+            return str(path)
+    raise SystemExit(f"celery_suite: no file holds {name}")
+
+
+def _summary(results: Results) -> str:
+    outcomes = list(results.values())
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes))) or "nothing"
+
+
+def _recorded(directory: Path) -> bool:
+    """Whether the plugin was on: jobs were counted."""
+    command = [sys.executable, "-m", "jobmetrics", "dump", "--dir", str(directory / "registry")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return any(line.startswith(("jobs_total{", "jobs_published_total{")) for line in shown.splitlines())
+
+
+@contextmanager
+def _redis() -> Iterator[int]:
+    """The port of a Redis that nobody else uses."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as made:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+        free.close()
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", made]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + REDIS_SECONDS
+            while not _answers(port):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("celery_suite: redis-server did not start")
+                time.sleep(0.05)
+            yield port
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) < 2 or arguments[0] not in {"fetch", "compare"}:
+        print(__doc__)
+        return 2
+    directory = Path(arguments[1]).resolve()
+    if arguments[0] == "fetch":
+        fetch(directory)
+        return 0
+    return compare(directory, arguments[2:] or TESTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
