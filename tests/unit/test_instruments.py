@@ -764,6 +764,31 @@ def test_what_was_defined_is_0_in_a_new_generation_too(registry_dir: Path, clock
     assert other.family.name == "d_total"
 
 
+def test_what_was_defined_is_0_in_the_directory_of_other_settings_too(registry_dir: Path) -> None:
+    counter = Counter("c", "")
+    record_something()
+    die(current.writer())
+    other = registry_dir.parent / "other"
+    settings.configure(dir=other, propagate_errors=True)
+    assert not other.exists()
+    counter_of_other_settings = Counter("d", "")
+    counter_of_other_settings.inc()
+    assert (value(registry_dir, "c_total"), counter.family.name) == (0.0, "c_total")
+    assert value(other, "d_total") == 1.0
+
+
+def test_child_that_is_forked_before_anything_is_recorded_shows_what_its_parent_defined(registry_dir: Path) -> None:
+    counter, labelled = Counter("c", ""), Counter("d", "", ["user"])
+    labelled.labels("a")
+    child = os.fork()
+    if child == 0:
+        record_something()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (value(registry_dir, "c_total"), value(registry_dir, "d_total", "a")) == (0.0, 0.0)
+    assert counter.family.name == "c_total"
+
+
 def labelled_metric(kind: Any, **more: Any) -> tuple[Any, Callable[[str], None]]:
     """A metric with two labels, and how one of its series gets a value."""
     metric = kind("m", "", ["tenant", "path"], **more)

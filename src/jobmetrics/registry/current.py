@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from jobmetrics import guard, settings
+from jobmetrics.registry import zeros
 from jobmetrics.registry.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
@@ -37,6 +38,7 @@ def writer() -> Writer:
             if _writer is None or _made_from is not in_force:
                 if _writer is not None:
                     _writer.shows_zeros = False
+                    zeros.again()
                 _writer, _made_from = Writer(in_force), in_force
                 _writer.shows_zeros = True
     return _writer

@@ -138,9 +138,7 @@ class Writer(Holding):
 
     def _show_zeros(self) -> None:
         for series in zeros.take():
-            if series.writer is not self:
-                zeros.ask(series)  # the settings have changed: another writer will show it
-            elif self._bind(series) and series.family.mode == MOST_RECENT:
+            if series.writer is self and self._bind(series) and series.family.mode == MOST_RECENT:
                 row, i = series.where
                 set_at(row.cells, i, 0.0, _LONG_AGO, inf)  # and never over a value
 

@@ -37,7 +37,7 @@ def ask(series: BoundSeries) -> None:
 
 
 def again() -> None:
-    """Show all metrics without labels, in a new generation of the directory."""
+    """Show all metrics without labels, in a new generation of the directory or in another directory."""
     _waiting[:] = [_of(metric) for metric in list(_known)]
 
 
