@@ -31,7 +31,6 @@ from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, define
 from jobmetrics.recorder import Recorder
 from jobmetrics.registry import holding
-from jobmetrics.registry import writer as writers
 from jobmetrics.registry.directory import slot_number
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
@@ -68,9 +67,8 @@ class Worker:
         in_force = Settings(dir=str(path), **{"propagate_errors": True, **more})
         settings.use(in_force)
         if patient:
-            for module in (holding, writers):
-                assert hasattr(module, "LOCK_WAIT")
-                setattr(module, "LOCK_WAIT", HANG_SECONDS)  # noqa: B010 - a constant to mypy
+            assert hasattr(holding, "LOCK_WAIT")
+            setattr(holding, "LOCK_WAIT", HANG_SECONDS)  # noqa: B010 - a constant to mypy
         self.clock = Clock()
         self.writer = Writer(in_force, self.clock)
         self.recorder = Recorder(self.writer, in_force, clock=lambda: time.perf_counter() + self.clock.now)

@@ -208,7 +208,9 @@ def test_what_a_full_disk_drops_is_bounded_in_memory(tmp_path: Path) -> None:
         one.ask("job", "two")
         one.leave()
         counted = sum(readings.counts(path, "sizes").values())
-        dropped = sum(readings.values(path, "jobmetrics_dropped_updates_total").values())
+        by_reason = readings.values(path, "jobmetrics_dropped_updates_total")
+        dropped = sum(by_reason.values())
+        assert {reason for reason, *_ in by_reason} == {"disk full"}
         assert 0 < dropped < 13_000
         assert counted + dropped == 13_000
         assert readings.values(path, "hits_total") == {("all",): 13_000.0}

@@ -20,7 +20,6 @@ import pytest
 from jobmetrics import recorder, settings
 from jobmetrics.instruments import Counter
 from jobmetrics.registry import current, holding
-from jobmetrics.registry import writer as writers
 from jobmetrics.registry.directory import slot_number
 from jobmetrics.registry.index import IndexFile
 from tests import readings
@@ -237,8 +236,7 @@ def test_what_a_parent_holds_in_memory_is_counted_once(registry_dir: Path) -> No
 class _Impatient(Parent):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        for module in (holding, writers):
-            setattr(module, "LOCK_WAIT", 0.0)  # noqa: B010 - a constant to mypy
+        setattr(holding, "LOCK_WAIT", 0.0)  # noqa: B010 - a constant to mypy
 
 
 @contextlib.contextmanager
@@ -617,7 +615,7 @@ def test_forking_while_a_thread_records_for_the_very_first_time(slow: str, regis
         recorder.use(None)
         setattr(current, "_writer", None)  # noqa: B010 - private, and a module's
         for module, name, which in [
-            (current, "Writer", "writer"), (settings, "load", "settings"), (recorder, "Recorder", "recorder")
+            (current, "Writer", "writer"), (settings, "read", "settings"), (recorder, "Recorder", "recorder")
         ]:  # fmt: skip
             if slow == which:
                 setattr(module, name, slowly(getattr(module, name)))

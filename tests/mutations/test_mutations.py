@@ -212,6 +212,28 @@ MUTATIONS = [
         needs_root=True,
     ),
     Mutation(
+        "pauses",
+        "pauses are per cause, and no child inherits them",
+        "test_waiting.py::test_children_of_a_process_that_found_no_room_use_the_free_slot",
+        needs_root=True,
+    ),
+    Mutation(
+        "smaller_slot",
+        "on a full disk a lease takes a slot as large as it is",
+        "test_waiting.py::test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk",
+        needs_root=True,
+    ),
+    Mutation(
+        "retried_together",
+        "what waits for the index lock is tried once a second",
+        "test_waiting.py::test_what_waits_for_the_index_lock_is_tried_once_a_second_all_together",
+    ),
+    Mutation(
+        "settles_at_exit",
+        "a process that ends records what waits in its memory",
+        "test_waiting.py::test_a_process_that_ends_waits_for_the_index_lock",
+    ),
+    Mutation(
         "noticed",
         "processes that run no jobs look at the directory",
         "test_noticed.py::test_a_process_without_jobs_follows_its_directory",

@@ -26,6 +26,7 @@ _HANDLERS = (
     (signals.worker_init, worker.worker_init),
     (signals.worker_before_create_process, worker.before_fork),
     (signals.worker_process_init, worker.process_init),
+    (signals.worker_process_shutdown, worker.process_ends),
     (signals.worker_shutdown, worker.ended),
 )
 

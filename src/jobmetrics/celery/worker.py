@@ -194,6 +194,12 @@ def process_init(**_: Any) -> None:
 
 
 @guarded("celery worker stop")
+def process_ends(**_: Any) -> None:
+    """A pool process is about to leave, by os._exit: what it could not record waits in its memory."""
+    recorder.default().writer.settle()
+
+
+@guarded("celery worker stop")
 def ended(**_: Any) -> None:
     """A worker has stopped its pool."""
     reports.settle()

@@ -20,15 +20,17 @@ from jobmetrics.registry.leasing import acquire
 from jobmetrics.registry.memory import NO_CELLS, Row
 from jobmetrics.registry.merging import PresentCell
 from jobmetrics.registry.owner import Holder, fork_moment, process_start
-from jobmetrics.registry.pausing import Pause
+from jobmetrics.registry.pausing import GROWTH, INDEX, LEASE, LOAD
 from jobmetrics.registry.process_state import ProcessState
 from jobmetrics.registry.shared import SharedHints
-from jobmetrics.registry.slot import Slot, SlotPlan
+from jobmetrics.registry.slot import NO_SPACE, Slot, SlotPlan
 from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
 
 CHECK_INTERVAL = 1.0  # seconds between two looks at the index's identity
+
+_PLACES = {LOAD: "lease", LEASE: "lease", INDEX: "index", GROWTH: "index"}  # what errors are counted under
 
 SUPPORTED = sys.platform != "win32"
 
@@ -46,12 +48,10 @@ class Holding:
             logger.warning("jobmetrics: nothing is recorded on this platform; jobs run as ever")
         self.directory = Directory(settings.dir, settings.dir_group)
         self._file = IndexFile(self.directory, settings.max_series)
-        self.process = self._next = ProcessState()
+        self.process = self._next = ProcessState(clock)
         self._index: SeriesIndex | None = None
         self._plan: SlotPlan | None = None
         self._row = Row()
-        self._pause = Pause(clock)
-        self._contended = False
         self._check_at = 0.0
         self._shared = SharedHints()
         forks.follow(self)
@@ -72,23 +72,40 @@ class Holding:
         """Have an index and a slot, unless getting them failed a moment ago."""
         if self._index is not None and self.process.slot is not None:
             return True
-        if not self._pause.is_over():
+        return self._has_index() and self._has_slot()
+
+    def _has_index(self) -> bool:
+        if self._index is not None:
+            return True
+        if not self.process.pauses.is_over(LOAD):
             return False
         try:
-            if self._index is None:
-                self._index = self._file.load(0.0 if self._contended else LOCK_WAIT)
-                self._check_at = self._clock() + CHECK_INTERVAL
-            if self.process.slot is None:
-                self._lease(self._index)
-        except Contended:
-            self._contended = True
-            return False
+            self._index = self._file.load(self._lock_wait())
+            self._check_at = self._clock() + CHECK_INTERVAL
         except (OSError, ValueError, JobmetricsError) as error:
-            self._failed("lease", error)
+            self._failed(LOAD, error)
             return False
-        if self._pause.succeeded():
-            logger.info("jobmetrics: recording into %s again", self.directory.path)
+        self._succeeded(LOAD)
         return True
+
+    def _has_slot(self) -> bool:
+        if self.process.slot is not None:
+            return True
+        if self._index is None or not self.process.pauses.is_over(LEASE):
+            return False
+        try:
+            self._lease(self._index)
+        except (OSError, ValueError, JobmetricsError) as error:
+            self._failed(LEASE, error)
+            return False
+        self._succeeded(LEASE)
+        return True
+
+    def _lock_wait(self) -> float:
+        """Seconds to wait for the index lock. Who met it held once does not wait again before it was free."""
+        if self.process.patient_until:
+            return max(0.0, self.process.patient_until - time.monotonic())
+        return 0.0 if self.process.contended else LOCK_WAIT
 
     def _plan_for(self, index: SeriesIndex) -> SlotPlan:
         plan = self._plan
@@ -117,9 +134,18 @@ class Holding:
         self._shared.appended(index.fed_to)  # this process may now bind what its parent has not heard of
         return index.present_cells
 
-    def _failed(self, where: str, error: Exception) -> None:
-        self._pause.failed()
-        guard.note(where, error)
+    def _failed(self, cause: str, error: Exception) -> None:
+        process = self.process
+        process.pauses.failed(cause)
+        process.disk_full = isinstance(error, OSError) and error.errno in NO_SPACE
+        if isinstance(error, Contended):
+            process.contended = True
+        else:
+            guard.note(_PLACES[cause], error)
+
+    def _succeeded(self, cause: str) -> None:
+        if self.process.pauses.succeeded(cause) and cause in (LOAD, LEASE):
+            logger.info("jobmetrics: recording into %s again", self.directory.path)
 
     def _move(self) -> None:
         """Follow the directory to its new index. The old slot stays held: a thread may be about to write there."""
@@ -150,13 +176,13 @@ class Holding:
         try:
             if self._index is not None:
                 self._file.refresh(self._index)
-            elif self.enabled and self._pause.is_over():
-                self._index = self._file.load()
+            elif self.enabled:
+                self._has_index()
             self._check_at = now + CHECK_INTERVAL
         except Moved:
             self._move()
         except (OSError, ValueError, JobmetricsError) as error:
-            self._failed("index", error)
+            guard.note("index", error)
 
     def describe(self, system: str, role: str, capacity: int = 1) -> None:
         """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
@@ -195,7 +221,7 @@ class Holding:
     def _beginning(self, started: int) -> Beginning:
         process = self.process
         if self._next is process:
-            self._next = ProcessState()
+            self._next = ProcessState(self._clock)
         self._offer(started)
         self._next.follow(process, started)
         slot, emptied = self._next.slot, process.rows_of_its_own() or None
@@ -205,7 +231,7 @@ class Holding:
 
     def _offer(self, started: int) -> None:
         process, index = self.process, self._index
-        if index is None or not (process.child_holder or self._shared.children_record) or not self._pause.is_over():
+        if index is None or not (process.child_holder or self._shared.children_record):
             return
         try:
             process.handover.offer(
@@ -239,7 +265,7 @@ class Holding:
         parent = self.process
         for row in (self._row, parent.memory.row, *parent.old_rows):  # a thread may have been emptying its memory
             row.empty()
-        self.process = ProcessState()
+        self.process = ProcessState(self._clock)
         self.process.holder, self.process.started = parent.holder, fork_moment()
         self._row = Row()
         self._index = None

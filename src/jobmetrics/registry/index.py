@@ -7,7 +7,7 @@ appends to it under its lock.
 # Annotations are no texts here: NamedTuple would compile each of them at import.
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
@@ -351,6 +351,28 @@ class IndexFile:
                 raise Moved
             self._catch_up(fd, index)
             return self._place_locked(fd, index, family, values)
+
+    def place_all(self, index: SeriesIndex, wanted: Iterable[tuple[Family, tuple[str, ...]]], wait: float) -> None:
+        """Append what is new of several series, in one use of the lock.
+
+        Raises:
+            Contended: when the lock was not to be had within `wait` seconds.
+            Moved: when another index has taken this one's place.
+            OSError: when it cannot be written, such as on a full disk.
+        """
+        try:
+            fd = self._directory.open(INDEX_NAME, os.O_RDWR)
+        except FileNotFoundError:
+            raise Moved from None
+        with closing(fd):
+            if not lock_within(fd, wait):
+                raise Contended
+            if not same_file(fd, self._directory.file(INDEX_NAME)):
+                raise Moved
+            self._catch_up(fd, index)
+            for family, values in wanted:
+                if index.find(family, values) is None and not index.refuses(family):
+                    self._place_locked(fd, index, family, values)
 
     def _place_locked(self, fd: int, index: SeriesIndex, family: Family, values: tuple[str, ...]) -> Placement:
         dropped = False

@@ -15,7 +15,7 @@ from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot
 from jobmetrics.registry.locks import lock_within, try_lock
 from jobmetrics.registry.merging import PresentCell
 from jobmetrics.registry.owner import Holder, is_alive
-from jobmetrics.registry.slot import Slot, SlotPlan, fallocate, reserve
+from jobmetrics.registry.slot import NO_SPACE, Slot, SlotPlan, fallocate, reserve
 
 _MAX_SLOTS = 100_000
 _PASSES = 20
@@ -41,6 +41,8 @@ def acquire(
 
     present_cells: asked for first cell and mode of each such series once the slot is leased, since its last owner may
     have been the first to record one; started: of this process, as `process_start` gives it.
+
+    On a full disk the slot may have fewer cells: as many as there is room for.
 
     Raises:
         RegistryError: when no slot could be leased.
@@ -158,11 +160,23 @@ def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
             slot = _make(plan, number, size)
         else:
             slot = lease(plan, number, size)
-            if slot is None and _make_ready(plan, number, size):
-                slot = lease(plan, number, size)
+            if slot is None:
+                slot = _lay_out(plan, number, size)
         if slot:
             return slot
     raise RegistryError(f"{plan.directory.path} has no slot to lease")
+
+
+def _lay_out(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
+    """Lease a slot after laying it out as planned; on a full disk as large as it is. Raises OSError."""
+    try:
+        if not _make_ready(plan, number, size):
+            return None
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        size = plan.size(1)
+    return lease(plan, number, size)
 
 
 def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
@@ -186,7 +200,7 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
         if not same_file(lock_fd, directory.file(name)):
             return None
         try:
-            reserve(lock_fd, 0, size)
+            size = _reserve_most(lock_fd, plan, size)
             os.pwrite(lock_fd, _header(plan.entries, plan.identity).pack(), 0)
             slot = _map_locked(plan, number, size, lock_fd)
             if slot is None:
@@ -198,6 +212,19 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
         if slot is None:
             close(lock_fd)
     return slot
+
+
+def _reserve_most(fd: int, plan: SlotPlan, size: int) -> int:
+    """Reserve space for a new file: as much as there is, up to a size. Returns its bytes. Raises OSError."""
+    while True:
+        try:
+            reserve(fd, 0, size)
+        except OSError as error:
+            if error.errno not in NO_SPACE or size <= plan.size(1):
+                raise
+        else:
+            return size
+        size = plan.cells_offset + (size - plan.cells_offset) // 2
 
 
 def _candidates(directory: Directory, hint: int) -> Iterator[tuple[int, bool]]:

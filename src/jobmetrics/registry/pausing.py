@@ -4,28 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-FIRST_PAUSE = 0.5  # seconds without a try after a failure; doubled with each up to
+# What can fail, each with a pause of its own.
+LOAD = "load"  # opening or making the index
+LEASE = "lease"  # having a slot
+INDEX = "index"  # appending to the index
+GROWTH = "growth"  # having a larger slot
+
+FIRST_PAUSE = 1.0  # seconds without a try after a failure; for LOAD doubled with each up to
 LONGEST_PAUSE = 30.0
 
 
-class Pause:
-    """clock: seconds that never go back."""
+class Pauses:
+    """The pauses of one process, by cause; no child inherits them. clock: seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._seconds = 0.0
-        self._until = 0.0
+        self._known: dict[str, tuple[float, float]] = {}  # seconds, and when they are over
 
-    def is_over(self) -> bool:
+    def is_over(self, cause: str) -> bool:
         """Whether one may try."""
-        return not self._seconds or self._clock() >= self._until
+        known = self._known.get(cause)
+        return known is None or self._clock() >= known[1]
 
-    def failed(self) -> None:
+    def failed(self, cause: str) -> None:
         """The try came to nothing."""
-        self._seconds = min(LONGEST_PAUSE, self._seconds * 2 or FIRST_PAUSE)
-        self._until = self._clock() + self._seconds
+        seconds = FIRST_PAUSE
+        if cause == LOAD and cause in self._known:
+            seconds = min(LONGEST_PAUSE, self._known[cause][0] * 2)
+        self._known[cause] = seconds, self._clock() + seconds
 
-    def succeeded(self) -> bool:
+    def succeeded(self, cause: str) -> bool:
         """The try came to something. Returns whether the one before had failed."""
-        before, self._seconds = self._seconds, 0.0
-        return bool(before)
+        return self._known.pop(cause, None) is not None
+
+    def end(self) -> None:
+        """Whatever failed may be tried at once."""
+        self._known.clear()

@@ -12,6 +12,7 @@ from jobmetrics.registry.handover import HandOver
 from jobmetrics.registry.index import SeriesIndex
 from jobmetrics.registry.memory import Memory, Row
 from jobmetrics.registry.owner import Holder
+from jobmetrics.registry.pausing import Pauses
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.slot import Slot
 
@@ -22,10 +23,11 @@ class ProcessState:
     """A writer's hold on the directory in one process, and what waits to be written.
 
     lock: of the slow path; inside: the thread that is in there; slot: the one held now; started: when this process was
-    forked, in clock ticks since boot, 0 if it was not; waiting: series that are bound to memory.
+    forked, in clock ticks since boot, 0 if it was not; waiting: series that are bound to memory; contended: another
+    process had the index lock, and no job waits for it twice; disk_full: what failed last failed for want of space.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.lock = threading.RLock()
         self.inside: int | None = None
         self.slot: Slot | None = None
@@ -34,6 +36,12 @@ class ProcessState:
         self.started = 0
         self.memory = Memory()
         self.waiting: list[BoundSeries] = []
+        self.pauses = Pauses(clock)
+        self.retry_at = 0.0  # when `waiting` is tried again
+        self.contended = False
+        self.disk_full = False
+        self.patient_until = 0.0  # on time.monotonic: where the process ends, it waits for locks until then
+        self.has_exit_hook = False
         self.postponed: deque[tuple[Callable[[float], object], float]] = deque()
         self.left_behind: dict[int, float] = {}  # by cell: this process's share of sum gauges in slots it has given up
         self.old_slots: list[Slot] = []  # of earlier generations, held until the process ends

@@ -20,6 +20,8 @@ from jobmetrics.registry.owner import Holder, pid_namespace
 
 _MARK = 1 << 40  # far beyond what a job's own file is read at, within what every file system allows
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 # What was recorded into is never unmapped: a thread may be about to write there, and Python would close the
 # descriptor that a mapping keeps, whose number may be somebody else's by then, after a daemoniser.
 _kept_mappings: dict[int, memoryview[int]] = {}

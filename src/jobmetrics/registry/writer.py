@@ -18,14 +18,15 @@ from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.families import GAUGE, JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
-from jobmetrics.registry import descriptors, forks, zeros
+from jobmetrics.registry import descriptors, exits, forks, zeros
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import SAFE_FLAGS
 from jobmetrics.registry.holding import CHECK_INTERVAL, Holding
-from jobmetrics.registry.index import LOCK_WAIT, Contended, Moved, Placement, Refused
+from jobmetrics.registry.index import Moved, Placement, Refused, SeriesIndex
 from jobmetrics.registry.locks import lock_directory_within
 from jobmetrics.registry.memory import NO_CELLS, NOWHERE, Row
 from jobmetrics.registry.merging import merge, set_at
+from jobmetrics.registry.pausing import GROWTH, INDEX
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.slot import Slot
 from jobmetrics.settings import Settings
@@ -34,6 +35,9 @@ REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and
 MAX_POSTPONED = 10_000
 _LONG_AGO = 5e-324  # when a most recent gauge that no process has set yet was set to 0
 MAX_DROPPING = 100  # metrics whose dropped updates are counted under their own names
+RETRY_INTERVAL = 1.0  # seconds between two tries for all series that wait in memory together
+FEW = 16  # series that a job's end finds their cells at most
+SETTLE_SECONDS = 2.0  # that a process waits for the index lock where it ends
 
 
 class Writer(Holding):
@@ -82,14 +86,11 @@ class Writer(Holding):
                 return self._bind_to_slot(series)
             except Moved:
                 self._move()
-            except Contended:
-                self._contended = True
-                break
             except Refused:
                 self.drop("no room for the metric", series.family.name)
                 return False
             except (OSError, ValueError, JobmetricsError) as error:
-                self._failed("index", error)
+                self._failed(INDEX, error)
                 break
         return self._bind_to_memory(series)
 
@@ -100,14 +101,30 @@ class Writer(Holding):
             return True  # a fork: the offset is still true, the slot was leased just now
         place = index.find(series.family, series.values)
         if place is None:
-            # Whoever met a held lock once does not wait for it again before it was free: no job waits twice.
-            wait = 0.0 if self._contended else LOCK_WAIT
-            place = self._file.place(index, series.family, series.values, wait)
-            self._contended = False
-            self._shared.appended(index.fed_to)
-        if place.first + place.width > len(slot.cells):
-            self._row.cells = slot.grow(max(place.first + place.width, index.next_cell))
+            if not self.process.pauses.is_over(INDEX):
+                return self._bind_to_memory(series)
+            place = self._file.place(index, series.family, series.values, self._lock_wait())
+            self._placed(index)
+        end = place.first + place.width
+        if end > len(slot.cells) and not self._grow(slot, max(end, index.next_cell)):
+            return self._bind_to_memory(series)
         self._settle(series, place)
+        return True
+
+    def _placed(self, index: SeriesIndex) -> None:
+        self.process.contended = False
+        self._succeeded(INDEX)
+        self._shared.appended(index.fed_to)
+
+    def _grow(self, slot: Slot, cells: int) -> bool:
+        if not self.process.pauses.is_over(GROWTH):
+            return False
+        try:
+            self._row.cells = slot.grow(cells)
+        except (OSError, ValueError, JobmetricsError) as error:
+            self._failed(GROWTH, error)
+            return False
+        self._succeeded(GROWTH)
         return True
 
     def _settle(self, series: BoundSeries, place: Placement) -> None:
@@ -197,12 +214,15 @@ class Writer(Holding):
             return True
         place = self.process.memory.place(series.family.width)
         if place is None:
-            self.drop("no room in memory", series.family.name)
+            self.drop("disk full" if self.process.disk_full else "no room in memory", series.family.name)
             return False
         (row, offset), series.where = series.where, place
         if series.family.mode == LIVE_SUM and len(row.before) > offset:
             place[0].cells[place[1]] = row.before[offset]  # what `_settle` would have carried over
         self.process.waiting.append(series)
+        if not self.process.has_exit_hook:
+            self.process.has_exit_hook = True
+            exits.settle_at_exit(self)
         return True
 
     def drop(self, reason: str, metric: str) -> None:
@@ -294,19 +314,67 @@ class Writer(Holding):
             self._show_zeros()
 
     def flush(self) -> None:
-        """To be called at each job's end: what waits in memory tries again, since a work-horse ends here."""
-        if self.process.waiting and self.process.inside != get_ident():
-            self.process.in_slow_path(self._empty_memory)
-            self.process.redo_postponed()
+        """To be called at each job's end: a few of the series that wait in memory, once a second, if nothing fails.
+
+        The next job's start does the rest. It also looks for a slot, which may take longer than a job's end should.
+        """
+        process = self.process
+        due = process.waiting and process.inside != get_ident() and self._clock() >= process.retry_at
+        if due and process.slot is not None and self._index is not None:
+            process.in_slow_path(self._empty_memory, FEW)
+            process.redo_postponed()
         self.show_zeros()
 
-    def _empty_memory(self) -> None:
-        waiting = self.process.waiting
-        for series in list(waiting):  # more may come: live gauges for which there is no room in a new generation
-            self._bind(series)
-        self.process.waiting = [series for series in waiting if series.where[0] is self.process.memory.row]
-        if waiting and not self.process.waiting:
-            self.process.memory.clear()
+    def settle(self, seconds: float = SETTLE_SECONDS) -> None:
+        """To be called where the process ends: what waits in memory is recorded now or never.
+
+        seconds: to wait for the index lock, since nothing else is held up any more. Only the first call waits.
+        """
+        process = self.process
+        if not process.waiting or process.inside == get_ident() or process.patient_until:
+            return
+        process.patient_until = time.monotonic() + seconds
+        process.pauses.end()
+        process.in_slow_path(self._empty_memory)
+        process.redo_postponed()
+
+    def _empty_memory(self, most: int | None = None) -> None:
+        """Find the series in memory their cells, the first so many of them. Those that find none stay there."""
+        process = self.process
+        process.retry_at = self._clock() + RETRY_INTERVAL
+        waiting = process.waiting
+        if not waiting or not self._ready() or self._index is None:
+            return
+        tried = waiting[:most]
+        if not self._place_all(self._index, tried) and most is not None:
+            return
+        for series in tried:
+            if self._is_due(series):
+                self._bind(series)  # more may come to wait: live gauges for which a new generation has no room
+        process.waiting = [series for series in tried if series.where[0] is process.memory.row] + waiting[len(tried) :]
+        if not process.waiting:
+            process.memory.clear()
+
+    def _is_due(self, series: BoundSeries) -> bool:
+        """Whether a series that waits may find its cells: it is known, or the index may be appended to."""
+        index = self._index
+        if index is None or self.process.pauses.is_over(INDEX):
+            return True
+        return index.find(series.family, series.values) is not None
+
+    def _place_all(self, index: SeriesIndex, waiting: list[BoundSeries]) -> bool:
+        """Append the series to the index in one use of its lock, for which this process may have to wait."""
+        if not self.process.pauses.is_over(INDEX):
+            return False
+        try:
+            self._file.place_all(index, ((series.family, series.values) for series in waiting), self._lock_wait())
+        except Moved:
+            return True  # binding the first of them finds that out
+        except (OSError, ValueError, JobmetricsError) as error:
+            self._failed(INDEX, error)
+            return False
+        self._placed(index)
+        return True
 
     # ---------------------------------------------------------------- journal
 

@@ -22,6 +22,7 @@ from jobmetrics import recorder
 from jobmetrics.context import Execution
 from jobmetrics.events import FAILURE, RETRY, REVOKED, STATUSES, SUCCESS, Ended, Started
 from jobmetrics.guard import guarded
+from jobmetrics.registry.index import LOCK_WAIT
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.rq.ending import Killed, Performing, abandoned_name, report_lost
 from jobmetrics.rq.jobs import SYSTEM
@@ -82,9 +83,10 @@ class Forked(Performing):
             self._page.text[: len(text)] = text
         if getppid() == self._worker:
             words[_STATE] = _TOLD  # last: a kill leaves no half message
-            self._record.writer.flush()
         else:
             self._record_alone()
+        self._record.writer.flush()
+        self._record.writer.settle(LOCK_WAIT)  # it leaves by os._exit
 
     def _record_alone(self) -> None:
         """The worker is dead: count the end here, unless somebody has found the job abandoned and counted it."""

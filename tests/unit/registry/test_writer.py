@@ -16,7 +16,7 @@ from jobmetrics.registry.index import Contended
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.locks import try_lock
 from jobmetrics.registry.memory import CAPACITY
-from jobmetrics.registry.pausing import FIRST_PAUSE, LONGEST_PAUSE
+from jobmetrics.registry.pausing import FIRST_PAUSE, LOAD, LONGEST_PAUSE
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
@@ -40,8 +40,7 @@ def counted(registry_dir: Path) -> dict[tuple[str, ...], float]:
 @pytest.fixture
 def held_index(registry_dir: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> int:
     """The index's lock, held by somebody else until this descriptor is closed."""
-    for module in (holding, writers):
-        monkeypatch.setattr(module, "LOCK_WAIT", 0.0)
+    monkeypatch.setattr(holding, "LOCK_WAIT", 0.0)
     counter(writer, "first").inc()
     fd = os.open(registry_dir / "index", os.O_RDWR)
     assert try_lock(fd)
@@ -177,10 +176,22 @@ def test_what_waited_in_memory_is_counted_once_the_lock_is_free(
     assert counted(registry_dir) == {("first",): 1.0, ("a",): 8.0}
 
 
-def test_what_waited_in_memory_is_counted_at_the_jobs_end(registry_dir: Path, writer: Writer, held_index: int) -> None:
+def test_what_waited_in_memory_is_counted_at_the_end_of_a_job_of_a_second(
+    registry_dir: Path, writer: Writer, clock: FakeClock, held_index: int
+) -> None:
     counter(writer).inc(5.0)
     os.close(held_index)
+    clock.advance(FIRST_PAUSE)
     writer.flush()
+    assert counted(registry_dir)["a",] == 5.0
+
+
+def test_what_waited_in_memory_is_counted_where_the_process_ends(
+    registry_dir: Path, writer: Writer, held_index: int
+) -> None:
+    counter(writer).inc(5.0)
+    os.close(held_index)
+    writer.settle()
     assert counted(registry_dir)["a",] == 5.0
 
 
@@ -206,11 +217,12 @@ def test_series_already_placed_is_not_delayed_by_a_held_lock(
     assert counted(registry_dir) == {("first",): 2.0}
 
 
-def test_lock_is_waited_for_once(writer: Writer, held_index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_is_waited_for_once(
+    writer: Writer, clock: FakeClock, held_index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float] = []
     place = writer._file.place
-    for module in (holding, writers):
-        monkeypatch.setattr(module, "LOCK_WAIT", 0.05)
+    monkeypatch.setattr(holding, "LOCK_WAIT", 0.05)
 
     def spy(index: object, family: object, values: object, wait: float) -> object:
         waits.append(wait)
@@ -218,6 +230,8 @@ def test_lock_is_waited_for_once(writer: Writer, held_index: int, monkeypatch: p
 
     monkeypatch.setattr(writer._file, "place", spy)
     counter(writer, "a").inc()
+    counter(writer, "waits for the first one's next try").inc()
+    clock.advance(FIRST_PAUSE)
     counter(writer, "b").inc()
     os.close(held_index)
     assert waits == [0.05, 0.0]
@@ -271,8 +285,9 @@ def test_pause_doubles_up_to_its_longest(writer: Writer, unusable: Path, clock: 
     pauses = []
     for number in range(10):
         counter(writer, str(number)).inc()
-        pauses.append(writer._pause._until - clock())
-        clock.now = writer._pause._until
+        seconds, until = writer.process.pauses._known[LOAD]
+        pauses.append(seconds)
+        clock.now = until
     assert pauses[:4] == [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4, FIRST_PAUSE * 8]
     assert pauses[-1] == LONGEST_PAUSE
 
