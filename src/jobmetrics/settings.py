@@ -35,6 +35,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 # Texts: re compiles and keeps them at their first use, which most workers never come to.
 _METRIC_PATTERN = r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z"
+_MAX_NAMES = 100  # of default directories that other users hold
 _NAMESPACE = r"[a-zA-Z][a-zA-Z0-9_]*\Z"
 _APP = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z"
 _LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
@@ -43,11 +44,22 @@ _LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
 def default_dir(app: str = "") -> str:
     """The registry directory when none is set: one per user and application, the same for workers and exporter.
 
-    Never under XDG_RUNTIME_DIR, which a login has and a service has not.
+    Never under XDG_RUNTIME_DIR, which a login has and a service has not. Where another user holds the name, the next
+    of ~2, ~3, ... is taken, and kept once it is there.
     """
     uid = os.getuid() if hasattr(os, "getuid") else 0
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108 - shared memory is the point
-    return os.path.join(base, f"jobmetrics-{uid}-{app}" if app else f"jobmetrics-{uid}")
+    path = os.path.join(base, f"jobmetrics-{uid}-{app}" if app else f"jobmetrics-{uid}")
+    missing = ""
+    for name in (path, *(f"{path}~{number}" for number in range(2, _MAX_NAMES))):
+        try:
+            if os.lstat(name).st_uid == (os.geteuid() if hasattr(os, "geteuid") else 0):
+                return name
+        except OSError:
+            missing = missing or name
+            if name != path:
+                break
+    return missing or path
 
 
 def _text(value: Any) -> str:

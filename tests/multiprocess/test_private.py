@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobmetrics import settings
 from jobmetrics.errors import DirectoryRefused, RegistryError
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.snapshot import SnapshotReader
 from tests import readings
 from tests.multiprocess.places import ALICE, BOB, CAROL, OTHERS, TEAM, become, need_root, open_place
-from tests.multiprocess.support import Worker, child, children, in_child, names, record, serve, slot_files, workers
+from tests.multiprocess.support import (
+    Worker,
+    child,
+    children,
+    in_child,
+    in_order,
+    names,
+    record,
+    serve,
+    slot_files,
+    workers,
+)
 
 UMASKS = [0o000, 0o002, 0o022, 0o027, 0o077, 0o177, 0o277, 0o777]
 
@@ -235,6 +248,27 @@ def test_another_members_directory_is_read_in_the_name_of_the_group(place: Path)
     assert "dir_group" in told(path, BOB, BOB, TEAM)
     assert "dir_group" in told(path, BOB, BOB, TEAM, OTHERS, group=OTHERS)
     assert told(path, BOB, BOB, TEAM, group=TEAM) == ""
+
+
+def test_a_default_directory_that_another_user_made_first_is_passed_over(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker and exporter take the same one instead."""
+    place.chmod(0o1777)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as where there is no /dev/shm
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    default = place / f"jobmetrics-{ALICE}"
+    in_child(in_order(lambda: become(BOB), lambda: default.mkdir(mode=0o755)))
+
+    def run() -> None:
+        become(ALICE)
+        Worker(Path(settings.load({}).dir)).hit("all")
+        assert total(Path(settings.load({}).dir)) == 1.0
+
+    in_child(run)
+    assert names(default) == []
+    assert names(Path(f"{default}~2")) == ["index", "slot-00000"]
+    assert Path(f"{default}~2").stat().st_uid == ALICE
 
 
 def test_leave_to_read_is_no_leave_to_record(place: Path) -> None:

@@ -116,6 +116,12 @@ MUTATIONS = [
         "test_many_slots.py::test_a_sparse_slot_of_64_gigabytes_costs_no_memory",
     ),
     Mutation(
+        "held_default",
+        "a default directory that another user holds is passed over",
+        "test_private.py::test_a_default_directory_that_another_user_made_first_is_passed_over",
+        needs_root=True,
+    ),
+    Mutation(
         "irregular_histogram",
         "a histogram whose sum can fall is of no type",
         "unit/test_exporter_exposition.py::test_a_histogram_whose_sum_can_fall_is_of_no_type",

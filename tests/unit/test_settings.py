@@ -6,6 +6,7 @@ import os
 import pwd
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -429,6 +430,51 @@ def test_default_dir_is_in_shared_memory_and_the_users_own(monkeypatch: pytest.M
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/shm")
     monkeypatch.setattr(os, "getuid", lambda: 1234)
     assert settings.default_dir() == "/dev/shm/jobmetrics-1234"
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A user's default directory, below a folder of the test."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    return tmp_path / f"jobmetrics-{os.getuid()}"
+
+
+def hold(path: Path, monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
+    """Let a path be another user's, as far as lstat shows."""
+    path.mkdir()
+    real = os.lstat
+
+    def lstat(name: str) -> Any:
+        found = real(name)
+        return SimpleNamespace(st_uid=owner) if str(name) == str(path) else found
+
+    monkeypatch.setattr(os, "lstat", lstat)
+
+
+def test_default_dir_that_another_user_holds_is_passed_over(monkeypatch: pytest.MonkeyPatch, taken: Path) -> None:
+    """By workers and exporter alike, and by those that start once the other one is gone."""
+    assert settings.default_dir() == str(taken)
+    with monkeypatch.context() as other:
+        hold(taken, other, os.geteuid() + 1)
+        assert settings.default_dir() == f"{taken}~2"
+        assert load({"JOBMETRICS_APP": "shop"}).dir == f"{taken}-shop"
+        hold(Path(f"{taken}~2"), other, os.geteuid() + 1)
+        assert settings.default_dir() == f"{taken}~3"
+        Path(f"{taken}~3").mkdir()
+        assert settings.default_dir() == f"{taken}~3"
+    taken.rmdir()
+    Path(f"{taken}~2").rmdir()
+    assert settings.default_dir() == str(taken)
+    Path(f"{taken}~2").mkdir()
+    assert settings.default_dir() == f"{taken}~2", "what is recorded into already"
+    taken.mkdir()
+    assert settings.default_dir() == str(taken)
+
+
+def test_default_dir_whose_names_are_all_held_is_refused_later(monkeypatch: pytest.MonkeyPatch, taken: Path) -> None:
+    monkeypatch.setattr(os, "lstat", lambda _: SimpleNamespace(st_uid=os.geteuid() + 1))
+    assert settings.default_dir() == str(taken)
 
 
 def test_application_has_a_default_dir_of_its_own() -> None:

@@ -84,6 +84,12 @@ def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Fin
 def directory(settings: Settings) -> Iterator[Finding]:
     """The registry directory: where it is, who may use it, and what it holds."""
     path = settings.dir
+    held, number, _ = path.rpartition("~")
+    if number and path == default_dir(settings.app):
+        yield Finding(
+            NOTE, f"another user holds {held}; workers and exporter of this user take {path} instead",
+            "set JOBMETRICS_DIR to a directory that only they can make",
+        )  # fmt: skip
     try:
         found = Directory(path, settings.dir_group, settings.dir_owner)
         info = found.check()
