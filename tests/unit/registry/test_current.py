@@ -39,7 +39,7 @@ BAD_LINES = ["max_series = inf", "dir = 5", "nonsense", "buckets = {x = [1, 1" +
 def default_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Where recording goes without any setting, for this test."""
     path = str(tmp_path / "default")
-    monkeypatch.setattr(settings, "default_dir", lambda: path)
+    monkeypatch.setattr(settings, "default_dir", lambda app="": path)
     monkeypatch.setattr(settings.Settings.__dataclass_fields__["dir"], "default_factory", lambda: path)
     return path
 
