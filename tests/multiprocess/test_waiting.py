@@ -65,6 +65,21 @@ class Parent(Worker):
             self.clock.now += 10.0
             self.hit(f"{n}")
 
+    def fork_and_end(self, times: int) -> None:
+        """As `fork_and_hit`, with a histogram of two, and their ends as Python's own are."""
+
+        def run() -> None:
+            self.hit("of its own")
+            self.measure(1.0, "of its own")
+            self.measure(2.0, "of its own")
+            atexit._run_exitfuncs()
+
+        for _ in range(times):
+            pid = os.fork()
+            if pid == 0:
+                run_and_exit(run)
+            assert os.waitpid(pid, 0)[1] == 0
+
     def fork_and_hit(self, times: int) -> None:
         for _ in range(times):
             pid = os.fork()
@@ -88,6 +103,20 @@ def test_children_of_a_process_that_found_no_room_use_the_free_slot(disk: Path) 
         parent.ask("fork_and_hit", CHILDREN)
         parent.leave()
     assert readings.values(path, "hits_total")["all",] == CHILDREN + 2.0
+
+
+def test_what_children_lose_to_a_full_disk_is_counted_by_their_parent(disk: Path) -> None:
+    path = disk / "registry"
+    with child(lambda pipe: serve(Parent(path), pipe)) as parent:
+        parent.ask("job")
+        filler = fill(disk)
+        parent.ask("fork_and_end", CHILDREN)
+        filler.unlink()
+        parent.ask("later")
+        parent.ask("job")
+        parent.leave()
+    dropped = readings.values(path, "jobmetrics_dropped_updates_total")
+    assert dropped == {("disk full", "__other__"): 3.0 * CHILDREN}
 
 
 def test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk(disk: Path) -> None:

@@ -224,6 +224,12 @@ MUTATIONS = [
         needs_root=True,
     ),
     Mutation(
+        "lost_with_child",
+        "what ends with a forked child is counted by its parent",
+        "test_waiting.py::test_what_children_lose_to_a_full_disk_is_counted_by_their_parent",
+        needs_root=True,
+    ),
+    Mutation(
         "smaller_slot",
         "on a full disk a lease takes a slot as large as it is",
         "test_waiting.py::test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk",

@@ -1,6 +1,6 @@
 """Numbers that a process shares with the children it forks, in memory, without a file.
 
-They are hints: each may be out of date, and nothing but time is lost then.
+All but `lost` are hints: each may be out of date, and nothing but time is lost then.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 
 _LEASED_LAST, _CHILDREN_RECORD, _INDEX_LENGTH = range(3)
+_LOST = {"disk full": 3, "process ended": 4}  # by reason
 
 
 class SharedHints:
@@ -38,6 +39,18 @@ class SharedHints:
 
     def appended(self, index_length: int) -> None:
         self._words[_INDEX_LENGTH] = max(self._words[_INDEX_LENGTH], index_length)
+
+    def lost(self, reason: str, updates: int) -> None:
+        """This process ends with so many updates in its memory. Two that end in the same instant may count as one."""
+        self._words[_LOST[reason]] += updates
+
+    def take_lost(self) -> dict[str, int]:
+        """Updates that ended with their processes, by reason, since any of the processes took them."""
+        taken = {}
+        for reason, word in _LOST.items():
+            if self._words[word]:
+                taken[reason], self._words[word] = self._words[word], 0
+        return taken
 
     def new_index(self) -> None:
         self._words[_INDEX_LENGTH] = 0

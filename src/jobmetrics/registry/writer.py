@@ -17,7 +17,7 @@ from math import inf, isnan
 from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import GAUGE, JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
+from jobmetrics.families import GAUGE, HISTOGRAM, JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
 from jobmetrics.registry import descriptors, exits, forks, zeros
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import SAFE_FLAGS
@@ -238,6 +238,9 @@ class Writer(Holding):
     def take_dropped_updates(self) -> dict[tuple[str, str], int]:
         """Updates that were not recorded, by reason and metric, since the last call."""
         taken, self.process.dropped_updates = self.process.dropped_updates, {}
+        if self.process.slot is not None:  # or they would end with this process too
+            for reason, count in self._shared.take_lost().items():
+                taken[reason, OVERFLOW] = taken.get((reason, OVERFLOW), 0) + count
         return taken
 
     def take_dropped_series(self) -> int:
@@ -337,6 +340,9 @@ class Writer(Holding):
         process.pauses.end()
         process.in_slow_path(self._empty_memory)
         process.redo_postponed()
+        if process.waiting:
+            lost = sum(_updates(series) for series in process.waiting)
+            self._shared.lost("disk full" if process.disk_full else "process ended", lost)
 
     def _empty_memory(self, most: int | None = None) -> None:
         """Find the series in memory their cells, the first so many of them. Those that find none stay there."""
@@ -422,6 +428,13 @@ class Writer(Holding):
             return journals.find(self.directory, execution)
         except OSError:
             return []
+
+
+def _updates(series: BoundSeries) -> int:
+    """Updates that a series in memory has at least: a histogram's are known, any other's count as one."""
+    (row, first), family = series.where, series.family
+    cells = row.cells[first : first + family.width]
+    return int(sum(cells[:-1])) if family.type == HISTOGRAM else int(any(cells))
 
 
 def _nothing(_: float) -> None:
