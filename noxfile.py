@@ -42,6 +42,14 @@ def rq(session: nox.Session, version: str) -> None:
     session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *RQ_TESTS, *session.posargs)
 
 
+@nox.session(name="rq-suite")
+@each("rq-suite", RQ_VERSIONS)
+def rq_suite(session: nox.Session, version: str) -> None:
+    """RQ's own tests, bare and with our worker classes in the place of its own: the results must be equal."""
+    session.install("-e", ".[rq,exporter]", f"rq=={version}.*", *TOOLS)
+    session.run("python", "tests/upstream/rq_suite.py", *session.posargs)
+
+
 CELERY_VERSIONS = ("5.3", "5.5", "5.6", "5.7")
 CELERY_TESTS = (
     "tests/unit/celery",

@@ -1,0 +1,211 @@
+"""RQ's own tests on the installed RQ, bare and with our worker classes in the place of its own: equal results.
+
+    python tests/upstream/rq_suite.py [test files such as tests/test_worker.py]
+
+The tests come from the source distribution of the installed version, by pip, and are not kept. They ask for Redis at
+its default port. Where the system permits it (`unshare -rn`), they run in a network of their own; elsewhere that port
+of this machine must be free. With `-p rq_suite` this file is also the pytest plugin that puts our classes in place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+from redis import Redis
+
+PORT = 6379
+ATTEMPTS = 3  # some tests depend on time: a difference counts when it shows in each run
+TEST_SECONDS = 60
+LEAVE_SECONDS = 5  # from the report to the end of pytest, which waits for workers that a failed test left behind
+PLUGIN = ("-p", "rq_suite")
+SUITE, OWN_NETWORK = "RQ_SUITE_DIRECTORY", "RQ_SUITE_OWN_NETWORK"
+
+Results = dict[str, str]
+
+
+def pytest_configure() -> None:
+    """As a plugin: our classes take the place of RQ's, wherever RQ names them."""
+    import rq.worker
+
+    import jobmetrics.rq
+
+    for name in ("rq.cli", "rq.cli.helpers", "rq.scheduler", "rq.worker_pool"):
+        importlib.import_module(name)
+    for name in ("HerokuWorker", "RoundRobinWorker", "RandomWorker"):
+        jobmetrics.rq.instrument(getattr(rq.worker, name))
+    names = [name for name in ("Worker", "SimpleWorker", "SpawnWorker") if hasattr(jobmetrics.rq, name)]
+    ours = {getattr(rq.worker, name): getattr(jobmetrics.rq, name) for name in names}
+    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "rq"]:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, type) and value in ours:
+                setattr(module, name, ours[value])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fetch the suite and run it twice; the exit code: 1 when results differ, 2 when it cannot run here."""
+    if SUITE in os.environ:
+        if OWN_NETWORK in os.environ:
+            _bring_up_loopback()
+        with _redis():
+            return compare(Path(os.environ[SUITE]), arguments)
+    own_network = ["unshare", "-rn"] if _may_unshare() else []
+    if not own_network and _is_answering():
+        print(f"rq_suite: port {PORT} is in use and `unshare -rn` is not permitted; stop what listens there")
+        return 2
+    with tempfile.TemporaryDirectory() as made:
+        environment = {**os.environ, SUITE: made, **({OWN_NETWORK: "1"} if own_network else {})}
+        if not _fetch(Path(made)):
+            print("rq_suite: pip cannot fetch the source distribution of the installed RQ")
+            return 2
+        command = [*own_network, sys.executable, __file__, *arguments]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+
+def compare(suite: Path, arguments: Sequence[str]) -> int:
+    """Run the suite bare and with our classes; 1 when a result differs."""
+    bare, ours = _run(suite, (), arguments), _run(suite, PLUGIN, arguments)
+    print(f"RQ {version('rq')}: bare {_summary(bare)}; ours {_summary(ours)}", flush=True)
+    if not bare or not _recorded(suite):
+        print("rq_suite: no test ran, or nothing was recorded")
+        return 1
+    differing = _differing(bare, ours)
+    for _ in range(ATTEMPTS - 1):
+        if not differing:
+            break
+        print(f"again, for what differed: {', '.join(sorted(differing))}", flush=True)
+        files = sorted({"/".join(name.split("::")[0].split(".")[:2]) + ".py" for name in differing})
+        bare, ours = _run(suite, (), files), _run(suite, PLUGIN, files)
+        differing &= _differing(bare, ours)
+    for name in sorted(differing):
+        print(f"differs: {name}: bare {bare.get(name, 'absent')}, ours {ours.get(name, 'absent')}")
+    return 1 if differing else 0
+
+
+def _fetch(suite: Path) -> bool:
+    with tempfile.TemporaryDirectory() as made:
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
+        source = ["--no-deps", "--no-binary", ":all:", "--dest", made, f"rq=={version('rq')}"]
+        if subprocess.run([*pip, *source], check=False).returncode:
+            return False
+        (archive,) = Path(made).glob("rq-*.tar.gz")
+        with tarfile.open(archive) as file:
+            file.extractall(made, filter="data")
+        (tests,) = Path(made).glob("rq-*/tests")
+        shutil.copytree(tests, suite / "tests")
+        return True
+
+
+def _run(suite: Path, plugin: Sequence[str], arguments: Sequence[str]) -> Results:
+    """One run of the suite: outcome by test."""
+    report = suite / "report.xml"
+    report.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent),
+        "JOBMETRICS_DIR": str(suite / "registry"),
+        "JOBMETRICS_PROPAGATE_ERRORS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-W", "ignore"]
+    command.append("--continue-on-collection-errors")  # old releases import what is not installed
+    options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *plugin, *(arguments or ["tests"])]
+    Redis(port=PORT).flushall()
+    _run_to_report([*command, *options], suite, environment, report)
+    if not report.exists():
+        return {}
+    found: Results = {}
+    for case in ET.parse(report).iter("testcase"):
+        outcome = next((child.tag for child in case if child.tag in {"failure", "error", "skipped"}), "passed")
+        found[f"{case.get('classname')}::{case.get('name')}"] = outcome
+    return found
+
+
+def _run_to_report(command: Sequence[str], suite: Path, environment: dict[str, str], report: Path) -> None:
+    """Run pytest until it ends, or for a moment after its report; then end what it started."""
+    started = psutil.Popen(command, cwd=suite, env=environment)
+    leave_at = None
+    while started.poll() is None and (leave_at is None or time.monotonic() < leave_at):
+        if leave_at is None and report.exists():
+            leave_at = time.monotonic() + LEAVE_SECONDS
+        time.sleep(0.1)
+    left = [process for process in psutil.process_iter() if _is_of(process, suite)]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=LEAVE_SECONDS)
+
+
+def _is_of(process: psutil.Process, suite: Path) -> bool:
+    """Whether a process runs in the suite's directory, as do all that its tests start."""
+    try:
+        return process.cwd() == str(suite)
+    except psutil.Error:
+        return False
+
+
+def _differing(bare: Results, ours: Results) -> set[str]:
+    return {name for name in bare.keys() | ours.keys() if bare.get(name) != ours.get(name)}
+
+
+def _summary(results: Results) -> str:
+    outcomes = list(results.values())
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
+
+
+def _recorded(suite: Path) -> bool:
+    """Whether our classes were in place: jobs were counted."""
+    command = [sys.executable, "-m", "jobmetrics", "dump", "--dir", str(suite / "registry")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return any(line.startswith("jobs_total{") for line in shown.splitlines())
+
+
+def _may_unshare() -> bool:
+    program = shutil.which("unshare")
+    return program is not None and not subprocess.run([program, "-rn", "true"], check=False).returncode
+
+
+def _bring_up_loopback() -> None:
+    flags, set_flags = 0x1 | 0x40, 0x8914  # IFF_UP | IFF_RUNNING, SIOCSIFFLAGS: netdevice(7)
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, set_flags, struct.pack("16sH14x", b"lo", flags))
+
+
+def _is_answering() -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", PORT)) == 0
+
+
+@contextmanager
+def _redis() -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as made:
+        command = ["redis-server", "--port", str(PORT), "--bind", "127.0.0.1", "--save", "", "--dir", made]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            while not _is_answering():
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("rq_suite: redis-server did not start")
+                time.sleep(0.05)
+            yield
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

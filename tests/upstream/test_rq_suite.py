@@ -1,0 +1,23 @@
+"""RQ's own tests with our worker classes in the place of its own, on the installed RQ; other versions are nox's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+
+DRIVER = Path(__file__).with_name("rq_suite.py")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)  # it runs the suite twice
+def test_rqs_own_tests_have_the_same_results_as_without_us() -> None:
+    servers.program("redis-server")
+    ran = subprocess.run([sys.executable, str(DRIVER)], capture_output=True, text=True, check=False)
+    if ran.returncode == 2:
+        servers.unavailable(ran.stdout[-500:])
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
