@@ -117,6 +117,7 @@ def _run(suite: Path, plugin: Sequence[str], arguments: Sequence[str]) -> Result
     report.unlink(missing_ok=True)
     environment = {
         **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": str(Path(__file__).parent),
         "JOBMETRICS_DIR": str(suite / "registry"),
         "JOBMETRICS_PROPAGATE_ERRORS": "1",
