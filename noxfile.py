@@ -42,9 +42,9 @@ def rq(session: nox.Session, version: str) -> None:
     session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *RQ_TESTS, *session.posargs)
 
 
-@nox.session(name="rq-suite")
+@nox.session
 @each("rq-suite", RQ_VERSIONS)
-def rq_suite(session: nox.Session, version: str) -> None:
+def upstream_rq(session: nox.Session, version: str) -> None:
     """RQ's own tests, bare and with our worker classes in the place of its own: the results must be equal."""
     session.install("-e", ".[rq,exporter]", f"rq=={version}.*", *TOOLS)
     session.run("python", "tests/upstream/rq_suite.py", *session.posargs)
