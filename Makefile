@@ -11,7 +11,7 @@ CHECKED += $(shell $(PYTHON) -c 'import sys; print("dashboards" if sys.version_i
 # Many tests wait for processes, so there are more of them at a time than processors.
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 PYTEST = $(BIN)/python -m pytest $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
-PARALLEL := -n $(WORKERS) --dist loadgroup
+PARALLEL := -n $(WORKERS)
 # Heavy repetitions are made as small as fits into so many seconds.
 LONG_SECONDS ?= 180
 # What is done side by side prints what it has to say when it ends, where make can do that.

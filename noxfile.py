@@ -14,7 +14,7 @@ nox.options.reuse_venv = "yes"  # pip installs what has changed
 TOOLS = ("hypothesis", "psutil", "pytest>=8.2", "pytest-timeout", "pytest-xdist")
 
 # Most tests wait for workers, so there are two at a time whatever else runs.
-PYTEST = ("python", "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-m", "not (long or serial)")
+PYTEST = ("python", "-m", "pytest", "-n", "2", "-m", "not (long or serial)")
 
 
 def each(system: str, versions: tuple[str, ...]) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import re
 import signal
 import sys
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -27,7 +29,8 @@ _MARK = "STARTED_BY_TEST"
 # A process that has been told to end gets this long to be gone.
 _GRACE_SECONDS = 2.0
 
-_UNIT = Path(__file__).parent / "unit"
+_HERE = Path(__file__).parent
+_UNIT = _HERE / "unit"
 
 
 def pytest_configure() -> None:
@@ -36,18 +39,27 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --dist loadgroup, tests that share a module's fixture, or RabbitMQ, run in one process."""
-    if not getattr(config.option, "loadgroup", False):
-        return
-    for item in items:
-        if isinstance(item, pytest.Function):
-            definitions = item._fixtureinfo.name2fixturedefs.values()
-            if "_shared_rabbitmq" in item.fixturenames or item.get_closest_marker("rabbitmq"):
-                item.add_marker(pytest.mark.xdist_group("rabbitmq"))
-            elif any(found[-1].scope in {"module", "package"} for found in definitions):
-                item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(config.rootpath))))
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process a test at a time, but to one what shares a module's fixture or RabbitMQ: it is made once.
+
+    Marks for groups, which pytest-xdist has for this, do nothing with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid.partition("::")[0]) or nodeid
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def _group(file: str) -> str | None:
+    text = (_HERE.parent / file).read_text()
+    if re.search(r"\brabbitmq_url\b|_shared_rabbitmq", text):
+        return "rabbitmq"
+    return file if 'scope="module"' in text else None
 
 
 @pytest.fixture(autouse=True)

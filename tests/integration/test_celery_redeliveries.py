@@ -19,7 +19,7 @@ from tests.integration.celery_workers import TASKS, Worker, running
 from tests.readings import active, until, values
 from tests.servers import RabbitMQServer, RedisServer
 
-pytestmark = [pytest.mark.full, pytest.mark.rabbitmq]
+pytestmark = pytest.mark.full
 
 REDIS, RABBITMQ = "redis", "rabbitmq"
 LOST, SUCCESS, RETRY = ("hold", "failure"), ("hold", "success"), ("hold", "retry")

@@ -64,7 +64,8 @@ def hammer(path: Path, times: int) -> None:
     assert list(said["threads_sized"].buckets) == [0.0, float(THREADS * times), 0.0]
     assert said["threads_sized"].sum == 1.5 * THREADS * times
     assert said["threads_level"].value == 7.0
-    assert said["threads_highest"].value == THREADS * times - 1
+    # What the thread that was last has set: each one's last value is among the last THREADS.
+    assert THREADS * (times - 1) <= said["threads_highest"].value < THREADS * times
 
 
 @sizes("times", 20_000, 500_000)
