@@ -42,8 +42,8 @@ test: checks servers ## lint, types, layers and all tests but those of make test
 	$(PYTEST) $(PARALLEL)
 
 test-all: setup servers ## everything that make test leaves out: other versions and pools, mutations, repetitions
-	@$(TOGETHER) --keep-going -j2 test-full $(LANES:%=lane-%)
-	@$(TOGETHER) test-serial
+	@status=0; $(TOGETHER) --keep-going -j2 test-full $(LANES:%=lane-%) || status=1; \
+	$(TOGETHER) test-serial || status=1; exit $$status
 
 test-full: setup servers # but what measures the machine
 	LONG_SECONDS=$(LONG_SECONDS) NAMED_TESTS_RUN=1 $(PYTEST) $(PARALLEL) -m "(full or long) and not serial"
