@@ -869,6 +869,20 @@ def test_counter_that_is_reset_begins_at_0_again(registry_dir: Path) -> None:
     assert value(registry_dir, "c_total") == 0.5
 
 
+def test_reset_outlives_its_process_and_counts_go_on_under_the_slots_next_owner(registry_dir: Path) -> None:
+    counter = Counter("c", "")
+    for amount in (5, 2):
+        child = os.fork()
+        if child == 0:
+            counter.inc(amount)
+            if amount == 5:
+                counter.reset()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    assert len(list(registry_dir.glob("slot-*"))) == 1
+    assert value(registry_dir, "c_total") == 2.0
+
+
 def test_many_resets_and_removals_take_no_more_room_than_one(registry_dir: Path) -> None:
     counter, labelled = Counter("c", ""), Counter("d", "", ["user"])
     sizes = set()

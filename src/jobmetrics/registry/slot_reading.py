@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobmetrics.errors import Damaged
-from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
+from jobmetrics.families import COUNTER, ERASED, GAUGE, HISTOGRAM, SUM
 from jobmetrics.registry import journal, layout
 from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import Directory, slot_name
@@ -30,15 +30,26 @@ class Columns:
         self._rising = np.zeros(self.count, bool)  # counters and bucket counts: never negative, never lower
         self._whole = np.zeros(self.count, bool)  # bucket counts
         self._unknown = np.zeros(self.count, bool)  # gauges: NaN is a value there
+        self._single = np.zeros(self.count, bool)  # of one file: nothing is added to them
         for (number, _), place in index.series.items():
             family = index.families[number]
             if family.type == COUNTER:
                 self._rising[place.first] = True
             elif family.type == GAUGE:
                 self._unknown[place.first : place.first + place.width] = True
+                if family.mode == ERASED:  # when, in its last two cells
+                    self._single[place.first + place.width - 2 : place.first + place.width] = True
+                elif family.mode != SUM:
+                    self._single[place.first : place.first + place.width] = True
             elif family.type == HISTOGRAM:
                 buckets = slice(place.first, place.first + place.width - 1)
                 self._rising[buckets] = self._whole[buckets] = True
+
+    def added_up(self, row: Cells) -> Cells:
+        """What of a row goes on counting when another file takes the name of its file."""
+        kept = row.copy()
+        kept[: self.count][self._single[: len(kept)]] = 0.0
+        return kept
 
     def impossible(self, row: Cells, last: Cells) -> NDArray[np.intp]:
         """Which of a row's cells cannot be, given the last good row of the same file. Looks at changes only."""
@@ -131,7 +142,7 @@ class SlotFile:
         if header.identity != index.identity:
             return self.last()
         row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset).copy()
-        self._settle_replacement(row, header.serial)
+        self._settle_replacement(row, header.serial, columns)
         bad = columns.impossible(row, self._row)
         problem = None
         if len(bad):
@@ -164,10 +175,10 @@ class SlotFile:
             self._fd, self._inode = fd, os.fstat(fd).st_ino
         return self._fd
 
-    def _settle_replacement(self, row: Cells, serial: bytes) -> None:
+    def _settle_replacement(self, row: Cells, serial: bytes, columns: Columns) -> None:
         """Another file may bear the name: a copy goes on where the old one was, a new one begins anew."""
         if serial != self._serial:
-            self._retired = self._total()
+            self._retired = columns.added_up(self._total())
             self._row = np.zeros(0)
             self._serial = serial
         elif len(row) < len(self._row):

@@ -438,6 +438,18 @@ def test_slot_that_was_replaced_counts_on_top(registry_dir: Path, reader: Snapsh
     assert value(reader, "c_total", "a") == 15.0
 
 
+@pytest.mark.parametrize("mode", [LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER])
+def test_gauge_of_a_slot_that_was_replaced_is_not_added(
+    registry_dir: Path, reader: SnapshotReader, worker: Worker, mode: str
+) -> None:
+    family = Family("x", "gauge", "", (), mode)
+    BoundGauge(worker(), family, ()).set(5.0)
+    assert value(reader, "x") == 5.0
+    (registry_dir / "slot-00000").unlink()
+    BoundGauge(worker(), family, ()).set(4.0)
+    assert value(reader, "x") == 4.0
+
+
 @pytest.mark.usefixtures("two_slots")
 def test_damaged_slot_that_a_new_reader_meets_costs_itself_alone(registry_dir: Path) -> None:
     overwrite(registry_dir / "slot-00000", 0, b"x")
