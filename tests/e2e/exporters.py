@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -138,9 +138,15 @@ class Exporter:
 
 @contextlib.contextmanager
 def running(
-    directory: Path, log: Path, *options: str, listen: str = "127.0.0.1:0", **variables: str
+    directory: Path,
+    log: Path,
+    *options: str,
+    listen: str = "127.0.0.1:0",
+    under: Sequence[str] = (),
+    **variables: str,
 ) -> Iterator[Exporter]:
-    command = [*COMMAND, "exporter", "--listen", listen, "--dir", str(directory), "--refresh", "0.1", *options]
+    """under: a command that runs it."""
+    command = [*under, *COMMAND, "exporter", "--listen", listen, "--dir", str(directory), "--refresh", "0.1", *options]
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env={**os.environ, **variables}, stdout=output, stderr=subprocess.STDOUT, text=True

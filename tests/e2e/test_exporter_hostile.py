@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import servers
 from tests.e2e.certificates import Authority
 from tests.e2e.exporters import LIMIT, Exporter, recording, running
+from tests.multiprocess.support import workers
 from tests.readings import until
 
 pytestmark = [pytest.mark.full, pytest.mark.serial]  # seconds and megabytes
@@ -132,6 +134,27 @@ def test_connections_beyond_the_cap_push_out_those_that_wait_longest(
             clients.enter_context(socket.create_connection(exporter.address, timeout=LIMIT))
         scrape_in_time(exporter)
         assert process.num_fds() < 700
+
+
+def test_idle_connections_leave_descriptors_for_the_slots(registry_dir: Path, log: Path) -> None:
+    limited = [servers.program("prlimit"), "--nofile=200:200"]
+    with running(registry_dir, log, under=limited) as exporter, contextlib.ExitStack() as clients:
+        scrape_in_time(exporter)
+        for _ in range(195):
+            clients.enter_context(socket.create_connection(exporter.address, timeout=LIMIT))
+        clients.enter_context(workers_that_recorded(registry_dir, 40))
+        for _ in range(2):
+            exposed = exporter.scrape()
+            assert exposed("jobmetrics_slots", state="damaged") == 0
+            assert exposed("jobmetrics_slots", state="live") == 40
+
+
+@contextlib.contextmanager
+def workers_that_recorded(directory: Path, count: int) -> Iterator[None]:
+    with workers(directory, count) as started:
+        for each in started:
+            each.ask("job")
+        yield
 
 
 def test_a_silent_client_on_the_tls_port_does_not_delay_a_scrape_and_is_cut_off(

@@ -11,6 +11,7 @@ import ssl
 import sys
 from asyncio import sslproto
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -22,6 +23,8 @@ from jobmetrics.exporter.connection import MAX_HEAD_BYTES, Allow, Connection, He
 
 _M_ARENA_MAX = -8  # mallopt(3)
 DESCRIPTORS = 8192
+RESERVED_DESCRIPTORS = 128  # for slots, brokers and what the process itself has open; the rest is for connections
+FEWEST_CONNECTIONS = 8
 TLS_BUFFER_BYTES = 16 * 1024
 LAST_REQUEST_SECONDS = 0.7  # what requests under way get at the end
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -58,9 +61,10 @@ def serve(
     tls: the context in force, None for plain HTTP. allow: whether a client with this certificate may talk to us.
     """
     _use_one_heap()
-    _raise_descriptor_limit()
+    descriptors = _raise_descriptor_limit()
     _shrink_tls_buffers()
-    asyncio.run(_serve(application, sockets, ready, ended, tls, allow, limits))
+    most = max(FEWEST_CONNECTIONS, min(limits.connections, descriptors - RESERVED_DESCRIPTORS))
+    asyncio.run(_serve(application, sockets, ready, ended, tls, allow, replace(limits, connections=most)))
 
 
 def _use_one_heap() -> None:
@@ -71,16 +75,19 @@ def _use_one_heap() -> None:
         pass  # another C library
 
 
-def _raise_descriptor_limit() -> None:
-    """Let the process have as many descriptors as it may: one a connection, and one a slot."""
+def _raise_descriptor_limit() -> int:
+    """Let the process have as many descriptors as it may, one a connection and one a slot; how many that is."""
     try:
         import resource  # not on Windows
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    except ImportError:
+        return DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (ImportError, OSError, ValueError):
-        pass  # fewer connections then; the acceptor copes
+    except (OSError, ValueError):
+        return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    return wanted
 
 
 def _shrink_tls_buffers() -> None:
