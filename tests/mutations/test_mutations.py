@@ -197,6 +197,11 @@ MUTATIONS = [
         "unit/test_settings.py::test_application_has_a_default_dir_of_its_own",
     ),
     Mutation(
+        "connections",
+        "connections leave descriptors for the slots",
+        "e2e/test_exporter_hostile.py::test_idle_connections_leave_descriptors_for_the_slots",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",

@@ -75,9 +75,11 @@ class Acceptor:
                     self._make_room()
                     await asyncio.sleep(_PAUSE)
                 continue
-            if len(self._held) >= self._limits.connections and not self._make_room():
-                sock.close()
-                continue
+            if len(self._held) >= self._limits.connections:
+                if not self._make_room():
+                    sock.close()
+                    continue
+                await asyncio.sleep(0)  # which closes the one that made room: a burst takes no descriptor more
             held = Held(self._moved, self._forget)
             self._held[held] = None
             held.task = asyncio.create_task(self._connect(sock, held))
