@@ -566,3 +566,41 @@ def together(all_: list[Child], name: str, *arguments: object) -> None:
         one.send(name, *arguments)
     for one in all_:
         one.answer()
+
+
+@pytest.mark.parametrize("number", [0, 7], ids=["before it", "behind it"])
+def test_a_copy_of_a_slot_is_counted_once(number: int, registry_dir: Path) -> None:
+    """A backup that was put back under another number, say; a worker may lease it and go on there."""
+    with readings.reader(registry_dir) as reader, workers(registry_dir, 2) as (other, one):
+        other.ask("hit", "b", 100.0)
+        one.ask("hit", "a", 3.0)
+        one.ask("measure", 1.5, "a")
+        (original,) = set(slot_files(registry_dir)) - {"slot-00000"}
+        if number == 0:  # a number below the original's
+            other.leave()
+            before = counted(reader)
+            (registry_dir / "slot-00000").unlink()
+            shutil.copy2(registry_dir / original, registry_dir / "slot-00000")
+        else:
+            before = counted(reader)
+            shutil.copy2(registry_dir / original, registry_dir / "slot-00007")
+        assert before == {"a": 3.0, "b": 100.0}
+        for _ in range(2):
+            assert counted(reader) == before
+        one.ask("hit", "a", 2.0)
+        assert counted(reader) == {"a": 5.0, "b": 100.0}
+        record(registry_dir, ("hit", "c", 4.0))
+        assert counted(reader) == {"a": 5.0, "b": 100.0, "c": 4.0}
+        with readings.reader(registry_dir) as anew:
+            assert counted(anew)["a"] == 5.0
+            assert counted(anew)["c"] == 4.0
+
+
+def counted(reader: SnapshotReader) -> dict[str, float]:
+    """How often each one was hit."""
+    return {
+        sample.values[0]: sample.value
+        for family, samples in reader.read().families
+        if family.name == "hits_total"
+        for sample in samples
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +118,11 @@ class SlotFile:
         self._scratch = scratch
         self._keep = keep
 
+    @property
+    def serial(self) -> bytes:
+        """Which formatting the last good row is of, b"" while there is none: a copy of the file has the same."""
+        return self._serial
+
     def close(self) -> None:
         """Close the descriptor."""
         if self._fd is not None:
@@ -203,6 +209,30 @@ class SlotFile:
         if not layout.is_slot_size(size, offset):
             raise Damaged(f"has {size} bytes, which no slot has")
         return data, self._header  # type: ignore[return-value]  # a buffer, read like bytes
+
+
+def without_copies(readings: Sequence[Reading], serials: Sequence[bytes]) -> list[Cells | None]:
+    """The readings' rows, with what is in several copies of one slot counted once: the highest value of each cell.
+
+    One of them may have gone on after the copy was made; if each of several has, what the others added is not counted.
+    """
+    rows = [reading.row for reading in readings]
+    first: dict[bytes, int] = {}
+    for n, (row, serial) in enumerate(zip(rows, serials, strict=True)):
+        if not serial or row is None:
+            continue
+        original = first.setdefault(serial, n)
+        before = rows[original]
+        if original != n and before is not None:
+            rows[original], rows[n] = _highest(before, row), None
+    return rows
+
+
+def _highest(one: Cells, other: Cells) -> Cells:
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    highest = longer.copy()
+    np.maximum(highest[: len(shorter)], shorter, out=highest[: len(shorter)])
+    return highest
 
 
 def _owner(data: bytes) -> layout.Owner | None:

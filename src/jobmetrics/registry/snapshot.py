@@ -19,7 +19,7 @@ from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
 from jobmetrics.registry.index import SeriesIndex, read_header
 from jobmetrics.registry.samples import Active, Sample
-from jobmetrics.registry.slot_reading import Columns, Reading, Scratch, SlotFile
+from jobmetrics.registry.slot_reading import Columns, Reading, Scratch, SlotFile, without_copies
 from jobmetrics.registry.staleness import Staleness
 from jobmetrics.registry.totals import Totals
 
@@ -135,8 +135,11 @@ class SnapshotReader:
             self._columns = Columns(index)
         totals = Totals(index, taken_at)
         inodes = self._directory.slot_inodes()
-        for number in sorted({*inodes, *self._slots}):
-            totals.add(self._read_slot(number, inodes.get(number), index, self._columns))
+        numbers = sorted({*inodes, *self._slots})
+        found = [self._read_slot(number, inodes.get(number), index, self._columns) for number in numbers]
+        rows = without_copies(found, [self._slots[number].serial for number in numbers])
+        for reading, row in zip(found, rows, strict=True):
+            totals.add(reading, row)
         self._scratch.shrink()
         hidden = frozenset[int]() if self._staleness is None else self._staleness.look(index, totals.cells, taken_at)
         return Snapshot(

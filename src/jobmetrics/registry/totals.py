@@ -48,12 +48,13 @@ class Totals:
         self._earlier = Earlier(index)
         self._starts: dict[int, list[float]] = {}  # of what runs, by the first cell of its jobs_active series
 
-    def add(self, reading: Reading) -> None:
-        """Take the next slot."""
+    def add(self, reading: Reading, counted: Cells | None) -> None:
+        """Take the next slot. counted: what of its row counts towards the sums, None when another slot has it too."""
         if reading.state is not None:
             self.slots[reading.state] += 1
+        if counted is not None:
+            self.cells[: len(counted)] += counted
         if reading.row is not None:
-            self.cells[: len(reading.row)] += reading.row
             self._extremes.add(reading.row)
         if reading.owner is not None and reading.row is not None:
             self.owners.append(reading.owner)
