@@ -202,6 +202,11 @@ MUTATIONS = [
         "e2e/test_exporter_hostile.py::test_idle_connections_leave_descriptors_for_the_slots",
     ),
     Mutation(
+        "copies",
+        "copies of a slot file are counted once",
+        "test_damage.py::test_a_copy_of_a_slot_is_counted_once",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",
