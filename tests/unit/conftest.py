@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(definition, "_declared", {})
     monkeypatch.setattr(adhoc, "_known", {})
     monkeypatch.setattr(zeros, "_known", weakref.WeakSet())
-    monkeypatch.setattr(zeros, "_waiting", [])
+    monkeypatch.setattr(zeros, "_waiting", deque())
     monkeypatch.setattr(targets, "_by_job_type", {})
     monkeypatch.setattr(targets, "_unnamed", [])
     monkeypatch.setattr(guard, "_counts", {})

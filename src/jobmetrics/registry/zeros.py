@@ -7,6 +7,7 @@ until the process records something, and is placed in the index then.
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -22,7 +23,7 @@ class Metric(Protocol):
 
 
 _known: weakref.WeakSet[Metric] = weakref.WeakSet()
-_waiting: list[Callable[[], BoundSeries | None]] = []
+_waiting: deque[Callable[[], BoundSeries | None]] = deque()
 
 
 def define(metric: Metric) -> None:
@@ -38,7 +39,8 @@ def ask(series: BoundSeries) -> None:
 
 def again() -> None:
     """Show all metrics without labels, in a new generation of the directory or in another directory."""
-    _waiting[:] = [_of(metric) for metric in list(_known)]
+    for metric in list(_known):
+        _ask(_of(metric))
 
 
 def any_wait() -> bool:
@@ -47,9 +49,16 @@ def any_wait() -> bool:
 
 
 def take() -> list[BoundSeries]:
-    """What is to be shown; nothing waits then."""
-    taken, _waiting[:] = _waiting.copy(), []
-    return [series for series in (find() for find in taken) if series is not None]
+    """What is to be shown now; other threads may add more meanwhile."""
+    taken = []
+    for _ in range(len(_waiting)):
+        try:
+            series = _waiting.popleft()()
+        except IndexError:  # another thread took it
+            break
+        if series is not None:
+            taken.append(series)
+    return taken
 
 
 def _ask(find: Callable[[], BoundSeries | None]) -> None:
