@@ -28,7 +28,7 @@ __all__ = ["Active", "Sample", "Snapshot", "SnapshotReader"]
 logger = logging.getLogger("jobmetrics")
 
 LOG_INTERVAL = 60.0  # seconds between two lines about the same file
-KEPT_OPEN = 64  # slots whose descriptors are kept; any further one is opened for each reading
+KEPT_OPEN = 256  # slots whose descriptors are kept at most; any further one is opened for each reading
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class SnapshotReader:
         self._slots: dict[int, SlotFile] = {}
         self._columns: Columns | None = None
         self._scratch = Scratch()
+        self._kept_open = _kept_open()
         self._logged_at: dict[str, float] = {}
 
     def close(self) -> None:
@@ -159,7 +160,7 @@ class SnapshotReader:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = SlotFile(
-                self._directory, number, self._scratch, keep=len(self._slots) < KEPT_OPEN
+                self._directory, number, self._scratch, keep=len(self._slots) < self._kept_open
             )
         if inode is None:
             return slot.last()
@@ -178,3 +179,13 @@ class SnapshotReader:
         if now - self._logged_at.get(name, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._logged_at[name] = now
             logger.warning(message, *arguments)
+
+
+def _kept_open() -> int:
+    """Descriptors to keep: no more than a quarter of what the process may have."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return KEPT_OPEN // 4
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return KEPT_OPEN if soft == resource.RLIM_INFINITY else min(KEPT_OPEN, soft // 4)
