@@ -596,6 +596,40 @@ def test_a_copy_of_a_slot_is_counted_once(number: int, registry_dir: Path) -> No
             assert counted(anew)["c"] == 4.0
 
 
+@pytest.mark.parametrize("put_back", [False, True], ids=["it counts on", "they are put back"])
+def test_zeroed_cells_of_a_living_slot_go_on_counting(registry_dir: Path, put_back: bool) -> None:
+    def shown() -> tuple[float, list[tuple[tuple[float, ...], float]]]:
+        found = [
+            (sample.buckets, sample.sum)
+            for family, samples in reader.read().families
+            if family.name == "sizes"
+            for sample in samples
+        ]
+        return counted(reader)["a"], found
+
+    with readings.reader(registry_dir) as reader, worker(registry_dir) as one:
+        one.ask("hit", "a", 100.0)
+        for size in (0.5, 1.5, 1.5, 1.5):
+            one.ask("measure", size, "a")
+        before = (100.0, [((1.0, 3.0, 0.0, 0.0), 5.0)])
+        assert shown() == before
+        (name,) = slot_files(registry_dir)
+        cells = layout.SlotHeader(layout.MIN_JOURNAL, layout.NO_IDENTITY).cells_offset
+        content = (registry_dir / name).read_bytes()[cells:]
+        overwrite(registry_dir / name, cells, bytes(len(content)))
+        assert shown() == before
+        assert reader.read().damaged == 1
+        if put_back:
+            overwrite(registry_dir / name, cells, content)
+            assert shown() == before
+        one.ask("hit", "a", 5.0)
+        one.ask("measure", 1.5, "a")
+        for _ in range(2):
+            assert shown() == (105.0, [((1.0, 4.0, 0.0, 0.0), 6.5)])
+        one.ask("hit", "a", 200.0)
+        assert shown()[0] == 305.0
+
+
 def counted(reader: SnapshotReader) -> dict[str, float]:
     """How often each one was hit."""
     return {

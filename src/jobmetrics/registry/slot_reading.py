@@ -30,6 +30,7 @@ class Columns:
         self.count = index.next_cell
         self._rising = np.zeros(self.count, bool)  # counters and bucket counts: never negative, never lower
         self._whole = np.zeros(self.count, bool)  # bucket counts
+        self._sums: NDArray[np.intp] = np.full(self.count, -1, np.intp)  # of the histogram that a bucket is of
         self._unknown = np.zeros(self.count, bool)  # gauges: NaN is a value there
         self._single = np.zeros(self.count, bool)  # of one file: nothing is added to them
         for (number, _), place in index.series.items():
@@ -45,6 +46,7 @@ class Columns:
             elif family.type == HISTOGRAM:
                 buckets = slice(place.first, place.first + place.width - 1)
                 self._rising[buckets] = self._whole[buckets] = True
+                self._sums[buckets] = place.first + place.width - 1
 
     def added_up(self, row: Cells) -> Cells:
         """What of a row goes on counting when another file takes the name of its file."""
@@ -64,6 +66,17 @@ class Columns:
         bad |= self._rising[changed] & (values < before)
         bad |= self._whole[changed] & (values != np.floor(values))
         return changed[bad]
+
+    def sums_of(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The sums of the histograms that these cells are buckets of."""
+        sums = np.unique(self._sums[cells])
+        return sums[sums >= 0]
+
+    def could_begin_with(self, cells: NDArray[np.intp], values: Cells) -> NDArray[np.bool_]:
+        """Whether these cells could have counted these values from 0 on."""
+        could: NDArray[np.bool_] = np.isfinite(values) & (values > 0.0)
+        could &= ~self._whole[cells] | (values == np.floor(values))
+        return could
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,7 @@ class SlotFile:
         self._inode = 0
         self._row: Cells = np.zeros(0)  # the last good one of this file
         self._retired: Cells = np.zeros(0)  # what files that were replaced by this one had counted
+        self._zeroed: NDArray[np.intp] = np.zeros(0, np.intp)  # cells that fell to 0, for which the last row stands in
         self._serial = b""
         self._head = b""
         self._header = layout.SlotHeader(layout.MIN_JOURNAL, layout.NO_IDENTITY)
@@ -149,7 +163,7 @@ class SlotFile:
             return self.last()
         row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset).copy()
         self._settle_replacement(row, header.serial, columns)
-        bad = columns.impossible(row, self._row)
+        bad = self._without_begun_anew(columns.impossible(row, self._row), row, columns)
         problem = None
         if len(bad):
             problem = "holds values that cannot be; the last good ones stand in for them"
@@ -163,6 +177,31 @@ class SlotFile:
             running = tuple(entry for entry in journal.entries(data, header, owner.lease) if entry.running)
         state = DAMAGED if problem else LIVE if live else FREE
         return Reading(self._total(), owner, running, state, problem)
+
+    def _without_begun_anew(self, bad: NDArray[np.intp], row: Cells, columns: Columns) -> NDArray[np.intp]:
+        """The impossible cells, without those that count again after they fell to 0: what they had is kept apart.
+
+        One that is as high as it was, or higher, was put back.
+        """
+        if not len(bad) and not len(self._zeroed):
+            return bad
+        known = bad[bad < len(self._row)]
+        fallen = known[row[known] == 0.0]
+        sums = columns.sums_of(fallen)
+        sums = np.union1d(sums, self._zeroed[~np.isin(self._zeroed, bad)])  # those sums that are not there again
+        sums = sums[(sums < len(row)) & (sums < len(self._row))]
+        lower = sums[row[sums] < self._row[sums]]
+        again = np.union1d(known, lower)
+        again = again[np.isin(again, self._zeroed)]
+        anew = again[columns.could_begin_with(again, row[again])]
+        if len(anew):
+            had = np.zeros(len(row))
+            had[anew] = self._row[anew]
+            self._retired = _sum(self._retired, had)
+            self._row = self._row.copy()
+            self._row[anew] = 0.0
+        self._zeroed = np.union1d(fallen, lower[row[lower] == 0.0])
+        return np.setdiff1d(np.union1d(bad, self._zeroed), anew)
 
     def last(self, problem: str | None = None) -> Reading:
         """What counts while the slot cannot be read, or is gone."""
@@ -186,6 +225,7 @@ class SlotFile:
         if serial != self._serial:
             self._retired = columns.added_up(self._total())
             self._row = np.zeros(0)
+            self._zeroed = np.zeros(0, np.intp)
             self._serial = serial
         elif len(row) < len(self._row):
             raise Damaged("is shorter than it was")
