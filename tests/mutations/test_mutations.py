@@ -207,6 +207,11 @@ MUTATIONS = [
         "test_damage.py::test_a_copy_of_a_slot_is_counted_once",
     ),
     Mutation(
+        "zeroed",
+        "zeroed cells count on from what they had",
+        "test_damage.py::test_zeroed_cells_of_a_living_slot_go_on_counting",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",
