@@ -8,9 +8,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -21,10 +22,16 @@ from tests.e2e.exporters import LIMIT, Exporter, recording, running
 from tests.multiprocess.support import workers
 from tests.readings import until
 
-pytestmark = [pytest.mark.full, pytest.mark.serial]  # seconds and megabytes
-
 MEGABYTE = 1_000_000
 SCRAPE_SECONDS = 1.0  # the issue's own limit
+
+T = TypeVar("T", bound=Callable[..., object])
+
+
+def measures(test: T) -> T:
+    """Mark a test that measures seconds or megabytes."""
+    marked: T = pytest.mark.full(pytest.mark.serial(test))
+    return marked
 
 
 @pytest.fixture
@@ -108,6 +115,7 @@ def slow_clients(exporter: Exporter, count: int) -> Iterator[None]:
             thread.join(LIMIT)
 
 
+@measures
 @pytest.mark.parametrize("kind", ["http", "https"])
 def test_500_slow_clients_do_not_delay_a_scrape(kind: str, registry_dir: Path, log: Path, tmp_path: Path) -> None:
     with serving(kind, registry_dir, log, tmp_path) as exporter, recording(registry_dir):
@@ -123,6 +131,7 @@ def test_500_slow_clients_do_not_delay_a_scrape(kind: str, registry_dir: Path, l
         assert "Traceback" not in exporter.log
 
 
+@measures
 @pytest.mark.parametrize("kind", ["http", "https"])
 def test_connections_beyond_the_cap_push_out_those_that_wait_longest(
     kind: str, registry_dir: Path, log: Path, tmp_path: Path
@@ -139,7 +148,7 @@ def test_connections_beyond_the_cap_push_out_those_that_wait_longest(
 def test_idle_connections_leave_descriptors_for_the_slots(registry_dir: Path, log: Path) -> None:
     limited = [servers.program("prlimit"), "--nofile=200:200"]
     with running(registry_dir, log, under=limited) as exporter, contextlib.ExitStack() as clients:
-        scrape_in_time(exporter)
+        exporter.scrape()
         for _ in range(195):
             clients.enter_context(socket.create_connection(exporter.address, timeout=LIMIT))
         clients.enter_context(workers_that_recorded(registry_dir, 40))
@@ -157,6 +166,7 @@ def workers_that_recorded(directory: Path, count: int) -> Iterator[None]:
         yield
 
 
+@measures
 def test_a_silent_client_on_the_tls_port_does_not_delay_a_scrape_and_is_cut_off(
     registry_dir: Path, log: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +181,7 @@ def test_a_silent_client_on_the_tls_port_does_not_delay_a_scrape_and_is_cut_off(
         scrape_in_time(exporter)
 
 
+@measures
 @pytest.mark.parametrize("kind", ["http", "https"])
 @pytest.mark.parametrize("chunk", [b"X-Endless: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
 def test_endless_headers_are_cut_off_and_memory_stays_bounded(
@@ -190,6 +201,7 @@ def test_endless_headers_are_cut_off_and_memory_stays_bounded(
         assert resident(exporter) - before < 10 * MEGABYTE
 
 
+@measures
 def test_a_client_that_drips_or_idles_is_cut_off(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, opened(exporter) as dripping:
         dripping.sendall(b"GET /metrics HT")
@@ -208,6 +220,7 @@ def test_a_client_that_drips_or_idles_is_cut_off(registry_dir: Path, log: Path) 
         assert answer == b""
 
 
+@measures
 def test_prometheus_may_keep_its_connection_between_two_scrapes(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, contextlib.closing(exporter.connect()) as connection:
         for _ in range(2):
@@ -218,6 +231,7 @@ def test_prometheus_may_keep_its_connection_between_two_scrapes(registry_dir: Pa
             time.sleep(6)  # a server's habit is to close after 5
 
 
+@measures
 def test_a_body_without_end_is_not_read(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, opened(exporter) as sock:
         scrape_in_time(exporter)
@@ -230,6 +244,7 @@ def test_a_body_without_end_is_not_read(registry_dir: Path, log: Path) -> None:
         assert resident(exporter) - before < 10 * MEGABYTE
 
 
+@measures
 def test_a_client_that_never_reads_its_answers_holds_nothing_up(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, contextlib.ExitStack() as clients:
         scrape_in_time(exporter)
@@ -245,12 +260,14 @@ def test_a_client_that_never_reads_its_answers_holds_nothing_up(registry_dir: Pa
         assert resident(exporter) - before < 60 * MEGABYTE
 
 
+@measures
 def test_many_scrapes_at_once_are_all_answered(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, recording(registry_dir), ThreadPoolExecutor(40) as pool:
         answers = [pool.submit(exporter.ask, "/metrics") for _ in range(200)]
         assert {answer.result(LIMIT)[0] for answer in answers} == {200}
 
 
+@measures
 def test_no_descriptor_is_left_when_clients_are_gone(registry_dir: Path, log: Path, tmp_path: Path) -> None:
     with serving("https", registry_dir, log, tmp_path) as exporter:
         scrape_in_time(exporter)
