@@ -200,7 +200,6 @@ MUTATIONS = [
         "connections",
         "connections leave descriptors for the slots",
         "e2e/test_exporter_hostile.py::test_idle_connections_leave_descriptors_for_the_slots",
-        full=True,
     ),
     Mutation(
         "copies",
