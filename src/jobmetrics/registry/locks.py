@@ -22,7 +22,8 @@ _OFD_GETLK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
 _HOLD = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 0, 1, 0)  # the file's first byte
 _READY = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 1, 1, 0)  # its second
 
-RETRY_INTERVAL = 0.002  # seconds between two tries for a lock that someone holds
+RETRY_INTERVAL = 0.002  # seconds between the first tries for a lock that someone holds, growing up to
+LONGEST_RETRY_INTERVAL = 0.05
 
 
 def try_lock(fd: int) -> bool:
@@ -61,11 +62,14 @@ def _try_flock(fd: int) -> bool:
 
 def _within(attempt: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
+    interval = RETRY_INTERVAL
     while not attempt():
         left = deadline - time.monotonic()
         if left <= 0:
             return False
-        time.sleep(min(RETRY_INTERVAL, left))
+        # Many processes that wait would otherwise take the processor from the one that they wait for.
+        time.sleep(min(interval, left))
+        interval = min(interval * 1.5, LONGEST_RETRY_INTERVAL)
     return True
 
 

@@ -37,6 +37,7 @@ _LONG_AGO = 5e-324  # when a most recent gauge that no process has set yet was s
 MAX_DROPPING = 100  # metrics whose dropped updates are counted under their own names
 RETRY_INTERVAL = 1.0  # seconds between two tries for all series that wait in memory together
 FEW = 16  # series that a job's end finds their cells at most
+SETTLE_INTERVAL = 0.05  # seconds between two tries there
 SETTLE_SECONDS = 2.0  # that a process waits for the index lock where it ends
 
 
@@ -337,9 +338,14 @@ class Writer(Holding):
         if not process.waiting or process.inside == get_ident() or process.patient_until:
             return
         process.patient_until = time.monotonic() + seconds
-        process.pauses.end()
-        process.in_slow_path(self._empty_memory)
-        process.redo_postponed()
+        while True:
+            process.pauses.end()
+            process.in_slow_path(self._empty_memory)
+            process.redo_postponed()
+            left = process.patient_until - time.monotonic()
+            if not process.waiting or process.disk_full or left <= 0:
+                break
+            time.sleep(min(SETTLE_INTERVAL, left))  # another process had the file that this one made
         if process.waiting:
             lost = sum(_updates(series) for series in process.waiting)
             self._shared.lost("disk full" if process.disk_full else "process ended", lost)
