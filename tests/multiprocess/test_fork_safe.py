@@ -591,9 +591,6 @@ def test_a_fork_in_c_is_noticed_by_processes_without_jobs(registry_dir: Path) ->
     assert total(registry_dir) == 7.0
 
 
-FIRST = Counter("first", "Recorded through the settings in force.")
-
-
 @pytest.mark.parametrize("slow", ["writer", "settings", "recorder"])
 def test_forking_while_a_thread_records_for_the_very_first_time(slow: str, registry_dir: Path) -> None:
     """The locks under which a process makes its writer, settings and recorder are no child's trap."""
@@ -614,6 +611,7 @@ def test_forking_while_a_thread_records_for_the_very_first_time(slow: str, regis
         settings.use(None)  # whatever an earlier test left in this process
         recorder.use(None)
         setattr(current, "_writer", None)  # noqa: B010 - private, and a module's
+        counter = Counter("first", "Recorded through the settings in force.")  # bound to no writer yet
         for module, name, which in [
             (current, "Writer", "writer"), (settings, "read", "settings"), (recorder, "Recorder", "recorder")
         ]:  # fmt: skip
@@ -622,7 +620,7 @@ def test_forking_while_a_thread_records_for_the_very_first_time(slow: str, regis
 
         def first() -> None:
             recorder.default()
-            FIRST.inc()
+            counter.inc()
 
         thread = threading.Thread(target=first)
         thread.start()
