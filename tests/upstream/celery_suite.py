@@ -19,6 +19,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +52,7 @@ def fetch(directory: Path) -> None:
 
 def compare(directory: Path, tests: Sequence[str]) -> int:
     """Run the tests bare and with the plugin; the exit code."""
-    bare, ours = _run(directory, (), tests), _run(directory, PLUGIN, tests)
+    bare, ours = _both(directory, tests)
     print(f"Celery {version('celery')}: bare {_summary(bare)}; with the plugin {_summary(ours)}", flush=True)
     if "passed" not in bare.values() or not _recorded(directory):
         print("celery_suite: no test passed, or nothing was recorded")
@@ -62,16 +63,23 @@ def compare(directory: Path, tests: Sequence[str]) -> int:
             break
         print(f"again, for what differed: {', '.join(sorted(differing))}", flush=True)
         files = sorted({_file(directory, name) for name in differing})
-        bare, ours = _run(directory, (), files), _run(directory, PLUGIN, files)
+        bare, ours = _both(directory, files)
         differing &= _differing(bare, ours)
     for name in sorted(differing):
         print(f"differs: {name}: bare {bare.get(name, 'absent')}, with the plugin {ours.get(name, 'absent')}")
     return 1 if differing else 0
 
 
+def _both(directory: Path, tests: Sequence[str]) -> tuple[Results, Results]:
+    """The results bare and with the plugin. Most tests wait for a worker, so both run side by side."""
+    with ThreadPoolExecutor(2) as pool:
+        bare, ours = (pool.submit(_run, directory, plugin, tests) for plugin in ((), PLUGIN))
+        return bare.result(), ours.result()
+
+
 def _run(directory: Path, plugin: Sequence[str], tests: Sequence[str]) -> Results:
     """One run: outcome by test. Tests of one id, such as subtests, have all their outcomes in one."""
-    report = directory / "report.xml"
+    report = directory / ("plugin.xml" if plugin else "bare.xml")
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *plugin]
     with _redis() as port:
