@@ -345,14 +345,16 @@ class Findings:
     """What is wrong with the environment and the file that it names.
 
     errors: values that cannot be used, one line each. unknown: variables that are not settings, by name: other
-    programs may have set them, as Kubernetes does for a Service called jobmetrics.
+    programs may have set them, as Kubernetes does for a Service called jobmetrics. held: the default directory that
+    another user holds, where another one is taken for that reason; else empty.
     """
 
-    __slots__ = ("errors", "unknown")
+    __slots__ = ("errors", "held", "unknown")
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.unknown: list[str] = []
+        self.held = ""
 
     def unknown_line(self) -> str:
         """One line about the unknown variables; empty when there are none."""
@@ -460,7 +462,15 @@ def read(environ: Mapping[str, str] | None = None, /, **keywords: object) -> tup
         values.update(from_file(path, findings))
     values.update(from_environment(environ, findings))
     values.update({name: parse(name, value) for name, value in keywords.items()})
-    return Settings(**values), findings
+    settings = Settings(**values)
+    findings.held = passed_over(settings)
+    return settings, findings
+
+
+def passed_over(settings: Settings) -> str:
+    """The default directory that another user holds, if these settings take the next free name for that reason."""
+    held, found, _ = settings.dir.rpartition("~")
+    return held if found and settings.dir == default_dir(settings.app) else ""
 
 
 def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[float, ...] | None:

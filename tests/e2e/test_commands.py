@@ -14,6 +14,9 @@ import pytest
 
 from jobmetrics import settings
 from jobmetrics.exporter import checking
+from jobmetrics.families import JOBS_DURATION
+from jobmetrics.instruments import BoundHistogram
+from jobmetrics.registry.writer import Writer
 from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
 from tests.multiprocess.places import ALICE, need_root
 from tests.multiprocess.support import record
@@ -177,6 +180,35 @@ def test_check_finds_two_applications_in_the_default_directory(
             assert (found.state, str(tmp_path) in found.text) == (checking.NOTE, True)
             monkeypatch.setattr(checking, "default_dir", lambda: "/elsewhere")
             assert not any("JOBMETRICS_APP" in found.remedy for found in checking.directory(in_force))
+
+
+def test_names_of_jobs_and_variables_reach_no_terminal_as_control_characters(registry_dir: Path) -> None:
+    name = "\x1b]0;title\x07\x1b[31m\x9b2J\u202ered"
+    BoundHistogram(Writer(settings.load({}, dir=registry_dir)), JOBS_DURATION, ("celery", name, "mail")).observe(1.0)
+    where, variables = ("--dir", str(registry_dir)), {"JOBMETRICS_\x1b[31mX": "1"}
+    check = run("check", *where, "--listen", "127.0.0.1:1", variables=variables)
+    assert r"waits unknown for \x1b]0;title\x07" in check.stdout
+    assert r"JOBMETRICS_\x1b[31mX is not a setting" in check.stdout
+    assert check.stdout.replace("\n", "").isprintable()
+    dump = run("dump", *where, variables=variables)
+    assert r"JOBMETRICS_\x1b[31mX is not a setting" in dump.stderr
+    assert dump.stderr.replace("\n", "").isprintable()
+    assert name in dump.stdout, "a pipe gets the exposition as it is"
+
+
+def test_dump_on_a_terminal_shows_control_characters_as_escapes(registry_dir: Path) -> None:
+    record(registry_dir, ("start", "one", "\x1b[31mred"), ("end", "one"))
+    main, side = pty.openpty()
+    with subprocess.Popen([*COMMAND, "dump", "--dir", str(registry_dir)], stdin=side, stdout=side, stderr=side) as dump:
+        os.close(side)
+        said = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while chunk := os.read(main, 65536):
+                said += chunk
+        os.close(main)
+    assert dump.returncode == 0
+    assert rb'job_type="\x1b[31mred"' in said
+    assert b"\x1b" not in said
 
 
 def test_check_with_a_wrong_option_is_one_clear_line() -> None:

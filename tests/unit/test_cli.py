@@ -70,6 +70,32 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     complaint(capsys)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "celery_queue = 3",
+        "celery_broker = [1, 2]",
+        "rq_url = {a = 1}",
+        "celery_app = 3",
+        "web_config = 5",
+        "refresh = [1]",
+        "refresh = 1979-05-27",
+        "timeout = true",
+        "max_queues = 2.5",
+        "max_queues = true",
+        "log_format = 7",
+    ],
+)
+def test_a_value_of_the_wrong_type_in_the_file_is_one_line(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "jobmetrics.toml"
+    file.write_text(f"[exporter]\n{line}\n")
+    monkeypatch.setenv("JOBMETRICS_CONFIG", str(file))
+    assert run(monkeypatch, "dump", "--dir", str(tmp_path / "none")) == 2
+    assert f"exporter.{line.partition(' ')[0]} (in {file}) is not allowed; it takes " in complaint(capsys)
+
+
 def command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int | None) -> None:
     """Let the command group do this instead of running a command."""
     from jobmetrics.cli.group import jobmetrics

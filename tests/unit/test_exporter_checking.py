@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobmetrics import recorder
+from jobmetrics.collecting import CollectorOptions
 from jobmetrics.events import SUCCESS, Ended, Job, Started
 from jobmetrics.exporter import checking
+from jobmetrics.exporter.app import build
+from jobmetrics.families import COUNTER, Family
+from jobmetrics.instruments import BoundCounter
 from jobmetrics.registry.snapshot import SnapshotReader
-from jobmetrics.settings import Settings
+from jobmetrics.registry.writer import Writer
+from jobmetrics.settings import Settings, load
 
 
 def ran(system: str, job_type: str, ready_at: float | None) -> None:
@@ -42,3 +47,18 @@ def test_producers_that_stamp_their_messages_are_not_mentioned(in_force: Setting
     ran("celery", "app.stamped", 1.0)
     ran("celery", "app.stamped", None)  # a redelivery's wait is not known
     assert notes(registry_dir) == []
+
+
+def test_metrics_that_cannot_be_shown_are_a_problem(registry_dir: Path) -> None:
+    """Also with a namespace, which is part of every metric's name."""
+    settings = load({}, dir=str(registry_dir), namespace="acme")
+    writer = Writer(settings)
+    BoundCounter(writer, Family("shop_rows_total", COUNTER, ""), ()).inc()
+    exporter = build(settings, CollectorOptions())
+    try:
+        assert list(checking.exposition(exporter.text(), settings)) == []
+        BoundCounter(writer, Family("two words", COUNTER, ""), ()).inc()
+        (found,) = checking.exposition(exporter.text(), settings)
+    finally:
+        exporter.close()
+    assert (found.state, found.text) == (checking.PROBLEM, "1 metric cannot be shown and is left out")

@@ -12,6 +12,7 @@ import click
 
 from jobmetrics.cli import logs
 from jobmetrics.cli.options import collector_options, reading, settings_to_check, unknown_variables
+from jobmetrics.cli.printable import printable
 
 if TYPE_CHECKING:
     from jobmetrics.exporter.checking import Finding
@@ -59,6 +60,7 @@ def _findings(settings: Any, errors: list[str], options: Any) -> Iterator[Findin
     try:
         app.collectors.wait(options.timeout)
         yield from checking.brokers(app.collectors.states())
+        yield from checking.exposition(app.text(), settings)
     finally:
         app.close()
     yield from checking.exporter(settings)
@@ -66,7 +68,7 @@ def _findings(settings: Any, errors: list[str], options: Any) -> Iterator[Findin
 
 def _print(finding: Finding) -> None:
     """One line; on a terminal that is too narrow what does not fit goes on below, indented."""
-    text = finding.text.rstrip(".") + (f"; {finding.remedy}" if finding.remedy else "")
+    text = printable(finding.text.rstrip(".") + (f"; {finding.remedy}" if finding.remedy else ""))
     width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
     lines = textwrap.wrap(
         text,

@@ -10,6 +10,7 @@ import click
 
 from jobmetrics.cli import logs
 from jobmetrics.cli.options import collector_options, reading, settings_from, warn_of_unknown_variables
+from jobmetrics.cli.printable import printable
 
 
 @click.command()
@@ -40,6 +41,8 @@ def dump(
 
 
 def _print(text: bytes) -> None:
+    if sys.stdout.isatty():  # which obeys control characters in the names of jobs; a pipe gets them as they are
+        text = "\n".join(map(printable, text.decode().split("\n"))).encode()
     try:
         sys.stdout.buffer.write(text)
         sys.stdout.flush()

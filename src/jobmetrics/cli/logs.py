@@ -6,6 +6,8 @@ import json
 import logging
 from datetime import datetime, timezone
 
+from jobmetrics.cli.printable import printable
+
 HUMAN, JSON = "human", "json"
 FORMATS = (HUMAN, JSON)
 
@@ -27,13 +29,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(found, ensure_ascii=True)
 
 
+class HumanFormatter(logging.Formatter):
+    """One line, without control characters from names, and below it the traceback if there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
 def configure(level: str, form: str = HUMAN) -> None:
     """Write what jobmetrics and its HTTP server log to stderr.
 
     Other libraries are left silent: what they say about a broker that is down, jobmetrics says once a minute.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == JSON else logging.Formatter(_HUMAN))
+    handler.setFormatter(JsonFormatter() if form == JSON else HumanFormatter(_HUMAN))
     for name in ("jobmetrics", "uvicorn"):
         logger = logging.getLogger(name)
         logger.addHandler(handler)

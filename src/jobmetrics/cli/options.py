@@ -181,6 +181,8 @@ _FILE_KEYS = {
     "log_format": "log_format",
     "hide_after": "hide_after",
 }
+_LISTS = frozenset({"celery_brokers", "celery_queues", "rq_urls", "rq_queues"})
+_NUMBERS = frozenset({"timeout", "refresh", "hide_after"})
 _VARIABLES = tuple(_variable(key) for key in sorted(_FILE_KEYS))
 
 
@@ -188,7 +190,7 @@ def from_file() -> dict[str, object]:
     """Defaults of the commands' parameters from the file that JOBMETRICS_CONFIG names: below the environment.
 
     Raises:
-        SettingsError: when the file cannot be read or has a key that no command takes.
+        SettingsError: when the file cannot be read, or has a key that no command takes or a value of another type.
     """
     path = os.environ.get(settings.CONFIG_VARIABLE)
     found: dict[str, object] = {}
@@ -196,8 +198,22 @@ def from_file() -> dict[str, object]:
         if key not in _FILE_KEYS:
             raise SettingsError(f"unknown key exporter.{key} (in {path}); allowed are {', '.join(_FILE_KEYS)}")
         name = _FILE_KEYS[key]
-        found[name] = [value] if name.endswith("s") and isinstance(value, str) else value
+        found[name] = [value] if name in _LISTS and isinstance(value, str) else value
+        if allowed := _not_allowed(name, found[name]):
+            raise SettingsError(f"exporter.{key} (in {path}) is not allowed; it takes {allowed}")
     return found
+
+
+def _not_allowed(name: str, value: object) -> str:
+    """What a key of the file takes, if a value is of another type; empty for a good one. The value may be a secret."""
+    if name in _LISTS:
+        good = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return "" if good else "a string or a list of strings"
+    if name == "max_queues":
+        return "" if isinstance(value, int | str) and not isinstance(value, bool) else "a whole number"
+    if name in _NUMBERS:
+        return "" if isinstance(value, float | int | str) and not isinstance(value, bool) else "a number"
+    return "" if isinstance(value, str) else "a string"
 
 
 SECONDS_A_DAY = 86400.0

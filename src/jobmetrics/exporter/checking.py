@@ -16,17 +16,26 @@ from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from jobmetrics import __version__
 from jobmetrics.errors import DirectoryMissing, RegistryError
 from jobmetrics.exporter.collectors import CollectorState
 from jobmetrics.exporter.mounts import is_private_tmp, mount_of
 from jobmetrics.exporter.pages import DIRECTORY_HEADER, fingerprint
-from jobmetrics.families import DROPPED_SERIES, DROPPED_UPDATES, INTERNAL_ERRORS, JOBS_DURATION, JOBS_QUEUE_WAIT
+from jobmetrics.families import (
+    DROPPED_SERIES,
+    DROPPED_UPDATES,
+    INTERNAL_ERRORS,
+    INVALID_FAMILIES,
+    JOBS_DURATION,
+    JOBS_QUEUE_WAIT,
+)
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.merging import AHEAD
 from jobmetrics.registry.owner import pid_namespace
 from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
-from jobmetrics.settings import Settings, default_dir
+from jobmetrics.settings import Settings, default_dir, passed_over
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 
@@ -73,7 +82,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Finding]:
     """What is wrong with the environment and the file. errors, unknown: one line each."""
     for line in errors:
-        yield Finding(PROBLEM, line, "workers ignore it and log an error until it is corrected")
+        yield Finding(
+            PROBLEM, line, "correct it; workers go on without it, the exporter and other commands do not start"
+        )
     for line in unknown:
         remedy = ""
         if _SERVICE_LINK.search(line):
@@ -84,8 +95,7 @@ def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Fin
 def directory(settings: Settings) -> Iterator[Finding]:
     """The registry directory: where it is, who may use it, and what it holds."""
     path = settings.dir
-    held, number, _ = path.rpartition("~")
-    if number and path == default_dir(settings.app):
+    if held := passed_over(settings):
         yield Finding(
             NOTE, f"another user holds {held}; workers and exporter of this user take {path} instead",
             "set JOBMETRICS_DIR to a directory that only they can make",
@@ -254,6 +264,18 @@ def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
             yield Finding(OK, f"{name} answers")
         else:
             yield Finding(PROBLEM, f"{name}: {state.error or 'no answer in time'}", "check address, password, network")
+
+
+def exposition(text: bytes, settings: Settings) -> Iterator[Finding]:
+    """Whether metrics are left out of what the exporter shows. text: the exposition."""
+    name = f"{settings.namespace}_{INVALID_FAMILIES.name}" if settings.namespace else INVALID_FAMILIES.name
+    families = text_string_to_metric_families(text.decode())
+    count = sum(sample.value for family in families if family.name == name for sample in family.samples)
+    if count:
+        what = "1 metric cannot be shown and is" if count == 1 else f"{count:.0f} metrics cannot be shown and are"
+        yield Finding(
+            PROBLEM, f"{what} left out", "the log of the exporter or of jobmetrics dump names each with its reason"
+        )
 
 
 def exporter(settings: Settings) -> Iterator[Finding]:

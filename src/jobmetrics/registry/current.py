@@ -26,6 +26,8 @@ def settings_in_force() -> settings.Settings:
         logger.error("jobmetrics: ignored, recording goes on without it: %s", error)
     if findings.unknown:
         logger.warning("jobmetrics: %s", findings.unknown_line())
+    if findings.held:
+        logger.info("jobmetrics: another user holds %s; recording goes to %s", findings.held, in_force.dir)
     return in_force
 
 

@@ -59,6 +59,17 @@ def test_bad_value_in_the_environment_does_not_keep_from_recording(
     assert (writer.enabled, writer.max_series, writer.directory.path) == (True, 10_000, default_dir)
 
 
+def test_a_default_directory_that_another_user_holds_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, default_dir: str
+) -> None:
+    monkeypatch.setattr(settings, "default_dir", lambda app="": f"{default_dir}~2")
+    with caplog.at_level(logging.INFO):
+        recorder.default()
+        recorder.default()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"jobmetrics: another user holds {default_dir}; recording goes to {default_dir}~2"
+
+
 @pytest.mark.parametrize("line", BAD_LINES)
 def test_bad_file_does_not_keep_from_recording(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, default_dir: str, line: str
