@@ -155,10 +155,14 @@ class Holding:
         self.process.slot = self._index = None
         self.process.left_behind.clear()
         self._shared.new_index()
+        self._leave_row()
+        logger.info("jobmetrics: %s has a new index, recording goes on there", self.directory.path)
+
+    def _leave_row(self) -> None:
+        """Have another row from now on. A series takes its present value along when it finds its cells there."""
         self._row.before, self._row.cells = self._row.cells, NO_CELLS
         self.process.old_rows.append(self._row)
         self._row = Row()
-        logger.info("jobmetrics: %s has a new index, recording goes on there", self.directory.path)
 
     def prepare(self, system: str, role: str) -> None:
         """For parents, before they fork a child that records: what is read here, no child needs to read.
@@ -201,7 +205,7 @@ class Holding:
         else:  # its journal is too short: lease another, and keep this one for what runs
             self.process.old_slots.append(self.process.slot)
             self.process.give_up_slot()
-            self._row.cells = NO_CELLS
+            self._leave_row()
 
     # ---------------------------------------------------------------- forks
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
-from jobmetrics.families import BUILT_IN, ERASED, LIVE_SUM, MAX, MIN, Family
+from jobmetrics.families import BUILT_IN, ERASED, Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import closing
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
 from jobmetrics.registry.locks import lock_within
-from jobmetrics.registry.merging import PresentCell
+from jobmetrics.registry.merging import PRESENT, PresentCell
 
 LOCK_WAIT = 0.05  # seconds a process waits for the index lock at the most
 _ATTEMPTS = 20
@@ -128,7 +128,7 @@ class SeriesIndex:
         if family is None or family.width != record.width or len(values) != len(family.labels):
             return  # its family's record is damaged
         self.series.setdefault((number, values), Placement(record.number, record.width))
-        if family.mode in (LIVE_SUM, MAX, MIN):
+        if family.mode in PRESENT:
             self.present_cells.append((record.number, family.mode))
         if values != family.overflow(values) or not values:
             self._counts[number] = self._counts.get(number, 0) + 1
@@ -156,6 +156,10 @@ class SeriesIndex:
     def find(self, family: Family, values: tuple[str, ...]) -> Placement | None:
         number = self._numbers.get(_signature(family))
         return None if number is None else self.series.get((number, values))
+
+    def find_erased(self, family: Family, values: tuple[str, ...]) -> Placement | None:
+        """Where it is noted what was removed or reset of a series; None when nothing was."""
+        return self.find(family.erased, values) if self.has_erased else None
 
     def is_full(self, family: Family) -> bool:
         """Whether one more series of this family would exceed the cap or the family's half of it."""

@@ -12,7 +12,7 @@ class Row:
     """The cells that bound series record into. They change under it at a fork, a lease and a growth, while
     a series' offset in it stays true.
 
-    before: what `cells` was when the process moved to a new generation, and to another row.
+    before: what `cells` was when the process left this row for another, in a new generation or another slot.
     """
 
     __slots__ = ("before", "cells")

@@ -11,6 +11,8 @@ from jobmetrics.families import HIGH_WATER, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
 
 AHEAD = 60.0  # seconds a timestamp may lie in the future; one further ahead was written before the clock was set back
 
+PRESENT = frozenset({LIVE_SUM, MAX, MIN})  # modes whose first cell is the present value of the slot's process
+
 # First cell and merge mode of a series whose value is its process's own: what a slot's next owner must settle.
 PresentCell = tuple[int, str]
 
@@ -38,6 +40,17 @@ def end_ownership(mode: str, cells: memoryview[float], i: int) -> None:
     if mode in (MAX, MIN):
         cells[i + 1] = extreme(mode, cells[i], cells[i + 1])
     cells[i] = 0.0
+
+
+def take_along(mode: str, source: memoryview[float], i: int, target: memoryview[float], j: int) -> None:
+    """Move this process's present value from a row that it has left; twice is as good as once."""
+    if i >= len(source) or not is_set(source[i]):
+        return
+    if mode == LIVE_SUM:
+        target[j] += source[i]
+    elif not is_set(target[j]):
+        target[j] = source[i]
+    source[i] = 0.0  # a slot of the same generation is still read
 
 
 def raise_to(cells: memoryview[float], i: int, value: float, now: float) -> None:

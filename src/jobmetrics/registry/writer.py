@@ -17,7 +17,7 @@ from math import inf, isnan
 from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import GAUGE, HISTOGRAM, JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
+from jobmetrics.families import GAUGE, HISTOGRAM, JOBS_ACTIVE, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
 from jobmetrics.registry import descriptors, exits, forks, zeros
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.directory import SAFE_FLAGS
@@ -25,7 +25,7 @@ from jobmetrics.registry.holding import CHECK_INTERVAL, Holding
 from jobmetrics.registry.index import Moved, Placement, Refused, SeriesIndex
 from jobmetrics.registry.locks import lock_directory_within
 from jobmetrics.registry.memory import NO_CELLS, NOWHERE, Row
-from jobmetrics.registry.merging import merge, set_at
+from jobmetrics.registry.merging import PRESENT, merge, set_at, take_along
 from jobmetrics.registry.pausing import GROWTH, INDEX
 from jobmetrics.registry.series import BoundSeries
 from jobmetrics.registry.slot import Slot
@@ -55,7 +55,9 @@ class Writer(Holding):
             False  # whether it is the writer of what the code defines, which is shown before its first update
         )
         self._dropping: set[str] = set()
-        self._live: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # live gauges, which follow their process
+        self._live: weakref.WeakSet[BoundSeries] = (
+            weakref.WeakSet()
+        )  # gauges of present values, which follow the process
 
     # ---------------------------------------------------------------- recording's slow path
 
@@ -137,9 +139,9 @@ class Writer(Holding):
             merge(series.family.mode, place.width, row.cells, offset, cells, place.first, time.time())
             for i in range(offset, offset + place.width):
                 row.cells[i] = 0.0
-        elif series.family.mode == LIVE_SUM and len(row.before) > offset:
-            cells[place.first] += row.before[offset]
-        if series.family.mode == LIVE_SUM:
+        elif series.family.mode in PRESENT:
+            take_along(series.family.mode, row.before, offset, cells, place.first)
+        if series.family.mode in PRESENT:
             self._live.add(series)
         if place.dropped:
             self.process.dropped_series += 1
@@ -218,8 +220,8 @@ class Writer(Holding):
             self.drop("disk full" if self.process.disk_full else "no room in memory", series.family.name)
             return False
         (row, offset), series.where = series.where, place
-        if series.family.mode == LIVE_SUM and len(row.before) > offset:
-            place[0].cells[place[1]] = row.before[offset]  # what `_settle` would have carried over
+        if series.family.mode in PRESENT:
+            take_along(series.family.mode, row.before, offset, place[0].cells, place[1])
         self.process.waiting.append(series)
         if not self.process.has_exit_hook:
             self.process.has_exit_hook = True
@@ -273,7 +275,7 @@ class Writer(Holding):
         return True
 
     def _carry_over(self) -> None:
-        """What is true of this process now is true in the new generation: its live gauges and what it runs."""
+        """What is true of this process now is true in the new generation: its present values and what it runs."""
         moved_from, self.process.moved_from = self.process.moved_from, []
         for series in list(self._live):
             self._bind(series)
@@ -332,7 +334,8 @@ class Writer(Holding):
     def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """To be called where the process ends: what waits in memory is recorded now or never.
 
-        seconds: to wait for the index lock, since nothing else is held up any more. Only the first call waits.
+        seconds: to wait for the index lock, since nothing else is held up any more. Once that was in vain, a call does
+        nothing: what it left was counted as lost.
         """
         process = self.process
         if not process.waiting or process.inside == get_ident() or process.patient_until:
@@ -349,6 +352,8 @@ class Writer(Holding):
         if process.waiting:
             lost = sum(_updates(series) for series in process.waiting)
             self._shared.lost("disk full" if process.disk_full else "process ended", lost)
+        else:
+            process.patient_until = 0.0  # the process may go on yet
 
     def _empty_memory(self, most: int | None = None) -> None:
         """Find the series in memory their cells, the first so many of them. Those that find none stay there."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobmetrics import guard, settings
-from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, MAX, OVERFLOW, Family
+from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, MAX, MIN, OVERFLOW, Family
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
 from jobmetrics.registry import holding
 from jobmetrics.registry import writer as writers
@@ -195,6 +195,20 @@ def test_what_waited_in_memory_is_counted_where_the_process_ends(
     assert counted(registry_dir)["a",] == 5.0
 
 
+def test_what_waits_after_a_first_end_is_counted_at_the_next(
+    registry_dir: Path, writer: Writer, held_index: int
+) -> None:
+    counter(writer).inc(5.0)
+    os.close(held_index)
+    writer.settle()
+    held = os.open(registry_dir / "index", os.O_RDWR)
+    assert try_lock(held)
+    counter(writer, "b").inc(4.0)
+    os.close(held)
+    writer.settle()
+    assert counted(registry_dir) == {("first",): 1.0, ("a",): 5.0, ("b",): 4.0}
+
+
 def test_every_kind_of_series_survives_the_wait(
     registry_dir: Path, writer: Writer, clock: FakeClock, held_index: int
 ) -> None:
@@ -353,6 +367,33 @@ def test_old_slot_stays_held_after_a_move(registry_dir: Path, writer: Writer) ->
     counter(writer, "new").inc()
     assert sorted(path.name for path in registry_dir.glob("slot-*")) == ["slot-00000", "slot-00001"]
     writer.process.old_slots[0].release()
+
+
+@pytest.mark.parametrize("mode", [LIVE_SUM, MAX, MIN])
+def test_present_value_follows_to_a_new_generation_once(registry_dir: Path, writer: Writer, mode: str) -> None:
+    gauges = [BoundGauge(writer, Family("x", "gauge", "", (), mode), ()) for _ in range(2)]
+    for gauge in gauges:
+        gauge.inc(2.0)
+    (registry_dir / "index").unlink()
+    counter(writer).inc()
+    assert readings.values(registry_dir, "x") == {(): 4.0}
+    for gauge in gauges:
+        gauge.inc()
+    assert readings.values(registry_dir, "x") == {(): 6.0}
+
+
+@pytest.mark.parametrize("mode", [LIVE_SUM, MAX, MIN])
+def test_present_value_follows_to_a_slot_with_a_longer_journal(registry_dir: Path, writer: Writer, mode: str) -> None:
+    gauges = [BoundGauge(writer, Family("x", "gauge", "", ("of",), mode), (of,)) for of in ("set", "added", "left")]
+    for gauge in gauges:
+        gauge.set(5.0 if mode != MIN else -5.0)
+    writer.describe("celery", "threads", 100)
+    gauges[0].set(3.0)
+    gauges[1].inc(2.0)
+    values = {("set",): 3.0, ("added",): 7.0, ("left",): 5.0}
+    if mode == MIN:
+        values = {("set",): 3.0, ("added",): -3.0, ("left",): -5.0}
+    assert readings.values(registry_dir, "x") == values
 
 
 def test_live_gauge_that_finds_no_room_in_the_new_generation_waits_in_memory(
