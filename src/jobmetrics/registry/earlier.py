@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from jobmetrics.families import HISTOGRAM, Family
+from jobmetrics.families import ERASED, HISTOGRAM, Family
 from jobmetrics.registry.index import Placement, SeriesIndex
 from jobmetrics.registry.slot_reading import Cells
 
@@ -22,6 +22,7 @@ class Earlier:
     """
 
     def __init__(self, index: SeriesIndex) -> None:
+        self._index = index
         self._buckets: dict[int, list[int]] = {}  # by earlier declaration: which of the newest's each of its own is in
         self._places: dict[tuple[int, Labels], list[tuple[int, Placement]]] = {}
         self.superseded = 0
@@ -37,7 +38,7 @@ class Earlier:
             newest = index.newest[index.families[number].name]
             if number in self._buckets:
                 self._places.setdefault((newest, values), []).append((number, place))
-            elif number != newest:
+            elif number != newest and index.families[number].mode != ERASED:
                 self.superseded += 1
 
     def add(self, number: int, values: Labels, counts: list[float], cells: Cells) -> list[float]:
@@ -50,12 +51,17 @@ class Earlier:
             return counts
         total = [0.0] * len(counts)
         for earlier, place in sorted(found):
-            own = cells[place.first : place.first + place.width].tolist()
+            own = self._counted(earlier, values, place, cells).tolist()
             for bucket, count in zip(self._buckets[earlier], own, strict=False):
                 total[bucket] += count
             total[-2] += own[-2]
             total[-1] += own[-1]
         return [before + now for before, now in zip(total, counts, strict=True)]
+
+    def _counted(self, number: int, values: Labels, place: Placement, cells: Cells) -> Cells:
+        counted = cells[place.first : place.first + place.width]
+        erased = self._index.find_erased(self._index.families[number], values)
+        return counted if erased is None else counted - cells[erased.first : erased.first + place.width]
 
     def rest(self) -> list[tuple[int, Labels]]:
         """Series that the newest declaration itself does not have: its number, and the label values."""

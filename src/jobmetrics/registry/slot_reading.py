@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobmetrics.errors import Damaged
-from jobmetrics.families import COUNTER, ERASED, GAUGE, HISTOGRAM, SUM
+from jobmetrics.families import ERASED, GAUGE, SUM
 from jobmetrics.registry import journal, layout
 from jobmetrics.registry.descriptors import close
 from jobmetrics.registry.directory import Directory, slot_name
@@ -34,19 +34,23 @@ class Columns:
         self._unknown = np.zeros(self.count, bool)  # gauges: NaN is a value there
         self._single = np.zeros(self.count, bool)  # of one file: nothing is added to them
         for (number, _), place in index.series.items():
-            family = index.families[number]
-            if family.type == COUNTER:
-                self._rising[place.first] = True
+            family, first, end = index.families[number], place.first, place.first + place.width
+            if family.mode == ERASED:  # counted as the series that it is of; when, in its last two cells
+                self._single[end - 2 : end] = True
+                self._count(first, end - 2)
             elif family.type == GAUGE:
-                self._unknown[place.first : place.first + place.width] = True
-                if family.mode == ERASED:  # when, in its last two cells
-                    self._single[place.first + place.width - 2 : place.first + place.width] = True
-                elif family.mode != SUM:
-                    self._single[place.first : place.first + place.width] = True
-            elif family.type == HISTOGRAM:
-                buckets = slice(place.first, place.first + place.width - 1)
-                self._rising[buckets] = self._whole[buckets] = True
-                self._sums[buckets] = place.first + place.width - 1
+                self._unknown[first:end] = True
+                self._single[first:end] = family.mode != SUM
+            else:
+                self._count(first, end)
+
+    def _count(self, first: int, end: int) -> None:
+        """Take the cells of a counter or, if they are several, of a histogram."""
+        self._rising[first] = True
+        if end > first + 1:
+            buckets = slice(first, end - 1)
+            self._rising[buckets] = self._whole[buckets] = True
+            self._sums[buckets] = end - 1
 
     def added_up(self, row: Cells) -> Cells:
         """What of a row goes on counting when another file takes the name of its file."""

@@ -109,7 +109,7 @@ class Totals:
 
     def _erased(self, family: Family, values: tuple[str, ...]) -> tuple[bool, Cells | None]:
         """Whether a series was removed and not asked for again, and what was erased of its cells."""
-        place = self._index.find(family.erased, values) if self._index.has_erased else None
+        place = self._index.find_erased(family, values)
         if place is None:
             return False, None
         removed, shown = self._extremes.stamps(place)

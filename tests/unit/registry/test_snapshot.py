@@ -360,6 +360,18 @@ def test_several_earlier_declarations_are_added_in_their_order(reader: SnapshotR
     assert shown(reader)[0][2] >= before
 
 
+def test_what_was_removed_of_an_earlier_declaration_stays_away(reader: SnapshotReader, worker: Worker) -> None:
+    old = worker()
+    sizes = histogram(lambda: old, 1.0, 2.0)
+    for size in (0.5, 1.5):
+        sizes.observe(size)
+    old.erase(sizes, hide=True)
+    sizes.observe(1.5)
+    histogram(worker, 2.0).observe(0.5)
+    assert shown(reader) == [((2.0,), (2.0, 0.0), 2.0)]
+    assert reader.read().superseded == 0
+
+
 def test_earlier_series_that_change_are_not_hidden(registry_dir: Path, clock: FakeClock, worker: Worker) -> None:
     hiding = SnapshotReader(str(registry_dir), clock, hide_after=60.0)
     earlier, newest = histogram(worker, 1.0), histogram(worker, 1.0, 2.0)
@@ -436,6 +448,22 @@ def test_slot_that_was_replaced_counts_on_top(registry_dir: Path, reader: Snapsh
     count(worker(), 4.0)  # leases slot 1
     count(worker(), 8.0)  # makes slot 0 anew
     assert value(reader, "c_total", "a") == 15.0
+
+
+def test_zeroed_cells_bring_nothing_back_that_was_erased(
+    registry_dir: Path, reader: SnapshotReader, worker: Worker
+) -> None:
+    one = worker()
+    count(one, 5.0)
+    one.erase(BoundCounter(one, COUNTER, ("a",)), hide=False)
+    count(one, 2.0)
+    assert value(reader, "c_total", "a") == 2.0
+    assert one.slot is not None
+    for cell in range(len(one.slot.cells)):
+        one.slot.cells[cell] = 0.0
+    assert value(reader, "c_total", "a") == 2.0
+    count(one, 1.0)
+    assert value(reader, "c_total", "a") == 3.0
 
 
 @pytest.mark.parametrize("mode", [LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER])
