@@ -145,7 +145,7 @@ def test_a_bound_update_never_asks_the_clock(registry_dir: Path) -> None:
             asked.append(1)
             return 0.0
 
-        one.writer._clock = clock
+        one.writer.clock = clock
         one.bound(100)
         assert not asked
 

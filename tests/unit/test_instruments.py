@@ -757,7 +757,7 @@ def test_what_was_defined_is_0_in_a_new_generation_too(registry_dir: Path, clock
     counter.inc()
     (registry_dir / "index").unlink()
     writer = current.writer()
-    writer._check_at = 0.0
+    writer.check_at = 0.0
     writer.tick()
     counter.inc()
     assert (value(registry_dir, "c_total"), value(registry_dir, "d_total")) == (1.0, 0.0)

@@ -59,7 +59,9 @@ class _Metric(Labelled[Bound]):
             try:
                 known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
                 if not known.dropped:
-                    known.writer.look()
+                    writer = known.writer
+                    if writer.clock() >= writer.check_at:  # as look() does, one call less
+                        writer.tick()
                     return known
             except (KeyError, TypeError):
                 pass
@@ -121,10 +123,15 @@ class _Metric(Labelled[Bound]):
         return tuple(map(label_value, labelvalues))
 
     def _only(self) -> Bound:
-        if self.family.labels:
-            return self._instead(InstrumentError(f"{self.family.name} is missing label values: call labels() first"))
-        bound = self.at(())
-        bound.writer.look()
+        bound = self._children.get(())
+        if bound is None or bound.dropped:
+            if self.family.labels:
+                why = InstrumentError(f"{self.family.name} is missing label values: call labels() first")
+                return self._instead(why)
+            bound = self._new(())
+        writer = bound.writer
+        if writer.clock() >= writer.check_at:  # as look() does, one call less
+            writer.tick()
         return bound
 
     def _instead(self, error: Exception) -> Bound:

@@ -42,7 +42,7 @@ class Holding:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self.clock = clock
         self.enabled = settings.enabled and SUPPORTED
         if settings.enabled and not SUPPORTED:
             logger.warning("jobmetrics: nothing is recorded on this platform; jobs run as ever")
@@ -52,7 +52,7 @@ class Holding:
         self._index: SeriesIndex | None = None
         self._plan: SlotPlan | None = None
         self._row = Row()
-        self._check_at = 0.0
+        self.check_at = 0.0
         self._shared = SharedHints()
         forks.follow(self)
 
@@ -81,7 +81,7 @@ class Holding:
             return False
         try:
             self._index = self._file.load(self._lock_wait())
-            self._check_at = self._clock() + CHECK_INTERVAL
+            self.check_at = self.clock() + CHECK_INTERVAL
         except (OSError, ValueError, JobmetricsError) as error:
             self._failed(LOAD, error)
             return False
@@ -171,8 +171,8 @@ class Holding:
         """
         if self.process.child_holder is None:
             self.process.child_holder = _holder(system, role, 1)
-        now, index = self._clock(), self._index
-        if index is not None and now < self._check_at and self._shared.index_length <= index.fed_to:
+        now, index = self.clock(), self._index
+        if index is not None and now < self.check_at and self._shared.index_length <= index.fed_to:
             return  # nothing that children of this process have appended since
         self.process.in_slow_path(self._read_index, now)
 
@@ -182,7 +182,7 @@ class Holding:
                 self._file.refresh(self._index)
             elif self.enabled:
                 self._has_index()
-            self._check_at = now + CHECK_INTERVAL
+            self.check_at = now + CHECK_INTERVAL
         except Moved:
             self._move()
         except (OSError, ValueError, JobmetricsError) as error:
@@ -225,7 +225,7 @@ class Holding:
     def _beginning(self, started: int) -> Beginning:
         process = self.process
         if self._next is process:
-            self._next = ProcessState(self._clock)
+            self._next = ProcessState(self.clock)
         self._offer(started)
         self._next.follow(process, started)
         slot, emptied = self._next.slot, process.rows_of_its_own() or None
@@ -269,7 +269,7 @@ class Holding:
         parent = self.process
         for row in (self._row, parent.memory.row, *parent.old_rows):  # a thread may have been emptying its memory
             row.empty()
-        self.process = ProcessState(self._clock)
+        self.process = ProcessState(self.clock)
         self.process.holder, self.process.started = parent.holder, fork_moment()
         self._row = Row()
         self._index = None

@@ -55,9 +55,7 @@ class Writer(Holding):
             False  # whether it is the writer of what the code defines, which is shown before its first update
         )
         self._dropping: set[str] = set()
-        self._live: weakref.WeakSet[BoundSeries] = (
-            weakref.WeakSet()
-        )  # gauges of present values, which follow the process
+        self._present: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # gauges of present values
 
     # ---------------------------------------------------------------- recording's slow path
 
@@ -142,7 +140,7 @@ class Writer(Holding):
         elif series.family.mode in PRESENT:
             take_along(series.family.mode, row.before, offset, cells, place.first)
         if series.family.mode in PRESENT:
-            self._live.add(series)
+            self._present.add(series)
         if place.dropped:
             self.process.dropped_series += 1
         series.dropped = place.dropped
@@ -277,7 +275,7 @@ class Writer(Holding):
     def _carry_over(self) -> None:
         """What is true of this process now is true in the new generation: its present values and what it runs."""
         moved_from, self.process.moved_from = self.process.moved_from, []
-        for series in list(self._live):
+        for series in list(self._present):
             self._bind(series)
         if self.shows_zeros:
             zeros.again()
@@ -294,15 +292,15 @@ class Writer(Holding):
         slot = self.process.slot
         if slot is not None and not slot.is_held():
             self.process.in_slow_path(self._forget, slot)
-        now = self._clock()
-        if now < self._check_at or not self.enabled or self.process.inside == get_ident():
+        now = self.clock()
+        if now < self.check_at or not self.enabled or self.process.inside == get_ident():
             return
         self.process.in_slow_path(self._follow_index, now)
         self.process.redo_postponed()
 
     def look(self) -> None:
         """As `tick`, at most once a second: for processes that run no jobs."""
-        if self._clock() >= self._check_at:
+        if self.clock() >= self.check_at:
             self.tick()
 
     def _forget(self, slot: Slot) -> None:
@@ -312,7 +310,7 @@ class Writer(Holding):
             self._row.cells = NO_CELLS
 
     def _follow_index(self, now: float) -> None:
-        self._check_at = now + CHECK_INTERVAL
+        self.check_at = now + CHECK_INTERVAL
         if self._index is not None and not self._file.is_current(self._index):
             self._move()
         self._empty_memory()
@@ -325,7 +323,7 @@ class Writer(Holding):
         The next job's start does the rest. It also looks for a slot, which may take longer than a job's end should.
         """
         process = self.process
-        due = process.waiting and process.inside != get_ident() and self._clock() >= process.retry_at
+        due = process.waiting and process.inside != get_ident() and self.clock() >= process.retry_at
         if due and process.slot is not None and self._index is not None:
             process.in_slow_path(self._empty_memory, FEW)
             process.redo_postponed()
@@ -358,7 +356,7 @@ class Writer(Holding):
     def _empty_memory(self, most: int | None = None) -> None:
         """Find the series in memory their cells, the first so many of them. Those that find none stay there."""
         process = self.process
-        process.retry_at = self._clock() + RETRY_INTERVAL
+        process.retry_at = self.clock() + RETRY_INTERVAL
         waiting = process.waiting
         if not waiting or not self._ready() or self._index is None:
             return
