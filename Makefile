@@ -17,7 +17,7 @@ LONG_SECONDS ?= 180
 # What is done side by side prints what it has to say when it ends, where make can do that.
 TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # Of nox; the newest releases are in .venv already.
-LANES := celery-oldest rq-oldest celery-suite
+LANES := celery-suite celery-oldest rq-oldest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long coverage $(LANES:%=lane-%) bench lint types layers docs dashboards clean
@@ -42,7 +42,7 @@ test: checks servers ## lint, types, layers and all tests but those of make test
 	$(PYTEST) $(PARALLEL)
 
 test-all: setup servers ## everything that make test leaves out: other versions and pools, mutations, repetitions
-	@status=0; $(TOGETHER) --keep-going -j2 test-full $(LANES:%=lane-%) || status=1; \
+	@status=0; $(TOGETHER) --keep-going -j3 test-full $(LANES:%=lane-%) || status=1; \
 	$(TOGETHER) test-serial || status=1; exit $$status
 
 test-full: setup servers # but what measures the machine

@@ -390,7 +390,7 @@ def test_queues_beyond_the_cap_share_a_series(redis_url: str, client: Redis, mon
 
 @pytest.mark.full
 def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str, client: Redis) -> None:
-    """In labels, in seconds and in memory."""
+    """In labels, in processor seconds and in memory."""
     for start in range(0, 50_000, 5000):
         with client.pipeline(transaction=False) as pipe:
             for number in range(start, start + 5000):
@@ -405,9 +405,9 @@ from jobmetrics.collecting import CollectorOptions, Target
 (made,) = collectors(CollectorOptions(rq_urls=(Target("main", sys.argv[1]),)))
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-before, start = peak(), time.monotonic()
+before, start = peak(), time.process_time()
 readings = made.collect()
-took = time.monotonic() - start
+took = time.process_time() - start
 grown = (peak() - before) // 1024
 depths = [r for r in readings if r.family.name == "jobs_queue_depth"]
 print(len(depths), int(sum(r.value for r in depths)), took, grown)
