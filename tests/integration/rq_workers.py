@@ -87,25 +87,126 @@ if hasattr(jobmetrics.rq, "SpawnWorker"):
         """Impatient with spawned ones."""
 
 
-class KilledAfterwards(jobmetrics.rq.Worker):
-    """Its work-horses are killed after their job's end has been recorded, and before they leave."""
+def _die(_: int = 0) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _KilledAfterwards:
+    """Its work-horses are killed after their job's end has been recorded, and before they exit."""
+
+    def main_work_horse(self, *args: Any, **kwargs: Any) -> None:
+        os._exit = _die  # type: ignore[assignment]  # in the work-horse
+        super().main_work_horse(*args, **kwargs)  # type: ignore[misc]  # a mixin
+
+
+class KilledAfterwards(_KilledAfterwards, jobmetrics.rq.Worker):
+    """With forked work-horses."""
+
+
+class KilledAfterwardsOwnForks(_KilledAfterwards, OwnForks):
+    """With work-horses that record for themselves."""
+
+
+KILLED_AFTERWARDS = [f"{__name__}.KilledAfterwards", f"{__name__}.KilledAfterwardsOwnForks"]
+if RQ_VERSION >= (3, 0):  # before RQ 3 a spawned work-horse is not of its worker's class
+    KILLED_AFTERWARDS.append(f"{__name__}.KilledAfterwardsSpawning")
+
+    class KilledAfterwardsSpawning(_KilledAfterwards, jobmetrics.rq.SpawnWorker):
+        """With spawned ones."""
+
+
+def after_end() -> Path:
+    """The file that a lingering work-horse makes once its job's end is recorded."""
+    return Path(os.environ["LEDGER"]).with_name("after the end")
+
+
+class _Lingers:
+    """Its work-horses wait after their job's end has been recorded."""
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
-        super().perform_job(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGKILL)
+        super().perform_job(*args, **kwargs)  # type: ignore[misc]  # a mixin
+        after_end().touch()
+        signal.pause()
         return True
 
 
-class KilledBeforeItsWord(rq.Worker):
-    """Its work-horses are killed after RQ has written down how their job ended, and before anybody else has."""
+class _Stopped(_Lingers):
+    """The worker obeys a stop command that came in before the job's end, as RQ's thread for commands does."""
+
+    _stopped_job_id: str | None
+
+    def wait_for_horse(self) -> Any:
+        until(after_end().exists, "the job's end")
+        self._stopped_job_id = os.environ["RQ_JOB_ID"]
+        self.kill_horse()  # type: ignore[attr-defined]  # a mixin
+        return super().wait_for_horse()  # type: ignore[misc]  # as above
+
+
+class Lingers(_Lingers, jobmetrics.rq.Worker):
+    """With forked work-horses."""
+
+
+class LingersOwnForks(_Lingers, OwnForks):
+    """With work-horses that record for themselves."""
+
+
+class Stopped(_Stopped, jobmetrics.rq.Worker):
+    """With forked work-horses."""
+
+
+class StoppedOwnForks(_Stopped, OwnForks):
+    """With work-horses that record for themselves."""
+
+
+LINGERING = [f"{__name__}.Lingers", f"{__name__}.LingersOwnForks"]
+STOPPED = [f"{__name__}.Stopped", f"{__name__}.StoppedOwnForks"]
+
+
+class _KilledBeforeItsWord:
+    """Its work-horses are killed after RQ has stored their job's end, and before jobmetrics has."""
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
-        super().perform_job(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGKILL)
+        super().perform_job(*args, **kwargs)  # type: ignore[misc]  # a mixin
+        _die()
         return True
+
+
+class KilledBeforeItsWord(_KilledBeforeItsWord, rq.Worker):
+    """With forked work-horses."""
+
+
+class KilledBeforeItsWordOwnForks(_KilledBeforeItsWord, OwnForks):
+    """With work-horses that record for themselves."""
+
+
+class _KilledBefore:
+    """Its work-horses are killed before their job starts."""
+
+    def setup_work_horse_signals(self) -> None:
+        _die()
+
+
+class KilledBefore(_KilledBefore, jobmetrics.rq.Worker):
+    """With forked work-horses."""
+
+
+class KilledBeforeOwnForks(_KilledBefore, OwnForks):
+    """With work-horses that record for themselves."""
 
 
 jobmetrics.rq.instrument(KilledBeforeItsWord)
+jobmetrics.rq.instrument(KilledBeforeItsWordOwnForks)
+KILLED_BEFORE_ITS_WORD = [f"{__name__}.KilledBeforeItsWord", f"{__name__}.KilledBeforeItsWordOwnForks"]
+KILLED_BEFORE = [f"{__name__}.KilledBefore", f"{__name__}.KilledBeforeOwnForks"]
+if RQ_VERSION >= (3, 0):
+    KILLED_BEFORE_ITS_WORD.append(f"{__name__}.KilledBeforeItsWordSpawning")
+    KILLED_BEFORE.append(f"{__name__}.KilledBeforeSpawning")
+
+    class KilledBeforeItsWordSpawning(_KilledBeforeItsWord, jobmetrics.rq.SpawnWorker):
+        """With spawned ones."""
+
+    class KilledBeforeSpawning(_KilledBefore, jobmetrics.rq.SpawnWorker):
+        """With spawned ones."""
 
 
 class _SaysWhatItRuns:
@@ -192,7 +293,7 @@ class Workers:
         return {(name.rpartition(".")[2], error): count for (_, name, _, error), count in found.items()}
 
     def lost(self) -> float:
-        """Work-horses that died in a job."""
+        """Work-horses that died in a job or right after it."""
         return values(self.directory, "jobs_worker_processes_lost_total").get(("rq",), 0.0)
 
     def unknown(self) -> float:

@@ -23,16 +23,29 @@ from tests.integration.rq_workers import (
     FORKING,
     IMPATIENT,
     JOBS,
+    KILLED_AFTERWARDS,
+    KILLED_BEFORE,
+    KILLED_BEFORE_ITS_WORD,
+    LINGERING,
     OWN,
     RQ_VERSION,
     SAYING,
     SIMPLE,
+    STOPPED,
     WITH_HORSES,
     Workers,
 )
 from tests.readings import active, assert_durations_add_up, until, values
 
 KILLED = "WorkHorseKilled"
+
+
+def _usual_first(classes: list[str]) -> list[object]:
+    """Parameters: the class with forked work-horses for make test, the others for make test-all."""
+    usual, *others = classes
+    return [usual, *(pytest.param(each, marks=pytest.mark.full) for each in others)]
+
+
 HERE = "tests.integration.rq_workers"
 
 
@@ -297,19 +310,42 @@ def test_swallowed_timeout_is_a_failure_once_the_worker_has_killed_it(worker_cla
     assert workers.lost() == 1
 
 
-@pytest.mark.parametrize(
-    ("row", "status", "lost"), [("succeed", "success", 0), ("fail", "failure", 0), ("fail_once", "retry", 0)]
-)
-def test_work_horse_killed_after_its_end_was_recorded_counts_once(
-    row: str, status: str, lost: int, workers: Workers
+@pytest.mark.parametrize("kind", _usual_first(KILLED_AFTERWARDS))
+@pytest.mark.parametrize(("row", "status"), [("succeed", "success"), ("fail", "failure"), ("fail_once", "retry")])
+def test_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost(
+    row: str, status: str, kind: str, workers: Workers
 ) -> None:
     if row == "fail_once":
         workers.queue.enqueue(jobs.fail_once, str(workers.tmp_path / "marker"), retry=Retry(max=1, interval=3600))
     else:
         workers.queue.enqueue(getattr(jobs, row))
-    workers.burst(f"{HERE}.KilledAfterwards")
+    workers.burst(kind)
     workers.check({(row, status): 1}, {(row, "Gone"): 1} if status == "failure" else {})
-    assert workers.lost() == lost
+    assert workers.lost() == 1
+
+
+@pytest.mark.parametrize("kind", _usual_first(KILLED_BEFORE))
+def test_work_horse_killed_before_its_job_starts_is_lost_once(kind: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed)
+    workers.burst(kind)
+    assert workers.ended() == {("succeed", "failure"): 1}
+    assert workers.lost() == 1
+
+
+@pytest.mark.parametrize("kind", _usual_first(STOPPED))
+def test_work_horse_that_is_stopped_after_its_end_is_not_lost(kind: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed)
+    workers.burst(kind)
+    workers.check({("succeed", "success"): 1})
+    assert workers.lost() == 0
+
+
+@pytest.mark.parametrize("kind", _usual_first(LINGERING))
+def test_work_horse_that_a_cold_shutdown_kills_after_its_end_is_not_lost(kind: str, workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed)
+    _shut_down_cold(workers, kind, after_end=True)
+    workers.check({("succeed", "success"): 1})
+    assert workers.lost() == 0
 
 
 @pytest.mark.parametrize("worker_class", [*WITH_HORSES, *OWN])
@@ -378,9 +414,11 @@ def test_warm_shutdown_on_heroku_tells_the_job_which_fails_of_it(workers: Worker
     workers.check({("succeed", "failure"): 1}, {("succeed", "ShutDownImminentException"): 1})
 
 
-def _shut_down_cold(workers: Workers, worker_class: str) -> None:
+def _shut_down_cold(workers: Workers, worker_class: str, *, after_end: bool = False) -> None:
     with workers.running(worker_class) as worker:
         workers.await_written()
+        if after_end:
+            until((workers.tmp_path / "after the end").exists, "the job's end")
         worker.send_signal(signal.SIGTERM)
         until(lambda: b"shut down requested" in workers.log.read_bytes(), "the first signal to be seen")
 
@@ -465,15 +503,19 @@ def test_leaving_with_exit_code_0_counts_where_the_worker_sees_it(retries: int, 
         assert workers.unknown() == 0
 
 
+@pytest.mark.parametrize("kind", _usual_first(KILLED_BEFORE_ITS_WORD))
 @pytest.mark.parametrize("status", ["success", "failure", "result_ttl=0"])
-def test_work_horse_killed_between_redis_and_its_word_counts_as_redis_says(status: str, workers: Workers) -> None:
+def test_work_horse_killed_between_redis_and_its_word_counts_as_redis_says(
+    status: str, kind: str, workers: Workers
+) -> None:
     ttl = 0 if status == "result_ttl=0" else None
     workers.queue.enqueue(jobs.fail if status == "failure" else jobs.succeed, result_ttl=ttl)
-    workers.burst(f"{HERE}.KilledBeforeItsWord")
+    workers.burst(kind)
     if status == "failure":
         workers.check({("fail", "failure"): 1}, {("fail", "unknown"): 1})
     else:
         workers.check({("succeed", "success"): 1})
+    assert workers.lost() == 1
 
 
 @pytest.mark.parametrize("found", [False, True], ids=["nobody cleans up", "called abandoned before its end"])

@@ -280,6 +280,12 @@ MUTATIONS = [
         "a fork without hooks is noticed at the next job",
         "test_fork_safe.py::test_a_fork_in_c_is_noticed_by_processes_without_jobs",
     ),
+    Mutation(
+        "exit_of_work_horse",
+        "the worker looks at how its work-horse exited",
+        "integration/test_rq_truth.py::test_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost",
+        full=True,
+    ),
 ]
 
 # make test-all sets this: make test and it run the named tests themselves, and fail with them.

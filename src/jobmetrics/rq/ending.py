@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rq.exceptions import InvalidJobOperation
 from rq.job import Job as RQJob
 from rq.job import JobStatus
 
@@ -77,10 +78,10 @@ def cpu_seconds() -> float:
 
 
 @guarded("rq lost")
-def report_lost(job: RQJob, queue: Any, execution_id: str, killed: Killed | None, ended: str | None = None) -> None:
+def report_lost(job: RQJob, queue: Any, execution_id: str, killed: Killed | None, ended: str | None = None) -> bool:
     """The worker learns that its work-horse is gone; killed: None when an operator had it stopped.
 
-    ended: the status it counts as, where the job's own does not tell.
+    ended: the status it counts as, where the job's own does not tell. Returns whether the end was counted.
     """
     if ended is None:
         status = job.get_status(refresh=False)
@@ -90,6 +91,29 @@ def report_lost(job: RQJob, queue: Any, execution_id: str, killed: Killed | None
     counted = record.lost(Lost(event, execution_id, ended, KILLED, process_died=killed is not None))
     if counted and killed is not None and killed.cpu_seconds is not None:
         record.series_of(event).cpu.inc(killed.cpu_seconds)
+    return counted
+
+
+def report_ended(job: RQJob, queue: Any, execution_id: str) -> bool:
+    """Count a dead work-horse and its job's end where only Redis has that end; returns whether they were counted."""
+    ended = ended_in_redis(job)
+    if ended is None:
+        return False
+    return recorder.default().lost(Lost(described(job, queue), execution_id, ended, process_died=True))
+
+
+def ended_in_redis(job: RQJob) -> str | None:
+    """How the job ended as Redis has it; None when it is to run again, or has no end there.
+
+    A job that is gone from there is a success whose result was not kept.
+    """
+    try:
+        status = job.get_status()
+    except InvalidJobOperation:
+        return SUCCESS
+    if status == JobStatus.FAILED:
+        return FAILURE
+    return SUCCESS if status in (None, JobStatus.FINISHED) else None
 
 
 def abandoned_name(execution_id: str) -> str:

@@ -14,17 +14,15 @@ from os import getpid, getppid, times
 from time import perf_counter, process_time
 from typing import Any
 
-from rq.exceptions import InvalidJobOperation
 from rq.job import Job as RQJob
-from rq.job import JobStatus
 
 from jobmetrics import recorder
 from jobmetrics.context import Execution
-from jobmetrics.events import FAILURE, RETRY, REVOKED, STATUSES, SUCCESS, Ended, Started
+from jobmetrics.events import FAILURE, RETRY, REVOKED, STATUSES, Ended, Started
 from jobmetrics.guard import guarded
 from jobmetrics.registry.index import LOCK_WAIT
 from jobmetrics.registry.layout import execution_hash
-from jobmetrics.rq.ending import Killed, Performing, abandoned_name, report_lost
+from jobmetrics.rq.ending import Killed, Performing, abandoned_name, ended_in_redis, report_lost
 from jobmetrics.rq.jobs import SYSTEM
 
 _SILENT, _TOLD = 0.0, 1.0
@@ -122,15 +120,16 @@ class Forked(Performing):
         self._record.end(execution, status, error, words[_CPU])
 
     @guarded("rq lost")
-    def record_lost(self, job: RQJob, queue: Any, killed: Killed | None, status: str | None = None) -> None:
-        """Record that the work-horse is gone, if it had not told of the end before. Arguments: as of `report_lost`."""
+    def record_lost(self, job: RQJob, queue: Any, killed: Killed | None, status: str | None = None) -> bool:
+        """Record that the work-horse is gone, unless it reported its end; returns and takes what `report_lost` does."""
         if self.record_told():
-            return
-        report_lost(job, queue, str(self.execution.execution_id), killed, status)
+            return False
+        counted = report_lost(job, queue, str(self.execution.execution_id), killed, status)
         self.execution.ended = True
         if self.execution.entry is not None:
             journal, entry = self.execution.entry
             journal.end(entry, self.execution.started_at)
+        return bool(counted)
 
     def record_gone(self, job: RQJob, queue: Any, stopped: bool) -> None:
         """Record the end of a work-horse that left without a word, and of which RQ has none for us either.
@@ -143,20 +142,12 @@ class Forked(Performing):
         if stopped:
             self.record_lost(job, queue, None, REVOKED)
             return
-        status = _last_status(job)
-        if status in (None, JobStatus.FINISHED, JobStatus.FAILED):
-            self._record.ended(self.execution, Ended(FAILURE if status == JobStatus.FAILED else SUCCESS))
+        ended = ended_in_redis(job)
+        if ended is not None:
+            self._record.ended(self.execution, Ended(ended))
         else:  # RQ will call it abandoned some day; it is here that its end is seen
             again = bool(job.retries_left and job.retries_left > 0)
             self.record_lost(job, queue, Killed(None), RETRY if again else FAILURE)
-
-
-def _last_status(job: RQJob) -> JobStatus | None:
-    """The job's status in Redis; None when it is gone from there, as after a success whose result is not kept."""
-    try:
-        return job.get_status()
-    except InvalidJobOperation:
-        return None
 
 
 def before_fork(page: SharedPage, record: recorder.Recorder, started: Started) -> Forked | None:

@@ -7,6 +7,7 @@ share memory, the worker records for both.
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 from rq.job import Job as RQJob
@@ -16,9 +17,9 @@ from jobmetrics.events import REVOKED, Job, Started
 from jobmetrics.guard import guarded
 from jobmetrics.registry.writer import Writer
 from jobmetrics.rq import abandoned
-from jobmetrics.rq.ending import Killed, Method, report_abandoned, report_lost
+from jobmetrics.rq.ending import Killed, Method, report_abandoned, report_ended, report_lost
 from jobmetrics.rq.forked import Forked, SharedPage, before_fork
-from jobmetrics.rq.jobs import SYSTEM, execution_id, named_in, passed_execution, ready_at
+from jobmetrics.rq.jobs import SYSTEM, described, execution_id, named_in, passed_execution, ready_at
 from jobmetrics.rq.publish import instrument_queue
 
 
@@ -27,7 +28,8 @@ def prepared(worker: Any, record: recorder.Recorder) -> SharedPage:
     known: tuple[Writer, SharedPage] | None = getattr(worker, "_jobmetrics_page", None)
     if known is None or known[0] is not record.writer:
         worker._jobmetrics_page = known = record.writer, SharedPage()
-        worker._jobmetrics = None  # or each work-horse's attributes would grow by one, and move
+        worker._jobmetrics = worker._jobmetrics_exit = worker._jobmetrics_counted = None
+        # else each work-horse's attributes would grow, and move
         record.writer.describe(SYSTEM, "worker")
         for queue in worker.queues:
             instrument_queue(queue)
@@ -46,8 +48,37 @@ def _before_fork(worker: Any, job: RQJob, queue: Any) -> Forked | None:
 
 
 def _after_exit(worker: Any, forked: Forked, job: RQJob, queue: Any) -> None:
-    if not forked.record_told() and not worker.horse_pid:
-        forked.record_gone(job, queue, _is_stopped(worker, job))  # else this worker ends, and killed its work-horse
+    told = forked.record_told()
+    if worker.horse_pid:
+        return  # this worker ends, and killed its work-horse
+    if not told:
+        forked.record_gone(job, queue, _is_stopped(worker, job))
+    if _has_died(worker, job):
+        recorder.default().process_lost(forked.execution.job, str(forked.execution.execution_id))
+
+
+@guarded("rq lost")
+def _after_exit_of_another(worker: Any, job: RQJob, queue: Any, name: str) -> None:
+    """Count the death of a work-horse that records for itself, and its job's end where only Redis has it."""
+    if worker.horse_pid or not _has_died(worker, job):
+        return
+    if not report_ended(job, queue, name):
+        recorder.default().process_lost(described(job, queue), name)
+
+
+def _has_died(worker: Any, job: RQJob) -> bool:
+    """Whether the job's work-horse died, of no shutdown and no stop command, and is not counted yet.
+
+    The stop command is looked up as it was at the exit: RQ forgets it when it handles the stop.
+    """
+    seen = worker._jobmetrics_exit
+    if seen is None or worker._jobmetrics_counted:
+        return False
+    (_, status, _), stopped = seen
+    if not status or stopped == job.id:
+        return False
+    # A warm shutdown on Heroku makes a work-horse raise, and exit with a code.
+    return os.WIFSIGNALED(status) or worker._shutdown_requested_date is None
 
 
 def _is_stopped(worker: Any, job: RQJob) -> bool:
@@ -103,6 +134,7 @@ def monitor_work_horse_of(original: Method) -> Method:
     def monitor_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
         forked: Forked | None = getattr(self, "_jobmetrics_forked", None)
         name = _named(self, job, args, kwargs) if forked is None else None
+        self._jobmetrics_exit = self._jobmetrics_counted = None
         try:
             return original(self, job, queue, *args, **kwargs)
         except Exception:
@@ -110,6 +142,8 @@ def monitor_work_horse_of(original: Method) -> Method:
                 _after_raising(self, job, queue, name)
             raise
         finally:
+            if name is not None:
+                _after_exit_of_another(self, job, queue, name)
             if forked is not None:
                 self._jobmetrics_forked = None
                 try:
@@ -118,6 +152,18 @@ def monitor_work_horse_of(original: Method) -> Method:
                     guard.note("rq end", error)
 
     return monitor_work_horse
+
+
+def wait_for_horse_of(original: Method) -> Method:
+    """Keep how the work-horse exited: RQ reports a death only where the job has no end in Redis."""
+
+    @functools.wraps(original)
+    def wait_for_horse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = original(self, *args, **kwargs)
+        self._jobmetrics_exit = found, getattr(self, "_stopped_job_id", None)
+        return found
+
+    return wait_for_horse
 
 
 def handle_work_horse_killed_of(original: Method) -> Method:
@@ -150,10 +196,10 @@ def handle_job_failure_of(original: Method) -> Method:
             self._jobmetrics_failing = False
             forked: Forked | None = getattr(self, "_jobmetrics_forked", None)
             if forked is not None:
-                forked.record_lost(job, queue, killed)
+                self._jobmetrics_counted = forked.record_lost(job, queue, killed)
             elif name is not None and abandoned.is_cleaning():  # it got stuck between queue and start
                 report_abandoned(job, queue, name, again=False)
             elif name is not None:
-                report_lost(job, queue, name, killed)
+                self._jobmetrics_counted = report_lost(job, queue, name, killed)
 
     return handle_job_failure

@@ -71,6 +71,7 @@ _HOOKS: dict[str, Callable[[Method], Method]] = {
     "handle_job_failure": horses.handle_job_failure_of,
     "clean_registries": _clean_registries,
     "monitor_work_horse": horses.monitor_work_horse_of,
+    "wait_for_horse": horses.wait_for_horse_of,
 }
 _ORIGINALS = "_jobmetrics_originals"
 
