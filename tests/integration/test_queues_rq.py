@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def read(made: Collector, family: Family) -> dict[tuple[str, ...], float]:
 def states(made: Collector, queue: str) -> dict[str, float]:
     """Jobs by state; those that are 0 are checked to be there and left out."""
     found = {state: value for (name, state), value in read(made, f.JOBS_QUEUE_JOBS).items() if name == queue}
-    assert found.keys() == {"started", "deferred", "scheduled", "finished", "failed", "canceled"}
+    assert found.keys() == {"started", "deferred", "scheduled", "finished", "failed", "canceled", "ready_to_enqueue"}
     return {state: value for state, value in found.items() if value}
 
 
@@ -152,7 +153,7 @@ def test_it_takes_three_round_trips_at_any_size_and_changes_nothing(
         "hget",
     }
     assert asked.keys() == reading_commands
-    assert (asked["llen"], asked["zcard"], asked["hmget"]) == (size, 6 * size, size)
+    assert (asked["llen"], asked["zcard"], asked["hmget"]) == (size, 7 * size, size)
 
 
 def test_jobs_by_state_are_those_of_rqs_registries(redis_url: str, client: Redis) -> None:
@@ -172,6 +173,73 @@ def test_jobs_by_state_are_those_of_rqs_registries(redis_url: str, client: Redis
         later.delete()
         assert states(made, "high") == {"failed": 1, "deferred": 1, "canceled": 1}
         assert states(made, "empty") == {}
+
+
+@pytest.mark.skipif(RQ_VERSION < (3, 0), reason="RQ has this state from 3.0 on")
+def test_job_that_is_ready_to_enqueue_is_in_that_state_only(redis_url: str, client: Redis) -> None:
+    from rq.registry import ReadyJobRegistry
+
+    queue = Queue("high", connection=client)
+    first = queue.enqueue(succeed)
+    dependent = queue.enqueue(succeed, depends_on=first)
+    ready: Any = ReadyJobRegistry(queue=queue)
+    with collector(redis_url, "high") as made:
+        assert states(made, "high") == {"deferred": 1}
+        with client.pipeline() as pipe:
+            ready.register_jobs([dependent], pipe)
+            pipe.execute()
+        assert states(made, "high") == {"ready_to_enqueue": 1}
+        assert depths(made) == {"high": 1}
+        ready.cleanup()
+        assert states(made, "high") == {}
+        assert depths(made) == {"high": 2}
+
+
+READ_WITH_PREFIX = """
+import sys
+from redis import Redis
+from rq import Queue, SimpleWorker
+from jobmetrics.collecting import CollectorOptions, Target
+from jobmetrics.rq.queues import collectors
+client = Redis.from_url(sys.argv[1])
+queue = Queue("high", connection=client)
+queue.enqueue(print)
+queue.enqueue(print)
+queue.enqueue(print, depends_on=queue.enqueue(print))
+worker = SimpleWorker([queue], connection=client)
+worker.register_birth()
+worker.set_state("idle")
+(made,) = collectors(CollectorOptions(rq_urls=(Target("main", sys.argv[1]),)))
+for reading in made.collect():
+    if reading.value and reading.family.name.endswith(("depth", "jobs", "consumers", "registered_workers")):
+        print(reading.family.name, *reading.values[2:], reading.value)
+"""
+
+
+@pytest.mark.skipif(RQ_VERSION < (3, 0), reason="RQ has this variable from 3.0 on")
+def test_keys_have_the_prefix_that_rq_gives_them(redis_url: str, client: Redis) -> None:
+    Queue("of another prefix", connection=client).enqueue(print)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_WITH_PREFIX, redis_url],
+        env={**os.environ, "RQ_KEY_PREFIX": "app:{one}"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert sorted(done.stdout.splitlines()) == [
+        "jobs_queue_consumers high 1.0",
+        "jobs_queue_depth high 3.0",
+        "jobs_queue_jobs high deferred 1.0",
+        "jobs_registered_workers idle 1.0",
+    ]
+
+
+@pytest.mark.skipif(RQ_VERSION < (3, 0), reason="RQ has this variable from 3.0 on")
+def test_a_prefix_that_rq_refuses_is_one_clear_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobmetrics", "exporter", "--rq-url", "redis://127.0.0.1:1/0"],
+        env={**os.environ, "RQ_KEY_PREFIX": "a b"}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.startswith("jobmetrics: rq cannot be imported: Invalid RQ_KEY_PREFIX 'a b'")
+    assert done.stderr.count("\n") == 1
 
 
 def test_orphaned_and_overdue_by_the_servers_clock(redis_url: str, client: Redis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 from jobmetrics.collecting import ENTRY_POINT_GROUP, Collector, CollectorOptions
@@ -35,8 +36,7 @@ def find(options: CollectorOptions) -> list[Collector]:
 
 def _made(entry: EntryPoint, options: CollectorOptions) -> list[Collector]:
     try:
-        factory = entry.load()
-        return list(factory(options))
+        return list(_loaded(entry)(options))
     except JobmetricsError:
         raise
     except ImportError as error:
@@ -51,6 +51,16 @@ def _made(entry: EntryPoint, options: CollectorOptions) -> list[Collector]:
             raise
         logger.warning("jobmetrics: collector %s cannot be made: %s", entry.name, type(error).__name__)
     return []
+
+
+def _loaded(entry: EntryPoint) -> Callable[[CollectorOptions], Iterable[Collector]]:
+    try:
+        loaded: Callable[[CollectorOptions], Iterable[Collector]] = entry.load()
+    except ValueError as error:  # RQ 3 refuses a bad RQ_KEY_PREFIX while it is imported
+        if entry.name in SYSTEMS:
+            raise SettingsError(f"{entry.name} cannot be imported: {error}") from None
+        raise
+    return loaded
 
 
 def _refuse_twins(collectors: list[Collector]) -> None:

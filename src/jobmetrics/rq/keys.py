@@ -9,24 +9,33 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-QUEUES = "rq:queues"
-WORKERS = "rq:workers"
-CRON_SCHEDULERS = "rq:cron_schedulers"  # from 2.7 on
-QUEUE = b"rq:queue:"
-JOB = b"rq:job:"
-CRON_SCHEDULER = b"rq:cron_scheduler:"
+from rq import defaults
 
-# The state's name here, and its registry's in Redis.
+# From RQ 3 on it comes from the environment variable RQ_KEY_PREFIX; RQ reads and checks it.
+_PREFIX: str = getattr(defaults, "RQ_KEY_PREFIX", "rq")
+
+QUEUES = f"{_PREFIX}:queues"
+WORKERS = f"{_PREFIX}:workers"
+CRON_SCHEDULERS = f"{_PREFIX}:cron_schedulers"  # from 2.7 on
+QUEUE = f"{_PREFIX}:queue:".encode()
+JOB = f"{_PREFIX}:job:".encode()
+CRON_SCHEDULER = f"{_PREFIX}:cron_scheduler:".encode()
+
+# The state's name here, and its registry's in Redis. A job is in one of them at most.
 _REGISTRIES = {
-    "started": b"rq:wip:",
-    "deferred": b"rq:deferred:",
-    "scheduled": b"rq:scheduled:",
-    "finished": b"rq:finished:",
-    "failed": b"rq:failed:",
-    "canceled": b"rq:canceled:",
+    state: f"{_PREFIX}:{registry}:".encode()
+    for state, registry in (
+        ("started", "wip"),
+        ("deferred", "deferred"),
+        ("scheduled", "scheduled"),
+        ("finished", "finished"),
+        ("failed", "failed"),
+        ("canceled", "canceled"),
+        ("ready_to_enqueue", "ready"),  # from 3.0 on
+    )
 }
-_WORKERS_OF_QUEUE = b"rq:workers:"
-_SCHEDULER_LOCK = b"rq:scheduler-lock:"
+_WORKERS_OF_QUEUE = f"{_PREFIX}:workers:".encode()
+_SCHEDULER_LOCK = f"{_PREFIX}:scheduler-lock:".encode()
 
 OTHER_STATE = "other"
 WORKER_STATES = ("started", "idle", "busy", "suspended", OTHER_STATE)
