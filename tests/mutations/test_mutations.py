@@ -212,6 +212,16 @@ MUTATIONS = [
         "test_damage.py::test_zeroed_cells_of_a_living_slot_go_on_counting",
     ),
     Mutation(
+        "erased",
+        "what was reset of zeroed cells stays so",
+        "unit/registry/test_snapshot.py::test_zeroed_cells_bring_nothing_back_that_was_erased",
+    ),
+    Mutation(
+        "present_values",
+        "a gauge's present value goes along to another slot",
+        "unit/registry/test_writer.py::test_present_value_follows_to_a_slot_with_a_longer_journal",
+    ),
+    Mutation(
         "nested",
         "counts in nested earlier buckets are shown in the newest",
         "test_redeclared.py::test_nested_buckets_are_counted_together",
