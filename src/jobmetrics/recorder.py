@@ -378,6 +378,10 @@ class Recorder:
         self.writer.tick()
         self._flush_if_due()
 
+    def show_dropped(self) -> None:
+        """Show now what was dropped, and what was kept from jobs."""
+        self._flush(self.clock())
+
     def _flush_if_due(self) -> None:
         now = self.clock()
         if now >= self._flush_at:
@@ -424,6 +428,16 @@ def default() -> Recorder:
             _default = Recorder(writer, current.settings_in_force())
         _made_for = peek()
     return _default
+
+
+def _show_dropped() -> None:
+    """Show what was dropped in a process that may run no jobs."""
+    found = default()
+    if found.writer is current.writer():
+        found.show_dropped()
+
+
+current.show_dropped = _show_dropped
 
 
 def use(recorder: Recorder | None) -> None:

@@ -172,6 +172,11 @@ MUTATIONS = [
         "e2e/test_commands.py::test_top_shows_control_characters_as_escapes",
     ),
     Mutation(
+        "dropped_without_jobs",
+        "what is dropped where no job runs is shown where the process ends",
+        "unit/registry/test_current.py::test_what_is_dropped_is_shown_where_a_process_ends",
+    ),
+    Mutation(
         "max_queues",
         "queues beyond the cap share a series",
         "integration/test_queues_rq.py::test_queues_beyond_the_cap_share_a_series",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from jobmetrics import guard, settings
 from jobmetrics.registry import zeros
@@ -10,6 +11,7 @@ from jobmetrics.registry.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
 
+show_dropped: Callable[[], None] | None = None  # of each writer; the recorder, a layer above, sets it
 _writer: Writer | None = None
 _made_from: settings.Settings | None = None
 
@@ -43,6 +45,7 @@ def writer() -> Writer:
                     zeros.again()
                 _writer, _made_from = Writer(in_force), in_force
                 _writer.shows_zeros = True
+                _writer.show_dropped = show_dropped
     return _writer
 
 

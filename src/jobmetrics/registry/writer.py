@@ -54,6 +54,7 @@ class Writer(Holding):
         self.shows_zeros = (
             False  # whether it is the writer of what the code defines, which is shown before its first update
         )
+        self.show_dropped: Callable[[], None] | None = None  # makes metrics of what was dropped
         self._dropping: set[str] = set()
         self._present: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # gauges of present values
 
@@ -221,10 +222,13 @@ class Writer(Holding):
         if series.family.mode in PRESENT:
             take_along(series.family.mode, row.before, offset, place[0].cells, place[1])
         self.process.waiting.append(series)
+        self._settle_at_exit()
+        return True
+
+    def _settle_at_exit(self) -> None:
         if not self.process.has_exit_hook:
             self.process.has_exit_hook = True
             exits.settle_at_exit(self)
-        return True
 
     def drop(self, reason: str, metric: str) -> None:
         """Count an update that was not recorded. The first names are kept, the rest are counted together."""
@@ -233,6 +237,7 @@ class Writer(Holding):
                 metric = OVERFLOW
             else:
                 self._dropping.add(metric)
+        self._settle_at_exit()
         key = reason, metric
         self.process.dropped_updates[key] = self.process.dropped_updates.get(key, 0) + 1
 
@@ -302,6 +307,8 @@ class Writer(Holding):
         """As `tick`, at most once a second: for processes that run no jobs."""
         if self.clock() >= self.check_at:
             self.tick()
+            if self.show_dropped is not None:
+                self.show_dropped()
 
     def _forget(self, slot: Slot) -> None:
         """Its lease was ended by somebody who closed our descriptor."""
@@ -336,6 +343,8 @@ class Writer(Holding):
         nothing: what it left was counted as lost.
         """
         process = self.process
+        if process.dropped_updates and process.inside != get_ident() and self.show_dropped is not None:
+            self.show_dropped()
         if not process.waiting or process.inside == get_ident() or process.patient_until:
             return
         process.patient_until = time.monotonic() + seconds

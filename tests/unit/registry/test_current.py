@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from jobmetrics import guard, recorder, settings
-from jobmetrics.families import INTERNAL_ERRORS
+from jobmetrics import Counter, guard, recorder, refresh, settings
+from jobmetrics.families import DROPPED_UPDATES, INTERNAL_ERRORS
 from jobmetrics.registry import current
 from jobmetrics.testing import read_sample
 
@@ -107,3 +110,23 @@ def test_unknown_variables_are_one_warning_and_no_error(
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("jobmetrics: JOBMETRICS_PORT, JOBMETRICS_SERVICE_HOST are not settings, and")
     assert guard.take_counts() == {}
+
+
+DROPPED = {"reason": "negative", "metric": "shop_rows_total"}
+
+
+def test_what_is_dropped_is_shown_where_no_job_runs(
+    in_force: settings.Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Counter("shop_rows", "Rows.", ["shop"]).labels("north").inc(-1)
+    guard.count("here")
+    monkeypatch.setattr(current.writer(), "clock", lambda: time.monotonic() + 2)
+    refresh()
+    assert read_sample(DROPPED_UPDATES.name, DROPPED, directory=str(registry_dir)) == 1
+    assert read_sample(INTERNAL_ERRORS.name, {"where": "here"}, directory=str(registry_dir)) == 1
+
+
+def test_what_is_dropped_is_shown_where_a_process_ends(registry_dir: Path) -> None:
+    script = "import sys, jobmetrics as j; j.configure(dir=sys.argv[1]); j.Counter('shop_rows', 'Rows.').inc(-1)"
+    subprocess.run([sys.executable, "-c", script, str(registry_dir)], check=True)
+    assert read_sample(DROPPED_UPDATES.name, DROPPED, directory=str(registry_dir)) == 1
