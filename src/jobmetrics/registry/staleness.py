@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jobmetrics.families import JOURNAL, LIVE_SUM
+from jobmetrics.families import ERASED, JOURNAL, LIVE_SUM
 from jobmetrics.registry.index import SeriesIndex
 from jobmetrics.registry.slot_reading import Cells
 
@@ -34,6 +34,6 @@ class Staleness:
         return frozenset(
             place.first
             for (number, _), place in index.series.items()
-            if index.families[number].mode not in (LIVE_SUM, JOURNAL)
+            if index.families[number].mode not in (LIVE_SUM, JOURNAL, ERASED)
             and now - changed_at[place.first : place.first + place.width].max() > self._hide_after
         )

@@ -452,6 +452,8 @@ def _updates(series: BoundSeries) -> int:
     """Updates that a series in memory has at least: a histogram's are known, any other's count as one."""
     (row, first), family = series.where, series.family
     cells = row.cells[first : first + family.width]
+    if family.mode == MOST_RECENT:
+        return int(cells[0] > _LONG_AGO)
     return int(sum(cells[:-1])) if family.type == HISTOGRAM else int(any(cells))
 
 

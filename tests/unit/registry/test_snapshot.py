@@ -541,6 +541,17 @@ def test_series_without_a_change_is_hidden(hiding: SnapshotReader, worker: Worke
     assert hiding.read().hidden == 1
 
 
+def test_what_was_reset_is_no_hidden_series_of_its_own(
+    hiding: SnapshotReader, worker: Worker, clock: FakeClock
+) -> None:
+    one = worker()
+    count(one, 1.0)
+    one.erase(BoundCounter(one, COUNTER, ("a",)), hide=False)
+    hiding.read()
+    clock.advance(1e6)
+    assert hiding.read().hidden == 1
+
+
 def test_hidden_series_comes_back_with_its_whole_count(
     hiding: SnapshotReader, worker: Worker, clock: FakeClock
 ) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from jobmetrics import guard, settings
-from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, MAX, MIN, OVERFLOW, Family
+from jobmetrics.families import JOBS_ACTIVE, LIVE_SUM, MAX, MIN, MOST_RECENT, OVERFLOW, Family
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
-from jobmetrics.registry import holding
+from jobmetrics.registry import holding, zeros
 from jobmetrics.registry import writer as writers
 from jobmetrics.registry.holding import CHECK_INTERVAL
 from jobmetrics.registry.index import Contended
@@ -494,3 +494,16 @@ def test_switched_off_writer_keeps_no_journal(registry_dir: Path) -> None:
 def test_no_execution_is_found_in_a_directory_that_is_gone(registry_dir: Path, writer: Writer) -> None:
     registry_dir.rmdir()
     assert writer.find_execution(1) == []
+
+
+def test_zeros_that_end_with_the_process_are_no_lost_updates(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, held_index: int
+) -> None:
+    gauge = BoundGauge(writer, Family("latest", "gauge", "", (), MOST_RECENT), ())
+    monkeypatch.setattr(zeros, "take", lambda: [gauge])
+    monkeypatch.setattr(zeros, "any_wait", lambda: True)
+    writer.shows_zeros = True
+    writer.show_zeros()
+    writer.settle(0.0)
+    os.close(held_index)
+    assert writer.take_dropped_updates() == {}
