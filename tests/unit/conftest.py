@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 
 from jobmetrics import guard, recorder, settings, targets
 from jobmetrics.instruments import adhoc, definition
@@ -15,6 +17,10 @@ from jobmetrics.registry import current, zeros
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings
 from tests.unit.doubles import FakeClock, die
+
+# No test fails of how busy the machine is.
+examples.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
