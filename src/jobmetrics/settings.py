@@ -530,7 +530,7 @@ def in_force() -> Settings:
 
 
 def take_findings() -> Findings:
-    """What is wrong with the environment and the file of the settings in force, once: whoever takes it reports it."""
+    """What is wrong with the environment and the file of the settings in force, once: the caller reports it."""
     global _findings
     with making():
         findings, _findings = _findings, None

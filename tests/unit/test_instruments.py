@@ -936,7 +936,7 @@ def test_gauge_takes_its_unit_into_its_name() -> None:
 
 @pytest.mark.parametrize("name", ["", "1a", "a-b", "a b", "größe", "a\n", "a" * 129])
 def test_bad_name_is_refused(name: str) -> None:
-    with pytest.raises(InstrumentError, match="is no metric name"):
+    with pytest.raises(InstrumentError, match="is not a valid metric name"):
         Gauge(name, "Things.")
 
 
@@ -944,13 +944,13 @@ def test_bad_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["", None, 5, b"c"], ids=shown)
 @pytest.mark.parametrize("parts", [{}, {"namespace": "acme"}, {"subsystem": "web"}, {"unit": "bytes"}], ids=str)
 def test_empty_name_is_refused_whatever_surrounds_it(kind: Any, name: Any, parts: dict[str, str]) -> None:
-    with pytest.raises(InstrumentError, match="is no metric name"):
+    with pytest.raises(InstrumentError, match="is not a valid metric name"):
         kind(name, "Things.", **parts)
 
 
 @pytest.mark.parametrize("parts", [{"name": "_total"}, {"name": "_total", "unit": "bytes"}], ids=str)
 def test_counter_whose_name_is_only_its_suffix_is_refused(parts: dict[str, str]) -> None:
-    with pytest.raises(InstrumentError, match="is no metric name"):
+    with pytest.raises(InstrumentError, match="is not a valid metric name"):
         Counter(documentation="Things.", **parts)
 
 

@@ -139,7 +139,7 @@ class RedisQueues(BrokerQueues):
 
 
 def _ask(channel: Any, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-    """The answers to these commands, in one round trip for so many; WRONGTYPE as an exception among them.
+    """The answers to these commands, in one round trip per 10,000; WRONGTYPE as an exception among them.
 
     Prefixes the keys of those commands that kombu's client does not.
 

@@ -4,7 +4,8 @@
 def printable(text: str) -> str:
     """The text with each character that a terminal may obey instead of showing it as an escape.
 
-    Names of jobs and queues are anybody's: they may hold control sequences, or marks that turn the direction of text.
+    Names of jobs and queues come from any producer. They may hold control sequences, or marks that turn the direction
+    of text.
     """
     if text.isprintable():
         return text

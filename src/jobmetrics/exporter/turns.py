@@ -1,7 +1,7 @@
-"""Whose password is checked next when more come than can be checked.
+"""Which password is checked next when more requests come than can be checked.
 
 Clients take turns, so that one that guesses delays nobody else by more than one check. Within a client, credentials
-that were asked about first are first. A place is kept when the client is told to come back: a client that repeats
+that came first are checked first. A place is kept when the client gets 503: a client that repeats
 its credentials, as Prometheus does, is served before any number of guesses that came later.
 """
 
@@ -33,7 +33,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._busy = False
-        self._waiting: dict[str, list[_Waiting]] = {}  # by client; whose turn is next comes first
+        self._waiting: dict[str, list[_Waiting]] = {}  # by client; the one that is next comes first
         self._places: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._next_place = 0
 
@@ -106,7 +106,7 @@ class Turns:
 
 
 def client_of(host: str) -> str:
-    """Whom an address belongs to: an IPv4 address, or the network of an IPv6 address; '' for what is none."""
+    """The client of an address: an IPv4 address, or the network of an IPv6 address; '' if it is not an address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -83,7 +83,7 @@ def _series(type_: str, name: str, labels: dict[str, object], unit: str = "") ->
 
 def _metric(type_: str, name: str, labels: tuple[str, ...], unit: str) -> Labelled[Any]:
     if not isinstance(name, str):
-        raise InstrumentError(f"{name!r} is no metric name: it takes a text")
+        raise InstrumentError(f"{name!r} is not a valid metric name: it takes a string")
     most = current.writer().max_series
     if len(_known) >= most:
         raise InstrumentError(f"{name!r} is one metric too many: max_series is {most}")

@@ -69,14 +69,16 @@ def define(
     full = "_".join(filter(None, (namespace, subsystem, name))) if isinstance(name, str) else ""
     base = full[: -len("_total")] if type_ == COUNTER and full.endswith("_total") else full
     if not name or not base:
-        raise InstrumentError(f"{name!r} is no metric name: it takes a string that is not empty, such as orders")
+        raise InstrumentError(
+            f"{name!r} is not a valid metric name: it takes a string that is not empty, such as orders"
+        )
     if unit and not base.endswith("_" + unit):
         base = f"{base}_{unit}"
     full = base + "_total" if type_ == COUNTER else base
     limits = _limits()
     if not re.match(_NAME, full) or len(full) > limits.max_name_length:
         most = f"at most {limits.max_name_length} characters"
-        raise InstrumentError(f"{full!r} is no metric name: letters, digits, _ and :, {most}")
+        raise InstrumentError(f"{full!r} is not a valid metric name: letters, digits, _ and :, {most}")
     _check_labels(full, type_, labels, limits)
     bounds: tuple[float, ...] = ()
     if type_ == HISTOGRAM:

@@ -60,8 +60,8 @@ class _Metric(Labelled[Bound]):
                 known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
                 if not known.dropped:
                     writer = known.writer
-                    if writer.clock() >= writer.check_at:  # as look() does, one call less
-                        writer.tick()
+                    if writer.clock() >= writer.check_at:  # as look() does: most calls are spared
+                        writer.look()
                     return known
             except (KeyError, TypeError):
                 pass
@@ -130,8 +130,8 @@ class _Metric(Labelled[Bound]):
                 return self._instead(why)
             bound = self._new(())
         writer = bound.writer
-        if writer.clock() >= writer.check_at:  # as look() does, one call less
-            writer.tick()
+        if writer.clock() >= writer.check_at:  # as look() does: most calls are spared
+            writer.look()
         return bound
 
     def _instead(self, error: Exception) -> Bound:

@@ -19,7 +19,7 @@ _made_from: settings.Settings | None = None
 def settings_in_force() -> settings.Settings:
     """The settings in force. What is wrong with the environment or the file is logged and counted, once.
 
-    Metrics never keep a worker from starting, and no variable that somebody set keeps it from recording.
+    Metrics never keep a worker from starting, and no variable keeps it from recording.
     """
     in_force = settings.in_force()
     findings = settings.take_findings()

@@ -115,13 +115,21 @@ def test_unknown_variables_are_one_warning_and_no_error(
 DROPPED = {"reason": "negative", "metric": "shop_rows_total"}
 
 
+@pytest.mark.parametrize("by", ["refresh", "labels", "a metric without labels"])
 def test_what_is_dropped_is_shown_where_no_job_runs(
-    in_force: settings.Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+    by: str, in_force: settings.Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Counter("shop_rows", "Rows.", ["shop"]).labels("north").inc(-1)
+    rows, plain = Counter("shop_rows", "Rows.", ["shop"]), Counter("shop_sales", "Sales.")
+    plain.inc()
+    rows.labels("north").inc(-1)
     guard.count("here")
     monkeypatch.setattr(current.writer(), "clock", lambda: time.monotonic() + 2)
-    refresh()
+    if by == "refresh":
+        refresh()
+    elif by == "labels":
+        rows.labels("north")
+    else:
+        plain.inc()
     assert read_sample(DROPPED_UPDATES.name, DROPPED, directory=str(registry_dir)) == 1
     assert read_sample(INTERNAL_ERRORS.name, {"where": "here"}, directory=str(registry_dir)) == 1
 
