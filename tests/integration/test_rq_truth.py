@@ -423,8 +423,9 @@ def _shut_down_cold(workers: Workers, worker_class: str, *, after_end: bool = Fa
         until(lambda: b"shut down requested" in workers.log.read_bytes(), "the first signal to be seen")
 
         def gone() -> bool:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)  # RQ ignores it within a second of the first
+            # RQ ignores it within a second of the first. One more after that would interrupt the worker's last words.
+            if worker.poll() is None and b"old shut down" not in workers.log.read_bytes():
+                worker.send_signal(signal.SIGTERM)
             return worker.poll() is not None
 
         until(gone, "the worker's end")
