@@ -180,12 +180,12 @@ def _lay_out(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | 
 
 
 def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
-    """Make a slot file and lease it; None when another process has made one of that number, or cleared this one away.
+    """Make a slot file and lease it; None when another process has made one of that number, or clears this one away.
 
     A file that cannot be leased is removed, and ends the search: the next one would fare no better.
 
     Raises:
-        RegistryError: when another process keeps the new file locked.
+        RegistryError: when the file cannot be leased.
         OSError: when it cannot be made or leased, such as on a full disk.
     """
     directory, name = plan.directory, slot_name(number)
@@ -196,7 +196,7 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
     slot = None
     try:
         if not lock_within(lock_fd, _MAKING_WAIT):
-            raise RegistryError(f"{name} was made and is locked by another process")
+            return None  # a slow process looks at it, and removes it because it is empty
         if not same_file(lock_fd, directory.file(name)):
             return None
         try:
