@@ -127,17 +127,22 @@ def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo
         client.lpush("celery", "their message")
         client.sadd("rq:queues", "rq:queue:theirs")
         client.lpush("rq:queue:theirs", "their-job")
-        before = {key: client.dump(key) for key in client.scan_iter()}
+
+        def kept() -> dict[bytes, bytes]:
+            """All but RQ's own lock, which every worker may set and which expires by itself."""
+            return {key: client.dump(key) for key in client.scan_iter() if key != b"rq:clean_groups"}
+
+        before = kept()
         first = demo(DEMO_SECONDS="2", REDIS_URL=redis_url)
         second = demo(DEMO_SECONDS="2", REDIS_URL=redis_url)
         assert (first.end(), second.end()) == (0, 0), first.said + second.said
-        assert {key: client.dump(key) for key in client.scan_iter()} == before
+        assert kept() == before
         interrupted = demo(DEMO_SECONDS="100", REDIS_URL=redis_url)
         interrupted.wait_until(interrupted.ledger_lines)
         interrupted.process.send_signal(signal.SIGINT)
         interrupted.process.send_signal(signal.SIGTERM)
         interrupted.end()
-        assert {key: client.dump(key) for key in client.scan_iter()} == before
+        assert kept() == before
 
 
 @pytest.mark.full

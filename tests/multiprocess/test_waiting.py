@@ -209,6 +209,7 @@ def test_a_herd_of_short_processes_with_series_of_their_own(registry_dir: Path) 
 def test_a_process_that_ends_waits_for_the_index_lock(registry_dir: Path) -> None:
     def run(pipe: Connection) -> None:
         one = calm(registry_dir, patient=False)
+        pipe.recv()
         one.hit()
         pipe.send((True, "about to end"))
         atexit._run_exitfuncs()
@@ -216,12 +217,14 @@ def test_a_process_that_ends_waits_for_the_index_lock(registry_dir: Path) -> Non
     record(registry_dir, ("hit", "known"))
     with child(run) as one:
         with locked_index(registry_dir):
+            one.pipe.send("now")
             one.answer()
         one.join()
     assert readings.values(registry_dir, "hits_total")["all",] == 1.0
 
 
 @pytest.mark.full
+@pytest.mark.serial  # each process waits up to 2 s at its end
 @pytest.mark.parametrize("count", [60, 200])
 def test_a_herd_of_scripts_at_the_full_minute(count: int, registry_dir: Path) -> None:
     environment = {**os.environ, "JOBMETRICS_DIR": str(registry_dir)}

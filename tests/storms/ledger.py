@@ -5,8 +5,8 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass, field
 
-BEGUN, DONE, WAITING = range(3)
-WORDS = 3
+BEGUN, DONE, WAITING, ENDED = range(4)
+WORDS = 4
 LANES = 64  # threads, signal handlers and forked children of one process, each with its own words
 
 
@@ -32,6 +32,11 @@ class Account:
         self._words[lane * WORDS + DONE] += 1
         at = lane * WORDS + WAITING
         self._words[at] = 0 if in_slot else self._words[at] + 1
+
+    def close(self, lane: int) -> None:
+        """The lane's process has ended: what waited in its memory is gone, and another may use the lane."""
+        self._words[lane * WORDS + ENDED] += self._words[lane * WORDS + WAITING]
+        self._words[lane * WORDS + WAITING] = 0
 
     def total(self, word: int) -> int:
         return sum(self._words[word::WORDS])
@@ -72,7 +77,7 @@ class Ledger:
     @property
     def waiting(self) -> int:
         """Updates that a process had only in its memory when it ended."""
-        return self._total(WAITING)
+        return self._total(WAITING) + self._total(ENDED)
 
     def assert_agrees(self, counted: float, dropped: float = 0.0, *, what: str) -> None:
         """Fail unless every finished update is counted once, and no other but those in flight at a kill.

@@ -107,6 +107,7 @@ def with_threads(path: Path, account: Account, chance: random.Random) -> None:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
                 run_and_exit(functools.partial(_record_on, one, lane, chance, 5))
             os.waitpid(pid, 0)
+            account.close(lane)
 
 
 def _record_on(one: Instruments, lane: int, chance: random.Random, times: int = 10**9) -> None:
