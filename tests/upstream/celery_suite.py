@@ -78,7 +78,15 @@ def _both(directory: Path, tests: Sequence[str]) -> tuple[Results, Results]:
 
 
 def _run(directory: Path, plugin: Sequence[str], tests: Sequence[str]) -> Results:
-    """One run: outcome by test. Tests of one id, such as subtests, have all their outcomes in one."""
+    """One run: outcome by test. Each part runs in a process of its own: unit tests leave a Celery that cannot work."""
+    found: Results = {}
+    for part in tests:
+        found.update(_run_part(directory, plugin, part))
+    return found
+
+
+def _run_part(directory: Path, plugin: Sequence[str], part: str) -> Results:
+    """The outcome by test. Tests of one id, such as subtests, have all their outcomes in one."""
     report = directory / ("plugin.xml" if plugin else "bare.xml")
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *plugin]
@@ -92,7 +100,7 @@ def _run(directory: Path, plugin: Sequence[str], tests: Sequence[str]) -> Result
             "REDIS_PORT": str(port),
             "JOBMETRICS_DIR": str(directory / "registry"),
         }
-        options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *tests]
+        options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", part]
         subprocess.run([*command, *options], cwd=directory, env=environment, check=False)
     found: dict[str, list[str]] = {}
     for case in ET.parse(report).iter("testcase") if report.exists() else ():
