@@ -13,7 +13,7 @@ from jobmetrics.registry.snapshot import Sample, Snapshot, SnapshotReader
 
 @contextmanager
 def reader(path: Path) -> Iterator[SnapshotReader]:
-    """A reader that is closed at the end, whoever owns the directory."""
+    """A reader of a directory of any owner, closed at the end."""
     owner = path.lstat().st_uid if path.exists() else None
     opened = SnapshotReader(Directory(str(path), owner=owner))
     try:

@@ -257,7 +257,7 @@ class Settings:
     )
     dir_owner: int | None = _setting(
         _user,
-        "another user whose directory the commands may read; none: only their own user's and root's",
+        "another user; the commands may read that user's directory. Without it: only their own user's and root's",
         default=None,
     )
     app: str = _setting(

@@ -26,7 +26,7 @@ from tests.multiprocess.support import in_child
 
 USES = 150  # in one directory
 
-# Wanted by nobody, found in the wild or one step from something valid.
+# Names seen in practice that are not valid, or one step from a valid one.
 NAMES: Sequence[Any] = (
     "", "_total", "_", "__", ":", "a:b", "orders", "orders_total", "orders_total_total", "orders_created",
     "orders_bucket", "orders_count", "orders_sum", "orders_info", "orders_seconds", "_seconds", "seconds", "total",

@@ -45,7 +45,7 @@ if hasattr(jobmetrics.rq, "SpawnWorker"):
 
 
 def main(directory: str, port: int) -> None:
-    """A worker whose settings are made in code, as are its connection and what is recorded."""
+    """A worker with settings and a connection made in code."""
     jobmetrics.configure(dir=directory, ignore=["*.count"], propagate_errors=True)
     connection = Redis(host="127.0.0.1", port=port)
     worker_class = jobmetrics.rq.instrument(Plain)

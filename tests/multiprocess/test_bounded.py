@@ -332,7 +332,7 @@ class Starved(Worker):
         super().__init__(path, propagate_errors=False)
 
     def leave_free(self, descriptors: int | None) -> None:
-        """Have so many more descriptors to open; None: as many as before."""
+        """Limit the descriptors that can still be opened; None lifts the limit."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if descriptors is None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

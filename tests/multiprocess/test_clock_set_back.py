@@ -18,7 +18,7 @@ NAME = "jobs_last_success_timestamp_seconds"
 
 
 class Clocked(Worker):
-    """Its wall clock is ahead by so many seconds."""
+    """Set its wall clock ahead, in seconds."""
 
     def be_ahead(self, seconds: float) -> None:
         def wall() -> float:

@@ -36,7 +36,7 @@ def make_slots(path: Path, count: int) -> None:
 
 
 def with_few_descriptors(limit: int, run: Callable[[], object]) -> None:
-    """Run something in a process that may open no more than so many files."""
+    """Run something in a process with a limit of open files."""
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -46,7 +46,7 @@ def with_few_descriptors(limit: int, run: Callable[[], object]) -> None:
 
 
 def command(limit: int, *arguments: str) -> str:
-    """What a command prints that may open no more than so many files."""
+    """The output of a command that runs with a limit of open files."""
     done = subprocess.run(
         [sys.executable, "-m", "jobmetrics", *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),

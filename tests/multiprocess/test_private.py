@@ -198,7 +198,7 @@ def test_a_user_outside_the_group_is_refused(place: Path) -> None:
 
 
 def told(path: Path, user: int | None = None, *groups: int, **allowed: int) -> str:
-    """What a reader of this user and of these groups is told; empty if it reads one slot."""
+    """The error that a reader with this user and these groups gets; empty if it reads one slot."""
 
     def run(pipe: Any) -> None:
         if user is not None:
@@ -218,7 +218,7 @@ def told(path: Path, user: int | None = None, *groups: int, **allowed: int) -> s
 
 @pytest.mark.parametrize("reader", [BOB, None], ids=["another user", "root"])
 def test_a_strangers_directory_is_not_read_without_leave(reader: int | None, place: Path) -> None:
-    """Whoever makes the directory first decides what the exporter shows."""
+    """Another user who makes the directory first would decide what the exporter shows."""
     path = place / "registry"
     hit(path, ALICE)
     path.chmod(0o755)

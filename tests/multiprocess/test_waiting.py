@@ -160,7 +160,7 @@ class Counting(Worker):
             self.hit(f"waiting {n}")
 
     def opened_in_ends(self, times: int, seconds: float) -> int:
-        """Files opened in the ends of so many jobs, each of them so long."""
+        """Files opened in the ends of a number of jobs of a given duration."""
         opened, slowest = 0, 0.0
         for _ in range(times):
             self.start("one")

@@ -65,7 +65,7 @@ def until_killed(path: Path, account: Account, chance: random.Random) -> None:
 
 
 def deployed(path: Path, account: Account, chance: random.Random) -> None:
-    """As above, by a newer release whose histogram has other buckets."""
+    """As above, by a newer release with other buckets in its histogram."""
     _record_on(Instruments(path, account, DEPLOYED_BUCKETS), 0, chance)
 
 

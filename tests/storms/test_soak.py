@@ -1,5 +1,5 @@
 """Everything at once for SOAK_SECONDS (60; 1800 for a whole soak): recording processes that are killed, fork and see
-the clock jump, deploys with other buckets, a disk that fills up, real workers whose processes are killed, a broker
+the clock jump, deploys with other buckets, a disk that fills up, real workers with killed processes, a broker
 that hangs, and an exporter that is scraped all the while. At the end counted = ledger.
 """
 
@@ -43,7 +43,7 @@ KINDS = (
 
 
 class Jobs:
-    """A worker whose processes are killed at random while it works.
+    """A worker; its processes are killed at random while it works.
 
     Args:
         parent: The process that the workers' processes are children of.

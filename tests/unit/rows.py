@@ -1,4 +1,4 @@
-"""Tests that look at every row of a table: one test, whose message names each row that is wrong."""
+"""Tests that look at every row of a table: one test, with a message that names each wrong row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose password is checked next."""
+"""Which client's password is checked next."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def _differing(bare: Results, ours: Results) -> set[str]:
 
 
 def _file(directory: Path, name: str) -> str:
-    """The file of a test, whose class may stand behind its module in the name."""
+    """The file of a test. In the name, a class may follow the module."""
     parts = name.split("::", maxsplit=1)[0].split(".")
     for end in range(len(parts), 0, -1):
         path = Path(*parts[:end]).with_suffix(".py")
@@ -137,7 +137,7 @@ def _recorded(directory: Path) -> bool:
 
 @contextmanager
 def _redis() -> Iterator[int]:
-    """The port of a Redis that nobody else uses."""
+    """The port of a Redis for this run alone."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as made:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])

@@ -20,8 +20,8 @@ class Passwords:
     """Checks credentials. users: bcrypt hashes by name.
 
     bcrypt is slow on purpose, so what was right is remembered, as a keyed digest that is worth nothing outside
-    this process; what was wrong never is, so that nobody can fill the memory by guessing. Whatever is wrong costs
-    the same: as much as the costliest hash, also for a cheaper one and for a name that does not exist.
+    this process. Wrong credentials are never remembered, so guesses cannot fill the memory. Each wrong one costs as
+    much as the costliest hash, also if its own hash is cheaper or its name does not exist.
     """
 
     def __init__(self, users: Mapping[str, bytes]) -> None:
@@ -29,7 +29,7 @@ class Passwords:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, None] = OrderedDict()
         costs = [_rounds(stored) for stored in users.values()]
-        # Nobody's password: for names that do not exist, and for what a cheaper hash lacks in cost.
+        # Matches no password: checked for names that do not exist, and to make up for a cheaper hash.
         self._nobody = {rounds: _some_hash(rounds) for rounds in range(min(costs), max(costs) + 1)}
 
     def known(self, credentials: tuple[bytes, bytes]) -> bool:

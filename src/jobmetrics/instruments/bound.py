@@ -142,7 +142,7 @@ class BoundGauge(_Bound):
         self.inc(-_exact(amount))
 
     def set(self, value: float) -> None:
-        """Set this process's value. NaN stands for an unknown one; what is infinite is dropped and counted."""
+        """Set this process's value. NaN means unknown. An infinite value is dropped and counted."""
         if type(value) is not float:
             value = _exact(value)
         if not -LARGEST <= value <= LARGEST and not isnan(value):

@@ -114,7 +114,7 @@ class Directory:
         return info
 
     def _look(self) -> os.stat_result:
-        """As `check`, whoever owns it."""
+        """As `check`, but for any owner."""
         try:
             info = os.lstat(self.path)
         except FileNotFoundError:

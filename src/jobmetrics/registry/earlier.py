@@ -16,9 +16,9 @@ Labels = tuple[str, ...]
 
 
 class Earlier:
-    """The earlier declarations of one index whose counts are shown under the newest.
+    """The earlier declarations of one index that are shown under the newest one.
 
-    superseded: series of earlier declarations whose counts are not shown.
+    superseded: series of earlier declarations that are not shown.
     """
 
     def __init__(self, index: SeriesIndex) -> None:
@@ -68,7 +68,7 @@ class Earlier:
         return list(self._places)
 
     def first_cells(self, number: int, values: Labels) -> list[int]:
-        """Where the earlier series begin whose counts are shown in this one."""
+        """First cells of the earlier series that are shown in this one."""
         return [place.first for _, place in self._places.get((number, values), ())] if self._places else []
 
 

@@ -87,7 +87,7 @@ class SeriesIndex:
                 self._take_family(record)
             elif record.kind == layout.SERIES_RECORD:
                 if record.number + record.width > layout.cells_behind_damage(2 * position):
-                    self.damaged += size  # more cells than this index can describe: nobody reserves memory for them
+                    self.damaged += size  # more cells than this index can describe: do not allocate them
                     continue
                 self._take_series(record)
         if self.fed_to + len(data) < end:

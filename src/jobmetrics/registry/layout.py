@@ -280,7 +280,7 @@ def pid_word(pid: int) -> int:
 def owner_process(record: bytes) -> tuple[int, int, int]:
     """Pid, start and pid namespace in an owner record, as in `Owner`; pid 0 for a record that is not complete.
 
-    Only the pid is checked: whoever leases a slot asks for nothing else.
+    Only the pid is checked: a process that leases a slot needs nothing else.
     """
     if len(record) < OWNER_SIZE:
         return 0, 0, 0

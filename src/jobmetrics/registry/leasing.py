@@ -207,7 +207,7 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
                 raise RegistryError(f"{name} was made and cannot be leased")
         finally:
             if slot is None:
-                os.unlink(directory.file(name))  # while its lock is held: nobody else has begun to use it
+                os.unlink(directory.file(name))  # while its lock is held: no other process uses it yet
     finally:
         if slot is None:
             close(lock_fd)

@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-_DEAD = (b"", b"Z", b"X")  # /proc/PID/stat is not there; a zombie that nobody has reaped; on its way out
+_DEAD = (b"", b"Z", b"X")  # /proc/PID/stat does not exist; a zombie; a process that is exiting
 
 
 class Holder(NamedTuple):

@@ -41,7 +41,10 @@ class SharedHints:
         self._words[_INDEX_LENGTH] = max(self._words[_INDEX_LENGTH], index_length)
 
     def lost(self, reason: str, updates: int) -> None:
-        """This process ends with so many updates in its memory. Two that end in the same instant may count as one."""
+        """Count the updates left in this process's memory at its end.
+
+        Two processes that end in the same instant may count as one.
+        """
         self._words[_LOST[reason]] += updates
 
     def take_lost(self) -> dict[str, int]:

@@ -235,7 +235,7 @@ class SlotFile:
             raise Damaged("is shorter than it was")
 
     def _copy(self, fd: int, cells: int) -> tuple[bytes, layout.SlotHeader]:
-        """The file up to so many cells, however long it is, and its header, which says where they begin."""
+        """Read the header and at most this number of cells, whatever the file's length."""
         size = os.fstat(fd).st_size
         for _ in range(_ATTEMPTS):
             offset = self._header.cells_offset  # at first that of most slots, then as the file says

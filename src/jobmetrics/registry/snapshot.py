@@ -28,7 +28,7 @@ __all__ = ["Active", "Sample", "Snapshot", "SnapshotReader"]
 logger = logging.getLogger("jobmetrics")
 
 LOG_INTERVAL = 60.0  # seconds between two lines about the same file
-KEPT_OPEN = 256  # slots whose descriptors are kept at most; any further one is opened for each reading
+KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is opened for each reading
 
 
 @dataclass(frozen=True)

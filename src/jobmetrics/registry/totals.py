@@ -117,7 +117,7 @@ class Totals:
 
     @property
     def superseded(self) -> int:
-        """Series of earlier declarations whose counts are not shown."""
+        """Series of earlier declarations that are not shown."""
         return self._earlier.superseded
 
     @property

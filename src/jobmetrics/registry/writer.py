@@ -34,7 +34,7 @@ from jobmetrics.settings import Settings
 REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
 MAX_POSTPONED = 10_000
 _LONG_AGO = 5e-324  # when a most recent gauge that no process has set yet was set to 0
-MAX_DROPPING = 100  # metrics whose dropped updates are counted under their own names
+MAX_DROPPING = 100  # metric names under which dropped updates are counted
 RETRY_INTERVAL = 1.0  # seconds between two tries for all series that wait in memory together
 FEW = 16  # series that a job's end finds their cells at most
 SETTLE_INTERVAL = 0.05  # seconds between two tries there
@@ -339,8 +339,8 @@ class Writer(Holding):
     def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """To be called where the process ends: what waits in memory is recorded now or never.
 
-        seconds: to wait for the index lock, since nothing else is held up any more. Once that was in vain, a call does
-        nothing: what it left was counted as lost.
+        seconds: how long to wait for the index lock; nothing else is delayed at the end. After a wait without success,
+        further calls do nothing: what was left is counted as lost.
         """
         process = self.process
         if process.dropped_updates and process.inside != get_ident() and self.show_dropped is not None:

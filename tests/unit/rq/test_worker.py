@@ -324,7 +324,7 @@ def test_cleaning_of_two_workers_at_once_leaves_rqs_registry_as_it_was(queue: Qu
 
 
 def expire_started(queue: Queue) -> None:
-    """What time does to the entries of started jobs whose worker sends no heartbeat."""
+    """Let the entries of started jobs without a heartbeat expire."""
     members: Any = queue.connection.zrange(queue.started_job_registry.key, 0, -1)
     for member in members:
         queue.connection.zadd(queue.started_job_registry.key, {member: 1.0})
