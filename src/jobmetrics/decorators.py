@@ -14,11 +14,11 @@ from typing import Any, TypeVar, overload
 from jobmetrics import recorder, targets
 from jobmetrics.context import Execution, running
 from jobmetrics.errors import InstrumentError
-from jobmetrics.events import FAILURE, SUCCESS, Job
+from jobmetrics.events import FAILURE, PYTHON, SUCCESS, Job
 from jobmetrics.guard import guarded, note
 from jobmetrics.instruments.blocks import with_signature_of
 from jobmetrics.metering import Awaited, steps
-from jobmetrics.recorder import PYTHON, JobSeries, Recorder
+from jobmetrics.recorder import JobSeries, Recorder
 
 # A function, a job system's task or a descriptor: what comes out is what went in, overloads and all.
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]")
@@ -99,8 +99,9 @@ def timed_job(function: Any = None, /, *, name: str | None = None, target: float
     staticmethods, and leaves name, signature and result as they are. An execution lasts from the call (a
     coroutine's or generator's first step) to the return (a generator's end, or its being closed).
 
-    Inside a job that Celery, RQ or another `timed_job` already records, a call is not counted again; as that
-    job's own function it gives it its target. A Celery task is returned as it is: its job is recorded already.
+    Inside a job that its job system or another `timed_job` already records, a call is not counted again; as that
+    job's own function it gives it its target. A job system's task object is returned as it is: its job is recorded
+    already.
 
     Args:
         function: what is decorated, when there are no options.
@@ -142,7 +143,7 @@ def _decorate(function: Any, *, name: str | None, target: float | None) -> Any:
 
 def _is_task(kind: type) -> bool:
     """Whether objects of this class are a job system's tasks, lazy or not, told without waking a lazy one."""
-    return kind.__module__ == "celery.local" or callable(getattr(kind, "apply_async", None))
+    return any(callable(getattr(kind, name, None)) for name in ("apply_async", "_get_current_object"))  # a lazy proxy's
 
 
 def _name_of(function: Any) -> str:

@@ -8,7 +8,7 @@ Times are seconds: `at` and `published_at` since the epoch.
 # Annotations are no texts here: NamedTuple would compile each of them at import.
 from typing import NamedTuple
 
-SYSTEMS = ("celery", "rq", "python")
+PYTHON = "python"  # the system of plain functions under `timed_job`; job systems register their own names
 
 SUCCESS = "success"
 FAILURE = "failure"

@@ -2,9 +2,10 @@
 
 # Annotations are no texts here: NamedTuple would compile each of them at import.
 import math
+import re
 from typing import NamedTuple
 
-from jobmetrics.events import STATUSES, SYSTEMS, WITHDRAWN_REASONS
+from jobmetrics.events import PYTHON, STATUSES, WITHDRAWN_REASONS
 from jobmetrics.settings import DEFAULT_BUCKETS
 
 COUNTER = "counter"
@@ -28,9 +29,37 @@ OWN = "jobmetrics itself"
 
 OVERFLOW = "__other__"  # what an open label reads in a series that stands for all beyond the cap
 
-_FIXED_VALUES = {"system": SYSTEMS, "status": STATUSES}
+REGISTERED: tuple[str, ...] = ()  # as a closed label's values: those that job systems register
+SPARE_SYSTEMS = 3  # job systems whose overflow series have room in a directory from the start
+
+_FIXED_VALUES = {"system": REGISTERED, "status": STATUSES}
+_SYSTEM_NAME = r"[a-z][a-z0-9_]{0,31}\Z"
+_systems = {PYTHON}
 
 JOB_LABELS = ("system", "job_type", "queue_name")
+
+
+def register_system(name: str) -> None:
+    """Keep a value of the label `system` apart beyond the cap, in what this process records.
+
+    The directory reserves the overflow series of `SPARE_SYSTEMS` systems from the start. A further one is reserved with
+    its first series. Registering a name again changes nothing.
+
+    Args:
+        name: lower-case letters, digits and underscores; at most 32 characters.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name not in _systems:
+        check_system_name(name)
+        _systems.add(name)
+
+
+def check_system_name(name: str) -> None:
+    """Raise ValueError for what cannot be the name of a job system."""
+    if not re.match(_SYSTEM_NAME, name):
+        raise ValueError(f"system={name!r} is not allowed; it takes a-z, 0-9 and _, at most 32, the first a letter")
 
 
 # What samples of a metric are called beside its own name, as prometheus_client's registry counts them.
@@ -42,7 +71,7 @@ class Family(NamedTuple):
 
     buckets: upper bounds without +Inf, in the metric's unit; empty unless a histogram.
     closed: labels with a fixed few values, each with its values: they stay apart when the family
-    overflows, so that ratios stay exact.
+    overflows, so that ratios stay exact. `REGISTERED` is given for the values that job systems register.
     """
 
     name: str
@@ -84,14 +113,29 @@ class Family(NamedTuple):
 
     @property
     def reserved(self) -> int:
-        """Overflow series the family may need: one a combination of its closed labels' values."""
-        return math.prod(len(values) for _, values in self.closed)
+        """Overflow series the family may need: one a combination of its closed labels' values, of one system if it has
+        that label."""
+        return math.prod(len(values) for _, values in self.closed if values != REGISTERED)
+
+    @property
+    def system_at(self) -> int | None:
+        """Which of the labels has the values that job systems register; None when there is no such label."""
+        label = next((label for label, values in self.closed if values == REGISTERED), None)
+        return None if label is None else self.labels.index(label)
 
     def overflow(self, values: tuple[str, ...]) -> tuple[str, ...]:
         """The label values of the series that counts for these beyond the cap."""
         kept = dict(self.closed)
         return tuple(
-            value if value in kept.get(label, ()) else OVERFLOW
+            value if label in kept and value in (kept[label] or _systems) else OVERFLOW
+            for label, value in zip(self.labels, values, strict=True)
+        )
+
+    def is_overflow(self, values: tuple[str, ...]) -> bool:
+        """Whether this series counts for others beyond the cap. Another process may have registered its system."""
+        kept = dict(self.closed)
+        return all(
+            value == OVERFLOW or (label in kept and (kept[label] == REGISTERED or value in kept[label]))
             for label, value in zip(self.labels, values, strict=True)
         )
 
@@ -107,7 +151,7 @@ def _family(name: str, type_: str, help_: str, *labels: str, **more: object) -> 
 JOBS = _family("jobs_total", COUNTER, "Executions that started and ended, by how they ended.", *JOB_LABELS, "status")
 JOBS_WITHDRAWN = _family(
     "jobs_withdrawn_total", COUNTER, "Jobs that never started, by the reason.", *JOB_LABELS, "reason",
-    closed=(("system", SYSTEMS), ("reason", WITHDRAWN_REASONS)),
+    closed=(("system", REGISTERED), ("reason", WITHDRAWN_REASONS)),
 )  # fmt: skip
 JOBS_DURATION = _family("jobs_duration_seconds", HISTOGRAM, "Run time of executions, however they ended.", *JOB_LABELS)
 JOBS_DURATION_UNKNOWN = _family(

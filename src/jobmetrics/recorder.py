@@ -35,8 +35,6 @@ UNKNOWN_ERROR = "unknown"
 MAX_TOLD = 1_000  # lost processes that are remembered, so that none is counted twice
 FLUSH_INTERVAL = 1.0  # seconds between two looks at what was dropped or kept from jobs
 
-PYTHON = "python"  # the system of plain functions under `timed_job`
-
 _ONE_STEP = has_gil()  # whether an update needs no lock
 
 
@@ -116,7 +114,7 @@ class Recorder:
     seconds of this process and of the calling thread.
 
     Processor time of an execution is its process's where a job system runs one job at a time in a process's main
-    thread (helper threads and all), its thread's anywhere else (Celery's thread pool, plain functions). Among
+    thread (helper threads and all), its thread's anywhere else (pools of threads, plain functions). Among
     greenlets nobody can tell whose it was, and none is recorded.
     """
 

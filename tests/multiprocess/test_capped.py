@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobmetrics.events import STATUSES, SUCCESS, Ended, Job, Started
-from jobmetrics.families import OVERFLOW
+from jobmetrics.families import OVERFLOW, SPARE_SYSTEMS, register_system
 from tests import readings
 from tests.multiprocess.support import Worker, child, children, record, slot_files, worker
 from tests.repetitions import sizes
@@ -28,6 +28,8 @@ def series_of(path: Path) -> dict[str, int]:
 
 def _run_jobs(path: Path, number: int, times: int, pipe: Connection) -> None:
     """As many job types as executions, which end in every way."""
+    for system in ("celery", "rq"):
+        register_system(system)
     one = Worker(path, max_series=LIMIT)
     memory = 0
     for n in range(times):
@@ -169,7 +171,7 @@ def test_small_caps_hold_too(limit: int, registry_dir: Path) -> None:
         by_status[labels[-1]] += int(count)
     assert by_status == Tally(STATUSES[n % len(STATUSES)] for n in range(20))
     readings.assert_durations_add_up(registry_dir)
-    built_in_overflow = 3 * len(STATUSES) + 3 * 12
+    built_in_overflow = SPARE_SYSTEMS * (len(STATUSES) + 12)
     assert readings.snapshot(registry_dir).series <= max(limit, built_in_overflow)
 
 

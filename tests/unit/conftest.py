@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
-from jobmetrics import guard, recorder, settings, targets
+from jobmetrics import families, guard, recorder, settings, targets
+from jobmetrics.events import PYTHON
 from jobmetrics.instruments import adhoc, definition
 from jobmetrics.registry import current, zeros
 from jobmetrics.registry.writer import Writer
@@ -35,6 +36,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adhoc, "_known", {})
     monkeypatch.setattr(zeros, "_known", weakref.WeakSet())
     monkeypatch.setattr(zeros, "_waiting", deque())
+    monkeypatch.setattr(families, "_systems", {PYTHON})
     monkeypatch.setattr(targets, "_by_job_type", {})
     monkeypatch.setattr(targets, "_unnamed", [])
     monkeypatch.setattr(guard, "_counts", {})

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jobmetrics import families
-from jobmetrics.events import STATUSES, SYSTEMS, WITHDRAWN_REASONS
+from jobmetrics.events import PYTHON, STATUSES, WITHDRAWN_REASONS
 from jobmetrics.families import BUILT_IN, OVERFLOW, Family
 from jobmetrics.registry.layout import MAX_WIDTH
 from jobmetrics.settings import DEFAULT_BUCKETS
@@ -158,22 +158,54 @@ def test_gauge_takes_two_cells_where_it_must_know_whether_it_was_set(mode: str, 
     assert Family("g", "gauge", "", mode=mode).width == width
 
 
-def test_status_and_system_stay_apart_beyond_the_cap() -> None:
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "_systems", {PYTHON})
+    families.register_system("rq")
+
+
+@pytest.mark.usefixtures("registered")
+def test_status_and_registered_system_stay_apart_beyond_the_cap() -> None:
     assert families.JOBS.overflow(("rq", "app.f", "high", "failure")) == ("rq", OVERFLOW, OVERFLOW, "failure")
+    families.register_system("spool_2")
+    assert families.JOBS_WORKERS.overflow(("spool_2",)) == ("spool_2",)
+    assert families.JOBS_QUEUE_WAIT.overflow((PYTHON, "app.f", "q")) == (PYTHON, OVERFLOW, OVERFLOW)
+
+
+@pytest.mark.parametrize("name", ["", "Spool", "2spool", "a-b", "a b", OVERFLOW, "x" * 33, "ä", "a\n"])
+def test_a_name_that_is_no_label_value_of_a_system_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not allowed; it takes a-z"):
+        families.register_system(name)
 
 
 def test_withdrawal_reason_stays_apart_beyond_the_cap() -> None:
-    values = ("celery", "app.f", "high", "expired")
-    assert families.JOBS_WITHDRAWN.overflow(values) == ("celery", OVERFLOW, OVERFLOW, "expired")
+    values = (PYTHON, "app.f", "high", "expired")
+    assert families.JOBS_WITHDRAWN.overflow(values) == (PYTHON, OVERFLOW, OVERFLOW, "expired")
 
 
+@pytest.mark.usefixtures("registered")
 def test_unforeseen_value_of_a_closed_label_goes_with_the_others() -> None:
     assert families.JOBS.overflow(("dramatiq", "app.f", "high", "lost")) == (OVERFLOW,) * 4
 
 
+def test_a_label_of_a_users_metric_that_is_called_system_is_an_open_one() -> None:
+    mine = Family("c", "counter", "", ("system",))
+    assert mine.overflow((PYTHON,)) == (OVERFLOW,)
+    assert not mine.is_overflow((PYTHON,))
+    assert mine.system_at is None
+
+
+@pytest.mark.usefixtures("registered")
 def test_overflow_of_an_overflow_series_is_itself() -> None:
     values = families.JOBS.overflow(("rq", "app.f", "high", "failure"))
     assert families.JOBS.overflow(values) == values
+    assert families.JOBS.is_overflow(values)
+
+
+def test_an_overflow_series_of_a_system_registered_elsewhere_is_known_as_one() -> None:
+    assert families.JOBS.is_overflow(("dramatiq", OVERFLOW, OVERFLOW, "failure"))
+    assert not families.JOBS.is_overflow(("dramatiq", "app.f", OVERFLOW, "failure"))
+    assert not families.JOBS.is_overflow(("dramatiq", OVERFLOW, OVERFLOW, "lost"))
 
 
 def test_overflow_wants_a_value_a_label() -> None:
@@ -181,14 +213,15 @@ def test_overflow_wants_a_value_a_label() -> None:
         families.JOBS.overflow(("rq",))
 
 
-def test_reserved_is_every_combination_of_closed_values() -> None:
-    assert families.JOBS.reserved == len(SYSTEMS) * len(STATUSES)
-    assert families.JOBS_WITHDRAWN.reserved == len(SYSTEMS) * len(WITHDRAWN_REASONS)
+def test_reserved_is_every_combination_of_closed_values_of_one_system() -> None:
+    assert families.JOBS.reserved == len(STATUSES)
+    assert families.JOBS_WITHDRAWN.reserved == len(WITHDRAWN_REASONS)
+    assert families.JOBS_WORKERS.reserved == 1
 
 
 def test_family_without_closed_labels_reserves_one() -> None:
     assert Family("c", "counter", "", ("user",)).reserved == 1
 
 
-def test_overflow_mark_is_no_status_or_system() -> None:
-    assert OVERFLOW not in {*STATUSES, *SYSTEMS, *WITHDRAWN_REASONS}
+def test_overflow_mark_is_no_status_or_reason() -> None:
+    assert OVERFLOW not in {*STATUSES, PYTHON, *WITHDRAWN_REASONS}

@@ -9,7 +9,7 @@ import pytest
 
 from jobmetrics import guard, recorder
 from jobmetrics.events import STATUSES, WITHDRAWN_REASONS, Ended, Job, Lost, Published, Started, Withdrawn
-from jobmetrics.families import OVERFLOW
+from jobmetrics.families import OVERFLOW, register_system
 from jobmetrics.recorder import FLUSH_INTERVAL, Recorder
 from jobmetrics.registry import forks
 from jobmetrics.registry.writer import Writer
@@ -558,6 +558,7 @@ def test_what_was_dropped_is_looked_for_once_a_second(registry_dir: Path, record
 
 
 def test_totals_and_ratios_stay_exact_beyond_the_cap(registry_dir: Path) -> None:
+    register_system("rq")
     settings = load({}, dir=registry_dir, max_series=300)
     record = Recorder(Writer(settings), settings)
     for number in range(400):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
-from jobmetrics.families import BUILT_IN, ERASED, Family
+from jobmetrics.families import BUILT_IN, ERASED, OVERFLOW, SPARE_SYSTEMS, Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.descriptors import closing
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
@@ -69,6 +69,7 @@ class SeriesIndex:
         self._next_family = 0
         self._numbers: dict[tuple[object, ...], int] = {}
         self._counts: dict[int, int] = {}
+        self._systems: set[str] = set()  # that have recorded here
         self._used = 0  # of the limit: series of the newest declarations, and the overflow series they may need
         self._superseded = 0  # the same of earlier declarations
 
@@ -107,7 +108,7 @@ class SeriesIndex:
         if record.number in self.families:
             return
         self.families[record.number] = family
-        self._used += family.reserved
+        self._used += self._reserve(family)
         before = self.newest.get(family.name, record.number)
         self.newest[family.name] = max(record.number, before)
         if before != record.number:
@@ -130,16 +131,35 @@ class SeriesIndex:
         self.series.setdefault((number, values), Placement(record.number, record.width))
         if family.mode in PRESENT:
             self.present_cells.append((record.number, family.mode))
-        if values != family.overflow(values) or not values:
+        at = family.system_at
+        if at is not None and values[at] not in self._systems and values[at] != OVERFLOW:
+            self._add_system(values[at])
+        if not family.is_overflow(values) or not values:
             self._counts[number] = self._counts.get(number, 0) + 1
             if number == self.newest[family.name]:
                 self._used += 1
             else:
                 self._superseded += 1
 
+    def _add_system(self, system: str) -> None:
+        """Reserve the overflow series of one more job system, in the families declared so far."""
+        before = {number: self._reserve(family) for number, family in self.families.items()}
+        self._systems.add(system)
+        for number, family in self.families.items():
+            more = self._reserve(family) - before[number]
+            if number == self.newest[family.name]:
+                self._used += more
+            else:
+                self._superseded += more
+
+    def _reserve(self, family: Family) -> int:
+        """The overflow series that a family may need in this directory."""
+        systems = 1 if family.system_at is None else max(SPARE_SYSTEMS, len(self._systems))
+        return family.reserved * systems
+
     def _share(self, number: int) -> int:
         """What a family takes of the limit."""
-        return self._counts.get(number, 0) + self.families[number].reserved
+        return self._counts.get(number, 0) + self._reserve(self.families[number])
 
     @property
     def current(self) -> int:
@@ -179,7 +199,7 @@ class SeriesIndex:
         number, newest = self.number(family), self.newest.get(family.name)
         used, superseded = self._used, self._superseded
         if number is None:
-            used += family.reserved
+            used += self._reserve(family)
             if newest is not None:
                 used -= self._share(newest)
                 superseded += self._share(newest)

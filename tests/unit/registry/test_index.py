@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobmetrics.errors import DirectoryRefused, FormatRefused, RegistryError
-from jobmetrics.families import JOBS, JOBS_DURATION, LIVE_SUM, OVERFLOW, Family
+from jobmetrics.events import STATUSES
+from jobmetrics.families import JOBS, JOBS_DURATION, LIVE_SUM, OVERFLOW, Family, register_system
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.index import Contended, IndexFile, Moved, Placement, Refused, SeriesIndex, family_from
@@ -215,6 +217,7 @@ def test_no_family_takes_more_than_half(registry_dir: Path) -> None:
 
 
 def test_status_and_system_stay_apart_in_the_overflow(registry_dir: Path) -> None:
+    register_system("rq")
     file = limited(registry_dir, 40)
     index = file.load()
     for number in range(40):
@@ -222,6 +225,38 @@ def test_status_and_system_stay_apart_in_the_overflow(registry_dir: Path) -> Non
             place(file, index, JOBS, "rq", f"job{number}", "q", status)
     overflow = {values for _, values in index.series if OVERFLOW in values}
     assert overflow == {("rq", OVERFLOW, OVERFLOW, "success"), ("rq", OVERFLOW, OVERFLOW, "failure")}
+
+
+def test_room_for_the_overflow_of_three_systems_is_kept_from_the_start(registry_dir: Path) -> None:
+    file = limited(registry_dir, 40)
+    index = file.load()
+    for system in ("python", "one", "two"):
+        register_system(system)
+        for number in range(40):
+            place(file, index, JOBS, system, f"job{number}", "q", "success")
+    assert len(index.series) <= 40 - 3 * (len(STATUSES) - 1)
+    assert {values[0] for _, values in index.series if OVERFLOW in values} == {"python", "one", "two"}
+
+
+def test_a_further_system_takes_room_with_its_first_series_and_keeps_its_name(registry_dir: Path) -> None:
+    file = limited(registry_dir, 100)
+    index = file.load()
+    systems = [f"system{number}" for number in range(5)]
+    free = []
+    for system in systems:
+        register_system(system)
+        place(file, index, JOBS, system, "job", "q", "success")
+        free.append(100 - index._used)
+    taken = [before - after for before, after in itertools.pairwise(free)]
+    assert taken == [1, 1, 1 + len(STATUSES), 1 + len(STATUSES)]
+    for number in range(100):
+        place(file, index, JOBS, systems[-1], f"job{number}", "q", "success")
+    assert place(file, index, JOBS, "unregistered", "job", "q", "success").dropped
+    overflow = {values for _, values in index.series if OVERFLOW in values}
+    assert overflow == {(systems[-1], OVERFLOW, OVERFLOW, "success"), (OVERFLOW, OVERFLOW, OVERFLOW, "success")}
+    assert len(index.series) <= 100
+    again = file.load()
+    assert (again._used, again._superseded) == (index._used, index._superseded), "the records say it all"
 
 
 def test_series_placed_before_the_cap_was_reached_keeps_its_place(registry_dir: Path) -> None:
