@@ -82,6 +82,6 @@ def rows() -> list[Row]:
     """The rows, measured."""
     return [
         _import_ms(_CELERY, "jobmetrics.celery.plugin"),
-        _import_ms("rq", "jobmetrics.rq"),
+        _import_ms("rq", "jobmetrics.rq.worker"),
         _memory_mib(),
     ]

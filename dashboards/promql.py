@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from jobmetrics.families import COLLECTED, COUNTER, GAUGE, HISTOGRAM, JOB_LABELS, QUEUE_LABELS, Family
+from jobmetrics.families import COLLECTED, COUNTER, GAUGE, HISTOGRAM, JOB_LABELS, QUEUE_LABELS, REGISTERED, Family
+from jobmetrics.integration import known_names
 
 APPLICATION_LABEL = "job"  # Prometheus' scrape job: all exporters of one application
 HOST_LABEL = "instance"
@@ -290,7 +291,7 @@ def _once(family: Family, vector: Expr) -> Expr:
 
 
 def _chosen(family: Family, labels: Mapping[str, str | Sequence[str]]) -> list[str]:
-    fixed = dict(family.closed)
+    fixed = {label: known_names() if values == REGISTERED else values for label, values in family.closed}
     found = []
     for label, chosen in labels.items():
         _known([label], frozenset(family.labels), family.name)

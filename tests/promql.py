@@ -27,7 +27,8 @@ from promql_parser import (
     VectorSelector,
 )
 
-from jobmetrics.families import BUILT_IN, HISTOGRAM
+from jobmetrics.families import BUILT_IN, HISTOGRAM, REGISTERED
+from jobmetrics.integration import known_names
 
 SCRAPED = frozenset({"job", "instance"})  # what Prometheus adds to all it scrapes
 _COMPARISONS = ("==", "!=", ">", ">=", "<", "<=")
@@ -55,7 +56,10 @@ def known_series() -> dict[str, Labels]:
 
 def known_values() -> dict[str, dict[str, tuple[str, ...]]]:
     """The values of labels that have a fixed few, by the family's name."""
-    return {family.name: dict(family.closed) for family in BUILT_IN}
+    return {
+        family.name: {label: known_names() if values == REGISTERED else values for label, values in family.closed}
+        for family in BUILT_IN
+    }
 
 
 @dataclass(frozen=True)

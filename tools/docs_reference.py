@@ -17,6 +17,7 @@ from jobmetrics.cli.group import READERS, jobmetrics
 from jobmetrics.cli.options import _FILE_KEYS
 from jobmetrics.errors import SettingsError
 from jobmetrics.families import Family
+from jobmetrics.integration import known_names
 
 MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
@@ -93,7 +94,8 @@ def label_values() -> str:
     """The labels whose values are a fixed few."""
     values: dict[str, tuple[str, ...]] = {}
     for family in families.BUILT_IN:
-        values.update(family.closed)
+        for label, texts in family.closed:
+            values[label] = known_names() if texts == families.REGISTERED else texts
     rows = ([_code(label), ", ".join(map(_code, texts))] for label, texts in values.items())
     return _table(["label", "values"], rows)
 

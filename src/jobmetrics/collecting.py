@@ -1,27 +1,22 @@
 """The protocol of queue collectors: what reads a broker for the exporter, and what a reading is.
 
-A package adds a collector with an entry point of the group `jobmetrics.collectors` that names a factory:
-
-    [project.entry-points."jobmetrics.collectors"]
-    mybroker = "mypackage.queues:collectors"
+The `System` that a package names in its entry point (`jobmetrics.integration`) makes the collectors:
 
     def collectors(options: CollectorOptions) -> Iterable[Collector]: ...
 
-The exporter calls the factory once at its start and then each collector's `collect` again and again, always
+The exporter calls this once at its start and then each collector's `collect` again and again, always
 in the same thread, one thread a collector. Whatever a collector does there cannot hurt a scrape.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from jobmetrics.errors import SettingsError
 from jobmetrics.families import OVERFLOW, Family
-
-ENTRY_POINT_GROUP = "jobmetrics.collectors"
 
 DEFAULT_NAME = "default"
 DEFAULT_TIMEOUT = 5.0  # seconds
@@ -131,29 +126,26 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     return " ".join(text.split())
 
 
-@dataclass(frozen=True, slots=True)
 class CollectorOptions:
     """What the exporter was asked to read.
 
-    timeout: seconds a collector may wait for its broker. max_queues: queues of one broker that have series of their
-    own; the depth of the rest is summed under `families.OVERFLOW`.
+    Args:
+        timeout: seconds a collector may wait for its broker.
+        max_queues: queues of one broker that have series of their own; the depth of the rest is summed under
+            `families.OVERFLOW`.
+        given: the values of the job systems' own options, by `Option.keyword`.
     """
 
-    celery_brokers: tuple[Target, ...] = ()
-    celery_queues: tuple[str, ...] = ()
-    celery_app: str | None = None
-    rq_urls: tuple[Target, ...] = ()
-    rq_queues: tuple[str, ...] = ()
-    timeout: float = DEFAULT_TIMEOUT
-    max_queues: int = DEFAULT_MAX_QUEUES
+    __slots__ = ("given", "max_queues", "timeout")
 
-    def ask_for(self, system: str) -> bool:
-        """Whether any option is about this system. Others than celery and rq have their own ways to be asked."""
-        if system == "celery":
-            return bool(self.celery_brokers or self.celery_queues or self.celery_app)
-        if system == "rq":
-            return bool(self.rq_urls or self.rq_queues)
-        return True
+    def __init__(self, *, timeout: float = DEFAULT_TIMEOUT, max_queues: int = DEFAULT_MAX_QUEUES, **given: Any) -> None:
+        self.timeout = timeout
+        self.max_queues = max_queues
+        self.given = given
+
+    def get(self, keyword: str, default: Any = None) -> Any:
+        """The value of a job system's option; the default if it was not given."""
+        return self.given.get(keyword, default)
 
 
 def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[str]]:
@@ -163,6 +155,3 @@ def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[s
     own = [queue for queue in queues if queue != OVERFLOW][:limit]
     shown = set(own)
     return own, [queue for queue in queues if queue not in shown]
-
-
-CollectorFactory = Callable[[CollectorOptions], Iterable[Collector]]

@@ -192,7 +192,7 @@ def _error_types(value: Any) -> Mapping[str, str]:
 def _patterns(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple, set, frozenset)) or not all(isinstance(part, str) for part in parts):
-        raise ValueError("job type patterns such as celery.*,app.tasks.ping")
+        raise ValueError("job type patterns such as app.tasks.ping,app.reports.*")
     return tuple(part.strip() for part in parts if part.strip())
 
 

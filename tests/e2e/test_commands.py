@@ -16,6 +16,7 @@ from jobmetrics import settings
 from jobmetrics.exporter import checking
 from jobmetrics.families import JOBS_DURATION
 from jobmetrics.instruments import BoundHistogram
+from jobmetrics.integration import NOTE
 from jobmetrics.registry.writer import Writer
 from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
 from tests.multiprocess.places import ALICE, need_root
@@ -177,7 +178,7 @@ def test_check_finds_two_applications_in_the_default_directory(
         assert not any("JOBMETRICS_APP" in found.remedy for found in checking.directory(in_force))
         with recording(registry_dir, cwd=tmp_path):
             (found,) = [found for found in checking.directory(in_force) if "JOBMETRICS_APP" in found.remedy]
-            assert (found.state, str(tmp_path) in found.text) == (checking.NOTE, True)
+            assert (found.state, str(tmp_path) in found.text) == (NOTE, True)
             monkeypatch.setattr(checking, "default_dir", lambda: "/elsewhere")
             assert not any("JOBMETRICS_APP" in found.remedy for found in checking.directory(in_force))
 

@@ -224,6 +224,7 @@ import time
 from jobmetrics.collecting import Reading
 from jobmetrics.errors import CollectorError
 from jobmetrics.families import JOBS_QUEUE_DEPTH
+from jobmetrics.integration import System
 
 class Tiny:
     name = "tiny"
@@ -247,6 +248,8 @@ class Tiny:
 
 def collectors(options):
     return [Tiny(broker) for broker in ("good", "hangs", "raises", "nonsense", "exits")]
+
+TINY = System("tiny", collectors=collectors)
 """
 
 
@@ -258,7 +261,7 @@ def test_a_third_partys_collector_is_found_and_cannot_hurt_a_scrape(
     info.mkdir(parents=True)
     (place / "tiny_collector.py").write_text(THIRD_PARTY)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-collector\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[jobmetrics.collectors]\ntiny = tiny_collector:collectors\n")
+    (info / "entry_points.txt").write_text("[jobmetrics.systems]\ntiny = tiny_collector:TINY\n")
     with running(registry_dir, log, "--timeout", "0.3", PYTHONPATH=str(place)) as exporter:
 
         def up(broker: str) -> float | None:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,12 @@ def collector(options: CollectorOptions) -> Iterator[Collector]:
         made.close()
 
 
-def options_for(url: str, *queues: str, app: str | None = None, timeout: float = 5.0) -> CollectorOptions:
-    return CollectorOptions((Target("main", url),), queues, app, timeout=timeout)
+def options_for(
+    url: str, *queues: str, app: str | None = None, timeout: float = 5.0, most: int = 2000
+) -> CollectorOptions:
+    return CollectorOptions(
+        celery_brokers=(Target("main", url),), celery_queues=queues, celery_app=app, timeout=timeout, max_queues=most
+    )
 
 
 def depths(made: Collector) -> dict[str, float]:
@@ -191,7 +194,7 @@ def test_queues_beyond_the_cap_share_a_series(redis_url: str) -> None:
     app = make_app(redis_url)
     for number in range(5):
         send(app, f"q{number}", number)
-    with collector(replace(options_for(redis_url, *(f"q{n}" for n in range(5))), max_queues=2)) as made:
+    with collector(options_for(redis_url, *(f"q{n}" for n in range(5)), most=2)) as made:
         assert depths(made) == {"q0": 0, "q1": 1, "__other__": 2 + 3 + 4}
         assert set(read(made, JOBS_QUEUE_OLDEST)) <= {"q1"}
 
@@ -212,7 +215,7 @@ import sys, time
 from pathlib import Path
 from jobmetrics.celery.queues import collectors
 from jobmetrics.collecting import CollectorOptions, Target
-(made,) = collectors(CollectorOptions((Target("main", sys.argv[1]),)))
+(made,) = collectors(CollectorOptions(celery_brokers=(Target("main", sys.argv[1]),)))
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 before, start = peak(), time.process_time()
@@ -394,7 +397,7 @@ def test_a_message_without_a_stamp_has_no_age(redis_url: str) -> None:
 def test_delivered_messages_are_unacknowledged_until_they_are(redis_url: str) -> None:
     app = make_app(redis_url, broker_transport_options={"global_keyprefix": "pre:"})
     send(app, "mail", 2)
-    with collector(CollectorOptions((Target("main", redis_url),), ("mail",))) as plain:
+    with collector(CollectorOptions(celery_brokers=(Target("main", redis_url),), celery_queues=("mail",))) as plain:
         made = RedisQueues("main", "here", app.connection_for_read(), ["mail"], 2000)
         assert read(made, JOBS_QUEUE_UNACKNOWLEDGED) == {"": 0}
         with app.connection_for_read() as connection, connection.SimpleQueue("mail") as queue:
@@ -502,7 +505,7 @@ def test_several_brokers_are_read_by_name(redis_url: str, rabbitmq_url: str) -> 
     send(make_app(redis_url), "mail")
     brokers = (Target("cache", redis_url), Target("bus", rabbitmq_url))
     found = {}
-    for made in collectors(CollectorOptions(brokers, ("mail",))):
+    for made in collectors(CollectorOptions(celery_brokers=brokers, celery_queues=("mail",))):
         found[made.broker] = depths(made)
         made.close()
     assert found == {"cache": {"mail": 1}, "bus": {}}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics.exporter.checking import PROBLEM, contents
+from jobmetrics.exporter.checking import contents
 from jobmetrics.instruments import bound
+from jobmetrics.integration import PROBLEM
 from tests import readings
 from tests.multiprocess.support import Child, Worker, child, in_child, serve
 

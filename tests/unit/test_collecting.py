@@ -85,11 +85,6 @@ def test_messages_lose_credentials_and_given_words_and_become_one_line() -> None
     assert without_secrets("unexpected", "p") == "unexpected"
 
 
-def test_options_know_which_system_they_are_about() -> None:
-    nothing = CollectorOptions()
-    assert not nothing.ask_for("celery")
-    assert not nothing.ask_for("rq")
-    assert nothing.ask_for("third-party")
-    assert CollectorOptions(celery_app="a:b").ask_for("celery")
-    assert CollectorOptions(rq_queues=("q",)).ask_for("rq")
-    assert not CollectorOptions(rq_queues=("q",)).ask_for("celery")
+def test_options_of_job_systems_are_keywords() -> None:
+    options = CollectorOptions(timeout=2.0, rq_queues=("q",))
+    assert (options.timeout, options.get("rq_queues"), options.get("rq_urls", ())) == (2.0, ("q",), ())

@@ -56,6 +56,7 @@ def test_a_renamed_metric_changes_the_page(monkeypatch: pytest.MonkeyPatch) -> N
 def test_fixed_values_of_labels() -> None:
     table = docs_reference.label_values()
     assert cells(table, "status")[1] == ", ".join(f"`{status}`" for status in events.STATUSES)
+    assert cells(table, "system")[1] == "`celery`, `rq`, `python`"
     assert cells(table, "reason")[1] == ", ".join(f"`{reason}`" for reason in events.WITHDRAWN_REASONS)
 
 

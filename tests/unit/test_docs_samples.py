@@ -24,8 +24,8 @@ from packaging.requirements import Requirement
 from jobmetrics import settings
 from jobmetrics.cli.group import jobmetrics
 from jobmetrics.cli.options import _FILE_KEYS
-from jobmetrics.collecting import ENTRY_POINT_GROUP
 from jobmetrics.exporter import webconfig
+from jobmetrics.integration import ENTRY_POINT_GROUP
 from tests.unit.documents import DOCS, OTHERS, PAGES, ROOT, Block, blocks, name_of
 
 if sys.version_info >= (3, 11):

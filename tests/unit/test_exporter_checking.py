@@ -11,6 +11,7 @@ from jobmetrics.exporter import checking
 from jobmetrics.exporter.app import build
 from jobmetrics.families import COUNTER, Family
 from jobmetrics.instruments import BoundCounter
+from jobmetrics.integration import NOTE, PROBLEM
 from jobmetrics.registry.snapshot import SnapshotReader
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings, load
@@ -25,7 +26,7 @@ def ran(system: str, job_type: str, ready_at: float | None) -> None:
 def notes(directory: Path) -> list[str]:
     reader = SnapshotReader(str(directory))
     try:
-        return [finding.text for finding in checking.contents(reader.read()) if finding.state == checking.NOTE]
+        return [finding.text for finding in checking.contents(reader.read()) if finding.state == NOTE]
     finally:
         reader.close()
 
@@ -61,4 +62,4 @@ def test_metrics_that_cannot_be_shown_are_a_problem(registry_dir: Path) -> None:
         (found,) = checking.exposition(exporter.text(), settings)
     finally:
         exporter.close()
-    assert (found.state, found.text) == (checking.PROBLEM, "1 metric cannot be shown and is left out")
+    assert (found.state, found.text) == (PROBLEM, "1 metric cannot be shown and is left out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ import pytest
 from jobmetrics.collecting import Collector, CollectorOptions, Reading, Target
 from jobmetrics.errors import SettingsError
 from jobmetrics.exporter import discovery
+from jobmetrics.integration import ENTRY_POINT_GROUP, Option, System
 
 RQ = CollectorOptions(rq_urls=(Target("main", "redis://localhost:1"),))
 
@@ -41,9 +43,25 @@ def broken(options: CollectorOptions) -> Iterable[Collector]:
     raise KeyError("secret")
 
 
+def missing(options: CollectorOptions) -> Iterable[Collector]:
+    raise ModuleNotFoundError("no module", name="no_such_module")
+
+
+THIRD = System("third", collectors=third_party)
+TWINS = System("twins", collectors=twins)
+BROKEN = System("bad", collectors=broken)
+UNIMPORTABLE = System("bad", collectors=missing)
+ASKED = System(
+    "rq", requirement="jobmetrics[rq]", options=[Option("rq_url", "URL", "", repeatable=True)], collectors=missing
+)
+NO_SYSTEM = "no system"
+
+
 def install(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
-    found = [EntryPoint(name, value, "jobmetrics.collectors") for name, value in entries.items()]
-    monkeypatch.setattr(discovery, "entry_points", lambda group: found)
+    found = [EntryPoint(name, value, ENTRY_POINT_GROUP) for name, value in entries.items()]
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: [each for each in found if group == each.group]
+    )
 
 
 def test_nothing_asked_for_is_nothing_made_and_nothing_imported() -> None:
@@ -72,32 +90,35 @@ def test_what_is_asked_for_is_found_by_entry_point() -> None:
 
 
 def test_third_parties_can_add_collectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, third="tests.unit.test_exporter_discovery:third_party")
+    install(monkeypatch, third=f"{__name__}:THIRD")
     assert [collector.name for collector in discovery.find(CollectorOptions())] == ["third"]
 
 
-@pytest.mark.parametrize("value", ["tests.unit.test_exporter_discovery:broken", "no_such_module:x", "os:no_such"])
+@pytest.mark.parametrize(
+    "value",
+    [f"{__name__}:{name}" for name in ("BROKEN", "UNIMPORTABLE", "NO_SYSTEM")] + ["no_such_module:x", "os:no_such"],
+)
 def test_a_third_party_that_breaks_is_left_out_and_logged(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install(monkeypatch, bad=value, third="tests.unit.test_exporter_discovery:third_party")
+    install(monkeypatch, bad=value, third=f"{__name__}:THIRD")
     with caplog.at_level(logging.WARNING):
         assert [collector.name for collector in discovery.find(CollectorOptions())] == ["third"]
-    assert "collector bad" in caplog.text
+    assert re.search("(job system|collectors of) bad cannot be ", caplog.text)
     assert "secret" not in caplog.text
 
 
 def test_what_is_asked_for_and_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
-    with pytest.raises(SettingsError, match=r"jobmetrics\[rq\]"):
+    with pytest.raises(SettingsError, match="no installed job system has the option rq_urls"):
         discovery.find(RQ)
-    install(monkeypatch, rq="no_such_module:collectors")
+    install(monkeypatch, rq=f"{__name__}:ASKED")
     with pytest.raises(SettingsError, match=r"needs no_such_module; pip install 'jobmetrics\[rq\]'"):
         discovery.find(RQ)
 
 
 def test_brokers_of_the_same_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, third="tests.unit.test_exporter_discovery:twins")
+    install(monkeypatch, third=f"{__name__}:TWINS")
     with pytest.raises(SettingsError, match="two third brokers are named 'b'"):
         discovery.find(CollectorOptions())
 

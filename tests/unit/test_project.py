@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from jobmetrics.integration import System, find_systems
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -58,21 +60,29 @@ def test_types_and_licence_are_shipped(pyproject: dict[str, Any]) -> None:
 
 
 def test_entry_points_are_found() -> None:
-    found = importlib.metadata.entry_points(group="jobmetrics.collectors")
+    found = importlib.metadata.entry_points(group="jobmetrics.systems")
     assert {each.name: each.value for each in found} == {
-        "celery": "jobmetrics.celery.queues:collectors",
-        "rq": "jobmetrics.rq.queues:collectors",
-    }
+        "celery": "jobmetrics.celery.system:CELERY",
+        "rq": "jobmetrics.rq.system:RQ",
+    }, "make setup installs the entry points of pyproject.toml"
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="jobmetrics")
     assert command.value == "jobmetrics.cli.main:main"
 
 
-@pytest.mark.parametrize("group", ["console_scripts", "jobmetrics.collectors"])
-def test_entry_points_load(group: str) -> None:
-    ours = [e for e in importlib.metadata.entry_points(group=group) if e.value.startswith("jobmetrics.")]
-    assert ours
-    for each in ours:
-        assert callable(each.load()), each
+def test_entry_points_load() -> None:
+    for group in ("console_scripts", "jobmetrics.systems"):
+        ours = [e for e in importlib.metadata.entry_points(group=group) if e.value.startswith("jobmetrics.")]
+        assert ours
+        for each in ours:
+            loaded = each.load()
+            assert isinstance(loaded, System) if group == "jobmetrics.systems" else callable(loaded), each
+
+
+def test_systems_and_extras_name_the_same_oldest_versions(pyproject: dict[str, Any]) -> None:
+    for system in find_systems().systems:
+        (extra,) = Requirement(system.requirement).extras
+        (requirement,) = map(Requirement, pyproject["project"]["optional-dependencies"][extra])
+        assert (requirement.name, str(requirement.specifier)) == (system.package, f">={system.minimum}")
 
 
 def test_constraints_are_exact_and_name_no_place() -> None:

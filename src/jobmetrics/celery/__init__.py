@@ -1,10 +1,14 @@
-"""Celery: `instrument(app)` in code, or `imports = ("jobmetrics.celery.plugin",)` in the configuration."""
+"""Celery: `instrument(app)` in code, or `imports = ("jobmetrics.celery.plugin",)` in the configuration.
+
+This module imports no Celery: the commands load the package for its options.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobmetrics.celery import beat, publish, signals
+from jobmetrics.celery.messages import SYSTEM
+from jobmetrics.integration import register_system
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -17,6 +21,9 @@ def instrument(app: Celery | None = None) -> None:
 
     Celery's signals are the process's, not an app's: `app` is taken for the reader's sake.
     """
+    from jobmetrics.celery import beat, publish, signals
+
+    register_system(SYSTEM)
     signals.connect()
     publish.connect()
     beat.connect()
@@ -24,6 +31,8 @@ def instrument(app: Celery | None = None) -> None:
 
 def uninstrument(app: Celery | None = None) -> None:
     """Stop recording in this process."""
+    from jobmetrics.celery import beat, publish, signals
+
     signals.disconnect()
     publish.disconnect()
     beat.disconnect()

@@ -9,7 +9,7 @@ from celery import current_app
 from celery.signals import after_task_publish, before_task_publish
 
 from jobmetrics import recorder
-from jobmetrics.celery.messages import PUBLISHED_AT, queue_name
+from jobmetrics.celery.messages import PUBLISHED_AT, SYSTEM, queue_name
 from jobmetrics.events import Job, Published
 from jobmetrics.guard import guarded
 
@@ -33,7 +33,7 @@ def _count(
     if headers and headers.get("retries"):
         return  # another attempt at a job that was counted when it was first sent
     queue = queue_name(current_app, getattr(exchange, "name", exchange), routing_key)
-    recorder.default().published(Published(Job("celery", str(sender), queue)))
+    recorder.default().published(Published(Job(SYSTEM, str(sender), queue)))
 
 
 def connect() -> None:

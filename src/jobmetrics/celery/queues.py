@@ -50,11 +50,13 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
         SettingsError: for a URL that kombu does not take, an application that cannot be loaded, or queues
             without a broker.
     """
-    if not options.celery_brokers and not options.celery_app:
+    brokers: Sequence[Target] = options.get("celery_brokers", ())
+    name: str | None = options.get("celery_app")
+    if not brokers and not name:
         raise SettingsError("--celery-queue needs --celery-broker or --celery-app, which say where the queues are")
-    app = _load(options.celery_app) if options.celery_app else None
-    queues = options.celery_queues or (tuple(app.amqp.queues) if app else ())
-    targets: Iterable[Target | None] = options.celery_brokers or (None,)
+    app = _load(name) if name else None
+    queues = options.get("celery_queues") or (tuple(app.amqp.queues) if app else ())
+    targets: Iterable[Target | None] = brokers or (None,)
     return [_collector(target, app, queues, options.timeout, options.max_queues) for target in targets]
 
 

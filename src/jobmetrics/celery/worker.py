@@ -13,46 +13,15 @@ from celery import bootsteps
 from celery.worker import state
 from celery.worker.request import Request
 
-from jobmetrics import families as f
 from jobmetrics import recorder
 from jobmetrics.celery import reports
 from jobmetrics.celery.messages import SYSTEM, queue_of
 from jobmetrics.guard import guarded
-from jobmetrics.instruments import BoundGauge, Labelled
-from jobmetrics.registry.writer import Writer
+from jobmetrics.integration import clear_worker_gauges, worker_gauges
 
 SAMPLE_INTERVAL = 1.0  # seconds
 PREFORK = "celery.concurrency.prefork"
 CHILD = "child"  # the role of a pool process
-
-
-class Gauges:
-    """The live gauges of one worker."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-        self._workers = BoundGauge(writer, f.JOBS_WORKERS, (SYSTEM,))
-        self._capacity = BoundGauge(writer, f.JOBS_WORKER_CAPACITY, (SYSTEM,))
-        self._reserved = Labelled(BoundGauge, f.JOBS_RESERVED, writer)
-        self._queues: set[str] = set()
-
-    def sample(self, pool: Any, consumer: Any) -> None:
-        """Write how the worker stands now."""
-        capacity = capacity_of(pool)
-        if capacity is not None:
-            self._workers.set(1.0)
-            self._capacity.set(capacity)
-        waiting = Counter(queue_of(request.app, request.delivery_info) for request in reserved(consumer))
-        for queue in self._queues - waiting.keys():
-            self._reserved.at((SYSTEM, queue)).set(0.0)
-        for queue, count in waiting.items():
-            self._reserved.at((SYSTEM, queue)).set(float(count))
-        self._queues |= waiting.keys()
-
-    def clear(self) -> None:
-        """The worker has ended, and its process may live on."""
-        for gauge in (self._workers, self._capacity, *(self._reserved.at((SYSTEM, queue)) for queue in self._queues)):
-            gauge.set(0.0)
 
 
 def capacity_of(pool: Any) -> float | None:
@@ -92,18 +61,12 @@ def _delayed(consumer: Any) -> Iterator[Any]:
                 yield item[0]
 
 
-_gauges: Gauges | None = None
-
-
 @guarded("celery sample")
 def sample(pool: Any, consumer: Any = None) -> None:
     """Write how this process's worker stands, and what it waited to tell."""
-    global _gauges
-    writer = recorder.default().writer
     recorder.default().tick()
-    if _gauges is None or _gauges.writer is not writer:
-        _gauges = Gauges(writer)
-    _gauges.sample(pool, consumer)
+    waiting = Counter(queue_of(request.app, request.delivery_info) for request in reserved(consumer))
+    worker_gauges(SYSTEM, capacity_of(pool), waiting)
     reports.settle()
 
 
@@ -203,5 +166,4 @@ def process_ends(**_: Any) -> None:
 def ended(**_: Any) -> None:
     """A worker has stopped its pool."""
     reports.settle()
-    if _gauges is not None:
-        _gauges.clear()
+    clear_worker_gauges(SYSTEM)

@@ -15,7 +15,7 @@ from jobmetrics.cli.options import collector_options, reading, settings_to_check
 from jobmetrics.cli.printable import printable
 
 if TYPE_CHECKING:
-    from jobmetrics.exporter.checking import Finding
+    from jobmetrics.integration import Finding
 
 
 @click.command()
@@ -33,7 +33,7 @@ def check(
 
     Run it as the workers' user, with their environment. Exit code 1 if anything is wrong.
     """
-    from jobmetrics.exporter.checking import PROBLEM
+    from jobmetrics.integration import PROBLEM
 
     settings, errors = settings_to_check(
         dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level

@@ -32,7 +32,7 @@ The commands' own options go into its table [exporter]: rq_url = ["redis://..."]
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def jobmetrics(context: click.Context) -> None:
-    """Prometheus metrics of Celery and RQ jobs."""
+    """Prometheus metrics of background jobs."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     elif context.invoked_subcommand in READERS:

@@ -12,6 +12,7 @@ import click
 from jobmetrics import settings
 from jobmetrics.collecting import DEFAULT_MAX_QUEUES, DEFAULT_TIMEOUT, CollectorOptions, Target
 from jobmetrics.errors import SettingsError
+from jobmetrics.integration import Option, find_systems
 from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
@@ -25,34 +26,18 @@ def _variable(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
 
 
+SYSTEM_OPTIONS = tuple(option for system in find_systems().systems for option in system.options)
+
+
 def _brokers(function: F) -> F:
     for decorate in reversed(
         [
-            click.option(
-                "--celery-broker", "celery_brokers", multiple=True, metavar="[NAME=]URL",
-                envvar=_variable("celery_broker"), show_envvar=True,
-                help="Broker whose queues are read; NAME is the label 'broker'. Repeatable. "
-                "A URL with a password belongs in the environment variable, separated by spaces, "
-                "where the process list does not show it.",
-            ),
-            click.option(
-                "--celery-queue", "celery_queues", multiple=True, metavar="NAME",
-                envvar=_variable("celery_queue"), show_envvar=True,
-                help="Celery queue to read. Repeatable. Default: those of the application, else 'celery'.",
-            ),
-            click.option(
-                "--celery-app", metavar="MOD:ATTR", envvar=_variable("celery_app"), show_envvar=True,
-                help="Celery application whose broker, transport options and queues are taken.",
-            ),
-            click.option(
-                "--rq-url", "rq_urls", multiple=True, metavar="[NAME=]URL",
-                envvar=_variable("rq_url"), show_envvar=True,
-                help="Redis whose RQ queues are read. Repeatable.",
-            ),
-            click.option(
-                "--rq-queue", "rq_queues", multiple=True, metavar="NAME",
-                envvar=_variable("rq_queue"), show_envvar=True,
-                help="RQ queue to read. Repeatable. Default: all that RQ knows.",
+            *(
+                click.option(
+                    option.flag, option.keyword, multiple=option.repeatable, metavar=option.metavar,
+                    envvar=_variable(option.name), show_envvar=True, help=option.help,
+                )
+                for option in SYSTEM_OPTIONS
             ),
             click.option(
                 "--timeout", type=click.FloatRange(0.1, 600), default=DEFAULT_TIMEOUT, metavar="SECONDS",
@@ -169,11 +154,7 @@ LOG_FORMAT_VARIABLE = _variable("log_format")
 HIDE_VARIABLE = _variable("hide_after")
 # Keys of the table [exporter] in the file that JOBMETRICS_CONFIG names, by the parameter they stand for.
 _FILE_KEYS = {
-    "celery_broker": "celery_brokers",
-    "celery_queue": "celery_queues",
-    "celery_app": "celery_app",
-    "rq_url": "rq_urls",
-    "rq_queue": "rq_queues",
+    **{option.name: option.keyword for option in SYSTEM_OPTIONS},
     "timeout": "timeout",
     "max_queues": "max_queues",
     "refresh": "refresh",
@@ -181,7 +162,7 @@ _FILE_KEYS = {
     "log_format": "log_format",
     "hide_after": "hide_after",
 }
-_LISTS = frozenset({"celery_brokers", "celery_queues", "rq_urls", "rq_queues"})
+_LISTS = frozenset(option.keyword for option in SYSTEM_OPTIONS if option.repeatable)
 _NUMBERS = frozenset({"timeout", "refresh", "hide_after"})
 _VARIABLES = tuple(_variable(key) for key in sorted(_FILE_KEYS))
 
@@ -232,27 +213,19 @@ def hide_after_seconds(days: float | None) -> float | None:
     return None if days is None else days * SECONDS_A_DAY
 
 
-def collector_options(
-    *,
-    celery_brokers: Sequence[str],
-    celery_queues: Sequence[str],
-    celery_app: str | None,
-    rq_urls: Sequence[str],
-    rq_queues: Sequence[str],
-    timeout: float,
-    max_queues: int,
-) -> CollectorOptions:
-    """What to read.
+def collector_options(*, timeout: float, max_queues: int, **given: Any) -> CollectorOptions:
+    """What to read. given: the job systems' own options, by keyword.
 
     Raises:
         SettingsError: for what is no broker URL.
     """
-    return CollectorOptions(
-        celery_brokers=tuple(Target.parse(text, "--celery-broker") for text in celery_brokers),
-        celery_queues=tuple(celery_queues),
-        celery_app=celery_app,
-        rq_urls=tuple(Target.parse(text, "--rq-url") for text in rq_urls),
-        rq_queues=tuple(rq_queues),
-        timeout=timeout,
-        max_queues=max_queues,
-    )
+    values = {option.keyword: _value(option, given[option.keyword]) for option in SYSTEM_OPTIONS}
+    return CollectorOptions(timeout=timeout, max_queues=max_queues, **values)
+
+
+def _value(option: Option, given: Any) -> Any:
+    if option.broker and option.repeatable:
+        return tuple(Target.parse(text, option.flag) for text in given)
+    if option.broker:
+        return None if given is None else Target.parse(given, option.flag)
+    return tuple(given) if option.repeatable else given

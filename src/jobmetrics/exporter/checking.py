@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
@@ -28,51 +27,43 @@ from jobmetrics.families import (
     DROPPED_UPDATES,
     INTERNAL_ERRORS,
     INVALID_FAMILIES,
-    JOBS_DURATION,
-    JOBS_QUEUE_WAIT,
+    Family,
 )
+from jobmetrics.integration import NOTE, OK, PROBLEM, Finding, find_systems
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.merging import AHEAD
 from jobmetrics.registry.owner import pid_namespace
 from jobmetrics.registry.snapshot import Snapshot, SnapshotReader
 from jobmetrics.settings import Settings, default_dir, passed_over
 
-OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
-
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.s3fs", "lustre", "afs")
 _MEMORY = ("tmpfs", "ramfs")
 _ROOM = 8 * 2**20  # bytes; what some hundred processes with some hundred series take
 _NEARLY = 0.9  # of the series limit
-_OLDEST = {"celery": (5, 3), "rq": (1, 16)}
 _ANSWER_SECONDS = 5.0
 _SHOWN = 3  # job types or directories that are named in one finding
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)\b")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """state: OK, NOTE (no harm, worth knowing) or PROBLEM. remedy: what to do about it."""
-
-    state: str
-    text: str
-    remedy: str = ""
-
-
 def versions() -> Iterator[Finding]:
-    """Python and the packages that matter."""
+    """Python, the packages that matter, and job systems that cannot be used."""
+    systems, broken = find_systems()
+    oldest = {system.package: system.minimum for system in systems if system.package}
     found = [f"jobmetrics {__version__}", "Python {}.{}.{}".format(*sys.version_info[:3])]
     old = []
-    for name in ("celery", "rq", "redis", "prometheus-client", "numpy"):
+    for name in (*oldest, "redis", "prometheus-client", "numpy"):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
         found.append(f"{name} {version}")
-        oldest = _OLDEST.get(name)
-        if oldest is not None and _numbers(version) < oldest:
-            old.append(Finding(PROBLEM, f"{name} {version} is too old", f"use {name} {oldest[0]}.{oldest[1]} or newer"))
+        minimum = oldest.get(name, "")
+        if minimum and _numbers(version) < _numbers(minimum):
+            old.append(Finding(PROBLEM, f"{name} {version} is too old", f"use {name} {minimum} or newer"))
     yield Finding(OK, ", ".join(found))
     yield from old
+    for line in broken:
+        yield Finding(PROBLEM, line, "update or remove the package that it is of")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -216,7 +207,7 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
             NOTE, f"{snapshot.superseded} series are not shown: a newer declaration has other labels or buckets",
             "a deploy ends it; if several applications record here, set JOBMETRICS_APP for each",
         )  # fmt: skip
-    yield from _producers(snapshot)
+    yield from _of_systems(snapshot)
     now = time.time() if now is None else now
     ahead = max((active.oldest - now for active in snapshot.active if active.oldest is not None), default=0.0)
     if ahead > AHEAD:
@@ -231,29 +222,21 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
         yield Finding(NOTE, f"{foreign} slots belong to another pid namespace: the memory of those is not shown")
 
 
-def _producers(snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether the processes that publish tasks stamp them: a task without a stamp has no known wait.
+def _of_systems(snapshot: Snapshot) -> Iterator[Finding]:
+    """What the job systems' own checks find."""
+    by_name = {family.name: samples for family, samples in snapshot.families}
 
-    RQ itself notes when a job was queued.
-    """
-    ran: dict[str, float] = {}
-    waited: dict[str, float] = {}
-    for family, samples in snapshot.families:
-        counts = {JOBS_DURATION.name: ran, JOBS_QUEUE_WAIT.name: waited}.get(family.name)
-        if counts is None:
+    def recorded(family: Family) -> dict[tuple[str, ...], float]:
+        samples = by_name.get(family.name, ())
+        return {each.values: sum(each.buckets) if family.buckets else each.value for each in samples}
+
+    for system in find_systems().systems:
+        if system.checks is None:
             continue
-        for sample in samples:
-            labels = dict(zip(family.labels, sample.values, strict=False))
-            if labels.get("system") == "celery":
-                job_type = labels.get("job_type", "")
-                counts[job_type] = counts.get(job_type, 0.0) + sum(sample.buckets)
-    unstamped = sorted(job_type for job_type, count in ran.items() if count and not waited.get(job_type))
-    if unstamped:
-        shown = ", ".join(unstamped[:_SHOWN]) + (", ..." if len(unstamped) > _SHOWN else "")
-        yield Finding(
-            NOTE, f"the producers of {len(unstamped)} Celery job types are not instrumented: waits unknown for {shown}",
-            "call jobmetrics.celery.instrument(app) in the processes that publish them",
-        )  # fmt: skip
+        try:
+            yield from list(system.checks(recorded))
+        except Exception as error:  # noqa: BLE001 - another package's code; its message may hold a secret
+            yield Finding(PROBLEM, f"the checks of {system.name} failed: {type(error).__name__}", "update its package")
 
 
 def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:

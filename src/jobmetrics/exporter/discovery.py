@@ -1,66 +1,59 @@
-"""Which queue collectors there are: found by entry point, made from what the exporter was asked to read."""
+"""Which queue collectors there are: the installed job systems make them from what the exporter was asked to read."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from importlib.metadata import EntryPoint, entry_points
 
-from jobmetrics.collecting import ENTRY_POINT_GROUP, Collector, CollectorOptions
+from jobmetrics.collecting import Collector, CollectorOptions
 from jobmetrics.errors import JobmetricsError, SettingsError
+from jobmetrics.integration import System, find_systems
 
 logger = logging.getLogger("jobmetrics")
 
-SYSTEMS = ("celery", "rq")  # those with options of their own on the command line
-
 
 def find(options: CollectorOptions) -> list[Collector]:
-    """The collectors of all installed packages that have something to read.
+    """The collectors of all installed job systems that have something to read.
 
-    What nobody asks for is not even imported. A third party's factory that breaks is logged and left out.
+    The collectors of a system that is not asked for are not even imported. A package that breaks without having been
+    asked for is logged and left out.
 
     Raises:
         SettingsError: when something asked for is not installed, or the options are wrong.
     """
-    entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-    for system in SYSTEMS:
-        if options.ask_for(system) and system not in entries:
-            raise SettingsError(f"no collector for {system} is installed; pip install 'jobmetrics[{system}]'")
+    systems, broken = find_systems()
+    for line in broken:
+        logger.warning("jobmetrics: %s", line)
+    known = {option.keyword for system in systems for option in system.options}
+    for keyword in options.given:
+        if keyword not in known:
+            raise SettingsError(
+                f"no installed job system has the option {keyword}; there are {', '.join(sorted(known))}"
+            )
     collectors: list[Collector] = []
-    for name in sorted(entries):
-        if options.ask_for(name):
-            collectors.extend(_made(entries[name], options))
+    for system in systems:
+        if system.is_asked_for(options):
+            collectors.extend(_made(system, options))
     _refuse_twins(collectors)
     return collectors
 
 
-def _made(entry: EntryPoint, options: CollectorOptions) -> list[Collector]:
+def _made(system: System, options: CollectorOptions) -> list[Collector]:
+    if system.collectors is None:
+        return []
     try:
-        return list(_loaded(entry)(options))
+        return list(system.collectors(options))
     except JobmetricsError:
         raise
     except ImportError as error:
-        if entry.name in SYSTEMS:
-            missing = error.name or "a package"
-            raise SettingsError(
-                f"reading queues of {entry.name} needs {missing}; pip install 'jobmetrics[{entry.name}]'"
-            ) from None
-        logger.warning("jobmetrics: collector %s cannot be imported: %s", entry.name, error)
+        if system.options:
+            remedy = f"; pip install '{system.requirement}'" if system.requirement else ""
+            raise SettingsError(f"reading queues of {system.name} needs {error.name or 'a package'}{remedy}") from None
+        logger.warning("jobmetrics: collectors of %s cannot be imported: %s", system.name, error)
     except Exception as error:
-        if entry.name in SYSTEMS:
+        if system.options:
             raise
-        logger.warning("jobmetrics: collector %s cannot be made: %s", entry.name, type(error).__name__)
+        logger.warning("jobmetrics: collectors of %s cannot be made: %s", system.name, type(error).__name__)
     return []
-
-
-def _loaded(entry: EntryPoint) -> Callable[[CollectorOptions], Iterable[Collector]]:
-    try:
-        loaded: Callable[[CollectorOptions], Iterable[Collector]] = entry.load()
-    except ValueError as error:  # RQ 3 refuses a bad RQ_KEY_PREFIX while it is imported
-        if entry.name in SYSTEMS:
-            raise SettingsError(f"{entry.name} cannot be imported: {error}") from None
-        raise
-    return loaded
 
 
 def _refuse_twins(collectors: list[Collector]) -> None:

@@ -13,7 +13,7 @@ _PAGE = """<!doctype html>
 <head><meta charset="utf-8"><title>jobmetrics</title></head>
 <body>
 <h1>jobmetrics {version}</h1>
-<p>Metrics of Celery and RQ jobs, from <code>{directory}</code>: {state}</p>
+<p>Metrics of background jobs, from <code>{directory}</code>: {state}</p>
 <ul>
 <li><a href="metrics">metrics</a></li>
 <li><a href="healthz">healthz</a>: this process answers</li>

@@ -15,8 +15,8 @@ Begun = TypeVar("Begun")
 
 
 def with_signature_of(function: Callable[..., Any], wrapped: Any) -> Any:
-    """Give a wrapper the name and the signature of the function: Celery checks arguments by it, and follows no
-    wrappers."""
+    """Give a wrapper the name and the signature of the function: some job systems check arguments by it, and do not
+    follow `__wrapped__`."""
     wrapped = functools.wraps(function)(wrapped)
     try:
         wrapped.__signature__ = inspect.signature(function)

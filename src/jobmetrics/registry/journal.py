@@ -19,8 +19,8 @@ from jobmetrics.registry.descriptors import closing
 from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.locks import is_ready
 
-KEEP = 120.0  # seconds for which an entry of an earlier owner is kept where there is room: Celery tells of a
-# dead process up to ten seconds later
+KEEP = 120.0  # seconds for which an entry of an earlier owner is kept where there is room: a job
+# system may report a dead process up to ten seconds later
 
 
 class Entry(NamedTuple):

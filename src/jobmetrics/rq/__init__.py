@@ -1,32 +1,32 @@
 """RQ: `rq worker --worker-class jobmetrics.rq.Worker`, or `instrument(MyWorkerClass)` for a class of one's own.
 
 Producers count what they send after `instrument_queue(queue)`, or `instrument_queue(rq.Queue)` for all queues.
+This module imports no RQ before one of its names is used: the commands load the package for its options.
 """
 
 from __future__ import annotations
 
-import rq
+from typing import TYPE_CHECKING, Any
 
-from jobmetrics.rq.publish import instrument_queue, uninstrument_queue
-from jobmetrics.rq.spawned import STOCK
-from jobmetrics.rq.worker import instrument, uninstrument
+if TYPE_CHECKING:
+    from jobmetrics.rq.publish import instrument_queue, uninstrument_queue
+    from jobmetrics.rq.worker import SimpleWorker, SpawnWorker, Worker, instrument, uninstrument
 
-__all__ = ["SimpleWorker", "Worker", "instrument", "instrument_queue", "uninstrument", "uninstrument_queue"]
-
-
-@instrument
-class Worker(rq.Worker):
-    """rq.Worker, recorded: one forked work-horse a job."""
-
-
-@instrument
-class SimpleWorker(rq.SimpleWorker):
-    """rq.SimpleWorker, recorded: jobs run in the worker itself."""
+__all__ = [
+    "SimpleWorker",
+    "SpawnWorker",
+    "Worker",
+    "instrument",
+    "instrument_queue",
+    "uninstrument",
+    "uninstrument_queue",
+]
 
 
-if STOCK is not None:
-    __all__ += ["SpawnWorker"]
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jobmetrics.rq import publish, worker
 
-    @instrument
-    class SpawnWorker(STOCK):
-        """rq.SpawnWorker, recorded: one spawned work-horse a job. RQ has it from 2.2 on."""
+    found = globals()[name] = getattr(publish if name.endswith("_queue") else worker, name)
+    return found

@@ -17,7 +17,8 @@ from jobmetrics.context import Execution
 from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Lost
 from jobmetrics.guard import guarded
 from jobmetrics.registry.layout import execution_hash
-from jobmetrics.rq.jobs import SYSTEM, described
+from jobmetrics.rq.jobs import described
+from jobmetrics.rq.system import SYSTEM
 
 Method = Callable[..., Any]  # of RQ's worker classes
 

@@ -23,7 +23,7 @@ from jobmetrics.guard import guarded
 from jobmetrics.registry.index import LOCK_WAIT
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.rq.ending import Killed, Performing, abandoned_name, ended_in_redis, report_lost
-from jobmetrics.rq.jobs import SYSTEM
+from jobmetrics.rq.system import SYSTEM
 
 _SILENT, _TOLD = 0.0, 1.0
 # Words of the message: whether there is one, status, run time, processor time, target (NaN: none), in seconds, and the

@@ -19,8 +19,9 @@ from jobmetrics.registry.writer import Writer
 from jobmetrics.rq import abandoned
 from jobmetrics.rq.ending import Killed, Method, report_abandoned, report_ended, report_lost
 from jobmetrics.rq.forked import Forked, SharedPage, before_fork
-from jobmetrics.rq.jobs import SYSTEM, described, execution_id, named_in, passed_execution, ready_at
+from jobmetrics.rq.jobs import described, execution_id, named_in, passed_execution, ready_at
 from jobmetrics.rq.publish import instrument_queue
+from jobmetrics.rq.system import SYSTEM
 
 
 def prepared(worker: Any, record: recorder.Recorder) -> SharedPage:

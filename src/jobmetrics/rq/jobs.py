@@ -9,8 +9,8 @@ from typing import Any
 from rq.job import Job as RQJob
 
 from jobmetrics.events import Job
+from jobmetrics.rq.system import SYSTEM
 
-SYSTEM = "rq"
 UNKNOWN = "unknown"
 
 LONGEST_NAME = 1000  # characters read of a function's name; labels take fewer

@@ -15,7 +15,8 @@ from jobmetrics.context import running
 from jobmetrics.events import SUCCESS, Started
 from jobmetrics.guard import guarded
 from jobmetrics.rq.ending import Method, Performing
-from jobmetrics.rq.jobs import SYSTEM, described, execution_id, passed_execution, ready_at
+from jobmetrics.rq.jobs import described, execution_id, passed_execution, ready_at
+from jobmetrics.rq.system import SYSTEM
 
 
 @guarded("rq start")

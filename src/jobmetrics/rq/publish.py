@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 from jobmetrics import recorder
 from jobmetrics.events import Published
 from jobmetrics.guard import guarded
+from jobmetrics.integration import register_system
 from jobmetrics.rq.jobs import described
+from jobmetrics.rq.system import SYSTEM
 
 _METHODS = ("enqueue_call", "enqueue_at", "enqueue_many", "enqueue_job")
 _ORIGINALS = "_jobmetrics_originals"
@@ -34,6 +36,7 @@ def instrument_queue(queue: QueueOrClass) -> QueueOrClass:
     """
     if _ORIGINALS in vars(queue):
         return queue
+    register_system(SYSTEM)
     originals = {}
     for name in _METHODS:
         originals[name] = vars(queue).get(name)

@@ -17,7 +17,7 @@ from jobmetrics.collecting import Collector, CollectorOptions, Reading, Target, 
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.rq import keys
 from jobmetrics.rq.connecting import connection
-from jobmetrics.rq.jobs import SYSTEM
+from jobmetrics.rq.system import SYSTEM
 
 logger = logging.getLogger("jobmetrics")
 
@@ -177,6 +177,8 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     Raises:
         SettingsError: for a URL that is not allowed, or queues without a URL.
     """
-    if options.rq_queues and not options.rq_urls:
+    urls: Sequence[Target] = options.get("rq_urls", ())
+    queues: Sequence[str] = options.get("rq_queues", ())
+    if queues and not urls:
         raise SettingsError("--rq-queue needs --rq-url, which says where the queues are")
-    return [RedisQueues(target, options.rq_queues, options.timeout, options.max_queues) for target in options.rq_urls]
+    return [RedisQueues(target, queues, options.timeout, options.max_queues) for target in urls]

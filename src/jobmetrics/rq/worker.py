@@ -12,8 +12,10 @@ from rq.timeouts import BaseTimeoutException
 
 from jobmetrics import guard, recorder
 from jobmetrics.guard import guarded
-from jobmetrics.rq import abandoned, horses, performing, presence, spawned
+from jobmetrics.integration import clear_worker_gauges, register_system, worker_gauges
+from jobmetrics.rq import abandoned, horses, performing, spawned
 from jobmetrics.rq.ending import Method
+from jobmetrics.rq.system import SYSTEM
 
 WorkerClass = TypeVar("WorkerClass", bound=type)
 
@@ -23,11 +25,22 @@ def _before_job(worker: Any) -> None:
     horses.prepared(worker, recorder.default())
 
 
+@guarded("rq worker")
+def _born() -> None:
+    recorder.default().writer.describe(SYSTEM, "worker")
+    worker_gauges(SYSTEM)
+
+
+@guarded("rq worker")
+def _dead() -> None:
+    clear_worker_gauges(SYSTEM)
+
+
 def _register_birth(original: Method) -> Method:
     @functools.wraps(original)
     def register_birth(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        presence.tell(alive=True)
+        _born()
         return result
 
     return register_birth
@@ -36,7 +49,7 @@ def _register_birth(original: Method) -> Method:
 def _register_death(original: Method) -> Method:
     @functools.wraps(original)
     def register_death(self: Any, *args: Any, **kwargs: Any) -> Any:
-        presence.tell(alive=False)
+        _dead()
         return original(self, *args, **kwargs)
 
     return register_death
@@ -91,6 +104,7 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
     Returns:
         The same class.
     """
+    register_system(SYSTEM)
     guard.let_through(BaseTimeoutException, ShutDownImminentException)
     abandoned.hook()
     hooks = {**_HOOKS, **spawned.hooks(worker_class)}
@@ -133,3 +147,29 @@ def _spawning(worker_class: type) -> list[Any]:
     """RQ's SpawnWorker where it inherits from this class: what it spawns is not what its base forks."""
     stock = spawned.STOCK
     return [stock] if stock is not None and stock is not worker_class and issubclass(stock, worker_class) else []
+
+
+# ---------------------------------------------------------------- classes of the package jobmetrics.rq
+
+
+@instrument
+class Worker(rq.Worker):
+    """rq.Worker, recorded: one forked work-horse a job."""
+
+    __module__ = __package__  # where users find it
+
+
+@instrument
+class SimpleWorker(rq.SimpleWorker):
+    """rq.SimpleWorker, recorded: jobs run in the worker itself."""
+
+    __module__ = __package__
+
+
+if spawned.STOCK is not None:
+
+    @instrument
+    class SpawnWorker(spawned.STOCK):
+        """rq.SpawnWorker, recorded: one spawned work-horse a job. RQ has it from 2.2 on."""
+
+        __module__ = __package__
