@@ -13,6 +13,7 @@ from celery import chain, chord, group
 from celery.canvas import xmap
 from kombu import Producer
 
+from jobmetrics import conformance
 from tests.integration.celery_workers import TASKS, Worker, adds
 from tests.readings import active, until
 
@@ -222,3 +223,42 @@ def check(worker: Worker, row: Row) -> None:
         lost=row.lost,
     ):
         row.act(worker)
+
+
+# ---------------------------------------------------------------- the truth table that all job systems share
+
+
+SHARED: dict[str, tuple[Callable[[Worker], None], str]] = {
+    "success": (_send("succeed"), ""),
+    "failure": (_send("fail"), "ValueError"),
+    "retry": (_send("retry_once", 1), ""),
+    "ignored": (_send("ignore"), ""),
+    "rejected": (_send("reject"), ""),
+    "revoked": (_terminate("KILL"), ""),
+    "killed": (_send("kill_itself"), "WorkerLostError"),
+    "killed after its end": (_send("killed_after_its_end"), ""),
+    "expired": (_expired, ""),
+    "revoked before its start": (_revoke, ""),
+    "unknown": (_send("nobody.knows.this"), ""),
+}
+OF_PREFORK_ONLY = frozenset({"revoked", "killed", "killed after its end"})
+
+
+def shared(pool: str) -> list[conformance.Case]:
+    """The cases of jobmetrics.conformance that this pool has."""
+    return conformance.cases(*(name for name in SHARED if pool == PREFORK or name not in OF_PREFORK_ONLY))
+
+
+def check_shared(worker: Worker, case: conformance.Case) -> None:
+    """Do what the case says and see that exactly that is counted."""
+    act, error = SHARED[case.name]
+    conformance.check(case, lambda: act(worker), system="celery", directory=str(worker.directory), error=error)
+    worker.assert_consistent()
+
+
+def check_running(worker: Worker) -> None:
+    """A task that is held is active, and its run time is the one that was seen."""
+    conformance.check_running(
+        lambda: worker.send("hold_acknowledged"), worker.let_go, system="celery", directory=str(worker.directory)
+    )
+    worker.hold_again()

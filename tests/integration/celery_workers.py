@@ -39,7 +39,15 @@ class Worker:
 
     def let_go(self) -> None:
         """Let the jobs end that were sent to wait for this."""
-        self.written.with_name(f"{self.written.name}.let-go").touch()
+        self._let_go.touch()
+
+    def hold_again(self) -> None:
+        """Let jobs wait again that are sent from now on."""
+        self._let_go.unlink()
+
+    @property
+    def _let_go(self) -> Path:
+        return self.written.with_name(f"{self.written.name}.let-go")
 
     @property
     def log(self) -> str:

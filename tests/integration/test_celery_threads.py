@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.celery_rows import THREADS, Row, check, differing
+from jobmetrics.conformance import Case
+from tests.integration.celery_rows import THREADS, Row, check, check_running, check_shared, differing, shared
 from tests.integration.celery_workers import Worker, running
 from tests.readings import until, values
 from tests.servers import RedisServer
@@ -28,6 +29,15 @@ def worker(_shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize("row", differing(THREADS), ids=lambda row: row.name)
 def test_row(worker: Worker, row: Row) -> None:
     check(worker, row)
+
+
+@pytest.mark.parametrize("case", shared(THREADS), ids=str)
+def test_the_truth_table_of_all_job_systems(worker: Worker, case: Case) -> None:
+    check_shared(worker, case)
+
+
+def test_a_running_task_is_active(worker: Worker) -> None:
+    check_running(worker)
 
 
 def test_the_worker_says_what_it_is(worker: Worker) -> None:

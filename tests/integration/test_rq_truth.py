@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from rq import Callback, Queue
 from rq.command import send_stop_job_command
 from rq.job import JobStatus, Retry
 
+from jobmetrics import conformance
 from tests.integration import ledger
 from tests.integration import rq_jobs as jobs
 from tests.integration.rq_workers import (
@@ -223,6 +225,63 @@ def test_row(row: Row, worker_class: str, workers: Workers) -> None:
     workers.check(row.ended, row.errors, unwritten=row.unwritten)
     assert workers.lost() == row.lost
     assert workers.unknown() == 0
+
+
+def _burst(*job: Any, **options: Any) -> Callable[[Workers, str], None]:
+    def act(workers: Workers, worker_class: str) -> None:
+        workers.queue.enqueue(*job, **options)
+        workers.burst(worker_class)
+
+    return act
+
+
+def _fail_once(workers: Workers, worker_class: str) -> None:
+    _burst(jobs.fail_once, str(workers.tmp_path / "marker"), retry=Retry(max=1))(workers, worker_class)
+
+
+def _stop(workers: Workers, worker_class: str) -> None:
+    job = workers.queue.enqueue(jobs.succeed, 60)
+    with workers.running(worker_class):
+        workers.await_written()
+        send_stop_job_command(workers.connection, job.id)
+        workers.await_ends(1)
+
+
+# By the names of jobmetrics.conformance: what is done, the error, and the classes that have it.
+SHARED: dict[str, tuple[Callable[[Workers, str], None], str, tuple[str, ...]]] = {
+    "success": (_burst(jobs.succeed), "", CLASSES),
+    "failure": (_burst(jobs.fail), "Gone", CLASSES),
+    "retry": (_fail_once, "", CLASSES),
+    "revoked": (_stop, "", WITH_HORSES),
+    "killed": (_burst(jobs.kill_itself), KILLED, WITH_HORSES),
+    "killed after its end": (_burst(jobs.succeed), "", tuple(KILLED_AFTERWARDS)),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        pytest.param(case, each, id=f"{case}-{each.rpartition('.')[2]}", marks=[pytest.mark.full] if number else [])
+        for case in conformance.cases(*SHARED)
+        for number, each in enumerate(SHARED[case.name][2])
+    ],
+)
+def test_the_truth_table_of_all_job_systems(case: conformance.Case, kind: str, workers: Workers) -> None:
+    act, error, _ = SHARED[case.name]
+    where = str(workers.directory)
+    conformance.check(case, lambda: act(workers, kind), system="rq", directory=where, error=error)
+
+
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_a_running_job_is_active(worker_class: str, workers: Workers) -> None:
+    marker = workers.tmp_path / "go on"
+    with workers.running(worker_class):
+        conformance.check_running(
+            lambda: workers.queue.enqueue(jobs.succeed_when_told, str(marker)),
+            marker.touch,
+            system="rq",
+            directory=str(workers.directory),
+        )
 
 
 def _send(rows: list[Row], workers: Workers) -> None:

@@ -35,7 +35,8 @@ else:
 
 BLOCKS = blocks(*PAGES, *OTHERS)
 KINDS = {"python", "sh", "toml", "yaml", "promql", "text"}
-RUN_ELSEWHERE = DOCS / "inside-the-job.md"  # by test_docs_inside, which looks at what its samples do
+# By test_docs_inside, which looks at what the samples do, and by tests/e2e/test_integrations.py, which installs them.
+RUN_ELSEWHERE = {DOCS / "inside-the-job.md", DOCS / "integrations.md"}
 ALONE = ("install", "kubectl", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
 PROMETHEUS_KEYS = {"global", "rule_files", "scrape_configs", "remote_write", "alerting"}
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=")
@@ -54,7 +55,7 @@ def test_block_says_what_it_is(block: Block) -> None:
 # ---------------------------------------------------------------- Python
 
 
-PYTHON_PAGES = sorted({block.page for block in of_kind("python")} - {RUN_ELSEWHERE})
+PYTHON_PAGES = sorted({block.page for block in of_kind("python")} - RUN_ELSEWHERE)
 RUN_ALL = "import runpy, sys; [runpy.run_path(path) for path in sys.argv[1:]]"
 
 

@@ -20,7 +20,7 @@ SETTINGS_HELP = """
 Every setting is also an environment variable (JOBMETRICS_DIR, JOBMETRICS_LISTEN,
 JOBMETRICS_NAMESPACE, ...) and a key of the TOML file that JOBMETRICS_CONFIG names.
 An option beats the environment, the environment beats the file.
-The commands' own options go into its table [exporter]: rq_url = ["redis://..."].
+The commands' own options go into its table [exporter]: timeout = 10.
 """
 
 

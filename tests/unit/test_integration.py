@@ -1,0 +1,152 @@
+"""What a job system brings, and that nothing outside the job systems' folders names one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jobmetrics
+from jobmetrics import integration, recorder
+from jobmetrics.collecting import CollectorOptions
+from jobmetrics.families import OVERFLOW
+from jobmetrics.integration import (
+    ENTRY_POINT_GROUP,
+    Option,
+    System,
+    clear_worker_gauges,
+    find_systems,
+    known_names,
+    worker_gauges,
+)
+from jobmetrics.settings import Settings
+from tests.readings import values
+from tests.unit.doubles import die
+
+PACKAGE = Path(jobmetrics.__file__).parent
+FOLDERS = ("celery", "rq", "demo")  # job systems, and what runs real workers
+NAMES = re.compile(r"(?<![a-z])(celery|rq)(?![a-z])", re.IGNORECASE)
+# The only modules that may name a job system: by reason.
+ALLOWED = {"cli/demo.py": "it runs real workers of both"}
+
+SPOOL = System("spool", options=[Option("spool_folder", "DIR", "", repeatable=True), Option("spool_key", "KEY", "")])
+AGAIN = System("spool")
+
+
+def test_no_module_outside_the_folders_names_a_job_system() -> None:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] in FOLDERS or str(name) in ALLOWED:
+            continue
+        lines = enumerate(path.read_text().splitlines(), 1)
+        found += [f"{name}:{number}: {line.strip()}" for number, line in lines if NAMES.search(line)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["jobmetrics.integration", "jobmetrics.celery.system", "jobmetrics.rq.system", "jobmetrics.celery, jobmetrics.rq"],
+)
+def test_importing_it_loads_no_framework_and_nothing_of_the_commands(package: str) -> None:
+    code = f"import sys; before = set(sys.modules); import {package}; print(sorted(set(sys.modules) - before))"
+    loaded = set(eval(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout))
+    unwanted = {"click", "importlib.metadata", "celery", "kombu", "rq", "redis", "numpy", "jobmetrics.collecting"}
+    assert loaded & unwanted == set()
+
+
+def test_rq_says_what_it_has_not() -> None:
+    import jobmetrics.rq
+
+    assert not hasattr(jobmetrics.rq, "no_such_name")
+    assert jobmetrics.rq.Worker.__module__ == "jobmetrics.rq"
+
+
+# ------------------------------------------------------------------ systems
+
+
+def test_an_option_is_called_by_one_name_everywhere() -> None:
+    repeatable, single = SPOOL.options
+    assert (repeatable.flag, repeatable.keyword) == ("--spool-folder", "spool_folders")
+    assert (single.flag, single.keyword) == ("--spool-key", "spool_key")
+
+
+@pytest.mark.parametrize("name", ["", "Spool", "a-b", OVERFLOW])
+def test_a_bad_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not allowed; it takes a-z"):
+        System(name)
+
+
+def test_an_option_that_does_not_begin_with_the_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'folder' of spool is not allowed; it begins with spool_"):
+        System("spool", options=[Option("folder", "DIR", "")])
+
+
+def test_a_system_is_asked_for_by_its_options() -> None:
+    assert not SPOOL.is_asked_for(CollectorOptions())
+    assert not SPOOL.is_asked_for(CollectorOptions(spool_folders=(), spool_key=None, rq_queues=("q",)))
+    assert SPOOL.is_asked_for(CollectorOptions(spool_folders=("a",)))
+    assert SPOOL.is_asked_for(CollectorOptions(spool_key="a"))
+    assert AGAIN.is_asked_for(CollectorOptions())
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
+    def entry_points(group: str) -> Any:
+        return [EntryPoint(name, value, group) for name, value in entries.items() if group == ENTRY_POINT_GROUP]
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+
+
+def test_systems_are_in_the_order_of_their_names_and_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, spool=f"{__name__}:SPOOL", twin=f"{__name__}:AGAIN", rq="jobmetrics.rq.system:RQ")
+    systems, broken = find_systems()
+    assert [system.name for system in systems] == ["rq", "spool"]
+    assert broken == ("job system twin cannot be used: another package has the name spool",)
+    assert known_names() == ("rq", "spool", "python")
+
+
+def test_what_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, a="no_such_module:X", b="os:no_such", c="os:path")
+    assert find_systems() == (
+        (),
+        (
+            "job system a cannot be loaded: No module named 'no_such_module'",
+            "job system b cannot be loaded: AttributeError",
+            "job system c cannot be used: os:path is not a System",
+        ),
+    )
+
+
+# ------------------------------------------------------------------ worker gauges
+
+
+@pytest.fixture
+def gauges(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(integration, "_gauges", {})
+    yield
+    die(recorder.default().writer)
+
+
+@pytest.mark.usefixtures("gauges")
+def test_gauges_show_the_worker_until_it_is_gone(registry_dir: Path) -> None:
+    worker_gauges("spool")
+    assert values(registry_dir, "jobs_workers") == values(registry_dir, "jobs_worker_capacity") == {("spool",): 1}
+    worker_gauges("spool", 4, {"a": 2, "b": 1})
+    worker_gauges("spool", None, {"b": 3})
+    assert values(registry_dir, "jobs_worker_capacity") == {("spool",): 4}
+    assert values(registry_dir, "jobs_reserved") == {("spool", "b"): 3}
+    worker_gauges("other")
+    clear_worker_gauges("spool")
+    assert values(registry_dir, "jobs_workers") == values(registry_dir, "jobs_worker_capacity") == {("other",): 1}
+    assert values(registry_dir, "jobs_reserved") == {}
+
+
+@pytest.mark.usefixtures("gauges")
+def test_a_worker_that_never_showed_itself_shows_nothing_at_its_end(registry_dir: Path) -> None:
+    clear_worker_gauges("spool")
+    assert list(registry_dir.iterdir()) == []
