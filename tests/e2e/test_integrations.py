@@ -72,7 +72,8 @@ class Place:
     """A folder of jobs, a registry directory, and processes that see the installed package."""
 
     def __init__(self, installed: Path, registry_dir: Path, tmp_path: Path) -> None:
-        self.environment = {"PYTHONPATH": str(installed), "JOBMETRICS_DIR": str(registry_dir)}
+        path = filter(None, (str(installed), os.environ.get("PYTHONPATH")))
+        self.environment = {"PYTHONPATH": os.pathsep.join(path), "JOBMETRICS_DIR": str(registry_dir)}
         self.folder = tmp_path / "mails"
         self.folder.mkdir()
         self.directory = registry_dir
@@ -170,13 +171,13 @@ def test_check_prints_what_its_check_finds_and_its_version(place: Place) -> None
     assert "spool-metrics 1.0" in done.stdout
 
 
-def test_a_package_that_cannot_be_loaded_costs_only_itself(place: Place, installed: Path) -> None:
+def test_a_package_that_cannot_be_loaded_costs_only_itself(place: Place) -> None:
     place.work("resize")
     broken = place.folder / "broken-1.0.dist-info"
     broken.mkdir()
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (broken / "entry_points.txt").write_text("[jobmetrics.systems]\nbroken = no_such_module:SYSTEM\n")
-    path = {"PYTHONPATH": f"{installed}:{place.folder}"}
+    path = {"PYTHONPATH": os.pathsep.join((place.environment["PYTHONPATH"], str(place.folder)))}
     done = place.python("-m", "jobmetrics", "check", "--listen", "127.0.0.1:1", **path)
     assert "PROBLEM job system broken cannot be loaded: No module named 'no_such_module'" in done.stdout
     dump = place.python("-m", "jobmetrics", "dump", "--spool-folder", str(place.folder), **path)

@@ -296,6 +296,11 @@ MUTATIONS = [
         "test_fork_safe.py::test_a_fork_in_c_is_noticed_by_processes_without_jobs",
     ),
     Mutation(
+        "open_systems",
+        "the name of a registered job system stays apart beyond the cap",
+        "e2e/test_integrations.py::test_the_name_stays_beyond_the_cap",
+    ),
+    Mutation(
         "exit_of_work_horse",
         "the worker looks at how its work-horse exited",
         "integration/test_rq_truth.py::test_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from jobmetrics import recorder
 from jobmetrics.collecting import CollectorOptions
@@ -11,10 +14,11 @@ from jobmetrics.exporter import checking
 from jobmetrics.exporter.app import build
 from jobmetrics.families import COUNTER, Family
 from jobmetrics.instruments import BoundCounter
-from jobmetrics.integration import NOTE, PROBLEM
+from jobmetrics.integration import NOTE, PROBLEM, Finding, Recorded, System, Systems
 from jobmetrics.registry.snapshot import SnapshotReader
 from jobmetrics.registry.writer import Writer
 from jobmetrics.settings import Settings, load
+from tests.readings import reader
 
 
 def ran(system: str, job_type: str, ready_at: float | None) -> None:
@@ -63,3 +67,18 @@ def test_metrics_that_cannot_be_shown_are_a_problem(registry_dir: Path) -> None:
     finally:
         exporter.close()
     assert (found.state, found.text) == (PROBLEM, "1 metric cannot be shown and is left out")
+
+
+def test_checks_of_a_job_system_that_fail_are_a_problem(
+    in_force: Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(recorded: Recorded) -> Iterator[Finding]:
+        yield Finding(NOTE, "not shown")
+        raise KeyError("secret")
+
+    systems = Systems((System("broken", checks=fails), System("silent")), ())
+    monkeypatch.setattr(checking, "find_systems", lambda: systems)
+    ran("python", "app.plain", None)
+    with reader(registry_dir) as opened:
+        found = [each for each in checking.contents(opened.read()) if "broken" in each.text or "shown" in each.text]
+    assert found == [Finding(PROBLEM, "the checks of broken failed: KeyError", "update its package")]
