@@ -165,9 +165,10 @@ def test_check_prints_what_its_check_finds_and_its_version(place: Place) -> None
     place.work("unseen", "resize")
     done = place.python("-m", "jobmetrics", "check", "--listen", "127.0.0.1:1")
     assert (
-        "note    nobody counts where unseen is sent; call spool_metrics.worker.count_sent" in done.stdout.splitlines()
+        "note    unseen is not counted where it is sent; call spool_metrics.worker.count_sent"
+        in done.stdout.splitlines()
     )
-    assert "where resize is sent" not in done.stdout
+    assert "resize is not counted" not in done.stdout
     assert "spool-metrics 1.0" in done.stdout
 
 

@@ -60,7 +60,7 @@ def test_importing_it_loads_no_framework_and_nothing_of_the_commands(package: st
     assert loaded & unwanted == set()
 
 
-def test_rq_says_what_it_has_not() -> None:
+def test_the_rq_package_has_its_public_names_only() -> None:
     import jobmetrics.rq
 
     assert not hasattr(jobmetrics.rq, "no_such_name")

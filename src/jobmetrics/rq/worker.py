@@ -26,13 +26,13 @@ def _before_job(worker: Any) -> None:
 
 
 @guarded("rq worker")
-def _born() -> None:
+def _show_worker() -> None:
     recorder.default().writer.describe(SYSTEM, "worker")
     worker_gauges(SYSTEM)
 
 
 @guarded("rq worker")
-def _dead() -> None:
+def _clear_worker() -> None:
     clear_worker_gauges(SYSTEM)
 
 
@@ -40,7 +40,7 @@ def _register_birth(original: Method) -> Method:
     @functools.wraps(original)
     def register_birth(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        _born()
+        _show_worker()
         return result
 
     return register_birth
@@ -49,7 +49,7 @@ def _register_birth(original: Method) -> Method:
 def _register_death(original: Method) -> Method:
     @functools.wraps(original)
     def register_death(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _dead()
+        _clear_worker()
         return original(self, *args, **kwargs)
 
     return register_death
