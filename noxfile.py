@@ -11,7 +11,7 @@ import nox
 
 nox.options.reuse_venv = "yes"  # pip installs what has changed
 
-TOOLS = ("hypothesis", "psutil", "pytest>=8.2", "pytest-timeout", "pytest-xdist")
+TOOLS = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lane")
 
 # Most tests wait for workers, so there are two at a time whatever else runs.
 PYTEST = ("python", "-m", "pytest", "-n", "2", "-m", "not (long or serial)")

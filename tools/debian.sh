@@ -1,17 +1,14 @@
 # Sourced by the other scripts: installing Debian packages where that is allowed.
 # shellcheck shell=sh
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    else
-        sudo -n "$@"
-    fi
+# As root on Debian, as in a container or CI. No one else is asked for a password: the caller prints what to run.
+may_install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1
 }
 
-may_install() {
-    command -v apt-get >/dev/null 2>&1 || return 1
-    [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; }
+# The line that installs packages on Debian.
+install_line() {
+    echo "sudo apt-get install --no-install-recommends $*"
 }
 
 apt_updated=
@@ -26,11 +23,13 @@ apt_install() {
     apt_get install --yes --no-install-recommends "$@"
 }
 
-# Quiet when it works; everything that was said when it does not.
+# Silent if it succeeds; prints the whole log if it fails.
+# DPkg::Path is the PATH of the packages' own scripts, which start services: they find ours first, which do nothing.
 apt_get() {
     apt_log=$(mktemp)
     apt_status=0
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@" \
+    env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 \
+        -o "DPkg::Path=$PWD/tools/no-services:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$@" \
         >"$apt_log" 2>&1 </dev/null || apt_status=$?
     [ "$apt_status" = 0 ] || cat "$apt_log" >&2
     rm -f "$apt_log"

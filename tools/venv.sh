@@ -32,7 +32,7 @@ fi
 if ! "$base" -c 'import ensurepip, venv' 2>/dev/null; then
     # Debian ships these apart from python3, in a package named after the Python version.
     package=$("$base" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-    may_install || die "$base cannot make virtual environments; install it with: apt-get install $package"
+    may_install || die "$base cannot make virtual environments; install it with: $(install_line "$package")"
     echo "installing $package"
     apt_install "$package" || die "could not install $package"
     "$base" -c 'import ensurepip, venv' 2>/dev/null ||
@@ -41,6 +41,7 @@ fi
 
 echo "setting up .venv (once; a minute or two)"
 "$base" -m venv --clear .venv
-# Twice quiet: errors only.
-.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+# Twice quiet: errors only. First a pip that knows dependency groups.
+.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'pip>=25.1'
+.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --group dev -e '.[all]'
 echo "$key" >.venv/stamp

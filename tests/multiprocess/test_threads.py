@@ -27,7 +27,7 @@ from tests.multiprocess.support import in_child
 from tests.repetitions import sizes
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 THREADS = 4
 
 COUNTED = define(COUNTER, "threads_counted", "Counted.", ())

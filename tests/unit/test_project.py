@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nox.project
 import pytest
 from packaging.requirements import Requirement
 
+from jobmetrics import __file__ as package_file
+from jobmetrics import __version__
 from jobmetrics.integration import System, find_systems
 
 if sys.version_info >= (3, 11):
@@ -21,7 +25,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +53,23 @@ def test_workers_need_nothing_beyond_the_standard_library(pyproject: dict[str, A
     assert [str(each) for each in installed if applies(each, extra="")] == []
 
 
-def test_version_is_the_installed_one(pyproject: dict[str, Any]) -> None:
-    assert importlib.metadata.version("jobmetrics") == pyproject["project"]["version"]
+def test_the_version_has_one_source(pyproject: dict[str, Any]) -> None:
+    assert importlib.metadata.version("jobmetrics") == __version__
+    assert "version" not in pyproject["project"]
+    assert ROOT / pyproject["tool"]["hatch"]["version"]["path"] == Path(package_file)
+
+
+def test_development_is_no_published_extra() -> None:
+    extras = importlib.metadata.metadata("jobmetrics").get_all("Provides-Extra") or []
+    assert sorted(extras) == ["all", "celery", "exporter", "rq"], "if .venv is older than this: make setup"
+
+
+def test_the_package_names_its_authors_and_addresses() -> None:
+    metadata = importlib.metadata.metadata("jobmetrics")
+    assert metadata["Author"] == "The jobmetrics developers"
+    addresses = dict(address.split(", ") for address in metadata.get_all("Project-URL") or [])
+    assert set(addresses) == {"Homepage", "Documentation", "Source", "Issues", "Changelog"}
+    assert all(address.startswith(addresses["Source"]) for address in addresses.values())
 
 
 def test_types_and_licence_are_shipped(pyproject: dict[str, Any]) -> None:
@@ -99,13 +118,15 @@ def test_constraints_name_one_version_for_each_python(python: str, pyproject: di
     assert sorted(names) == sorted(set(names))
 
 
-def test_constraints_cover_everything_that_is_installed() -> None:
+def test_constraints_cover_everything_that_is_installed(pyproject: dict[str, Any]) -> None:
     pinned = {normal(each.name): each for each in constraints() if applies(each)}
-    todo = [("jobmetrics", extra) for extra in ("celery", "rq", "exporter", "dev")]
-    seen = set(todo)
+    development = list(map(Requirement, nox.project.dependency_groups(pyproject, "dev")))
+    seen = {("jobmetrics", extra) for extra in ("celery", "rq", "exporter")}
+    todo: list[tuple[str, str]] = [("", ""), *seen]
     while todo:
         name, extra = todo.pop()
-        for requirement in map(Requirement, importlib.metadata.requires(name) or []):
+        requirements = map(Requirement, importlib.metadata.requires(name) or []) if name else development
+        for requirement in requirements:
             if not applies(requirement, extra=extra):
                 continue
             version = importlib.metadata.version(requirement.name)
@@ -152,6 +173,65 @@ def test_scripts_parse(script: str) -> None:
     shell = "bash" if script == ".ci/run" else "sh"
     subprocess.run([shell, "-n", str(path)], check=True)
     assert os.access(path, os.X_OK) == path.read_text().startswith("#!")
+
+
+@pytest.fixture
+def bare_path(tmp_path: Path) -> Path:
+    """A PATH without servers, where sudo and apt-get write down how they are called, and id says who runs them."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sh", "dirname", "env", "mktemp", "rm", "cat", "touch", "chmod"):
+        found = shutil.which(name)
+        assert found
+        (folder / name).symlink_to(found)
+    for name in ("sudo", "apt-get"):
+        executable(folder / name, f'echo "{name} $*" >>"{tmp_path}/calls"')
+    return folder
+
+
+def executable(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+def ensure(path: Path, *servers: str) -> subprocess.CompletedProcess[str]:
+    command = ["/bin/sh", ROOT / "tools/servers.sh", "ensure", *servers]
+    return subprocess.run(command, env={"PATH": str(path)}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("with_sudo", [True, False], ids=["sudo", "no-sudo"])
+def test_without_root_the_set_up_prints_one_line_and_changes_nothing(
+    with_sudo: bool, bare_path: Path, tmp_path: Path
+) -> None:
+    executable(bare_path / "id", "echo 1000")
+    if not with_sudo:
+        (bare_path / "sudo").unlink()
+    done = ensure(bare_path, "redis", "prometheus")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "not installed: redis-server prometheus. "
+        "On Debian or Ubuntu: sudo apt-get install --no-install-recommends redis-server prometheus\n"
+    )
+    assert not (tmp_path / "calls").exists()
+
+
+def test_as_root_on_debian_the_set_up_installs_and_starts_no_service(bare_path: Path, tmp_path: Path) -> None:
+    executable(bare_path / "id", "echo 0")
+    executable(
+        bare_path / "apt-get",
+        f'echo "apt-get $*" >>"{tmp_path}/calls"\n'
+        f'case "$*" in *redis-server) touch "{bare_path}/redis-server"; chmod 755 "{bare_path}/redis-server" ;; esac',
+    )
+    done = ensure(bare_path, "redis")
+    assert done.returncode == 0, done.stderr
+    update, install = (tmp_path / "calls").read_text().splitlines()
+    assert update.endswith(" update")
+    assert install.endswith(" install --yes --no-install-recommends redis-server")
+    # The scripts of packages start services by these names, and find ours first.
+    for call in (update, install):
+        assert f"DPkg::Path={ROOT}/tools/no-services:/usr" in call
+    for name in ("invoke-rc.d", "deb-systemd-invoke"):
+        assert subprocess.run([ROOT / "tools/no-services" / name, "x", "start"], check=True).returncode == 0
 
 
 def test_an_unknown_server_is_refused() -> None:
