@@ -20,7 +20,7 @@ TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),
 LANES := celery-suite celery-oldest rq-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long coverage $(LANES:%=lane-%) bench lint types layers docs dashboards clean
+.PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long coverage $(LANES:%=lane-%) bench lint types layers docs reference dashboards clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -85,6 +85,9 @@ layers: setup ## import-linter: the layers
 docs: setup ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+reference: setup ## write the generated tables of docs and README anew
+	@$(BIN)/python -m tools.docs_reference
 
 dashboards: setup ## write dashboards/grafana/*.json anew
 	$(BIN)/python -m dashboards

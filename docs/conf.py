@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: Markdown by MyST, with the reference tables made from the code as it is built."""
+"""How Sphinx builds these pages: Markdown by MyST, with link targets on the rows of the reference tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
-    from sphinx.environment import BuildEnvironment
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
@@ -35,16 +34,10 @@ html_copy_source = False
 html_show_copyright = False
 
 
-def _fill_in(_app: Sphinx, _docname: str, source: list[str]) -> None:
-    source[0] = docs_reference.fill_in(source[0])
-
-
-def _generated(_app: Sphinx, env: BuildEnvironment, *_changes: set[str]) -> list[str]:
-    """Pages to read anew though their files have not changed: the code may have."""
-    return [name for name in env.found_docs if any(docs_reference.markers(Path(env.doc2path(name)).read_text()))]
+def _with_anchors(_app: Sphinx, _docname: str, source: list[str]) -> None:
+    source[0] = docs_reference.with_anchors(source[0])
 
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
-    app.connect("source-read", _fill_in)
-    app.connect("env-get-outdated", _generated)
+    app.connect("source-read", _with_anchors)

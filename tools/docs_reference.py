@@ -1,6 +1,7 @@
-"""The reference pages of the documentation, as Markdown made from the code they describe.
+"""The reference tables of the documentation, as Markdown made from the code they describe.
 
-`docs/conf.py` puts each text where a page says `<!-- generated: NAME -->`, whenever the pages are built.
+`make reference` writes each between the comments `<!-- generated: NAME -->` and `<!-- end: NAME -->` of its page: the
+pages can be read without a build. A test compares them with the code.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +21,12 @@ from jobmetrics.errors import SettingsError
 from jobmetrics.families import Family
 from jobmetrics.integration import known_names
 
-MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+_REGION = re.compile(r"^<!-- generated: ([a-z-]+) -->\n(.*?)^<!-- end: \1 -->$", re.MULTILINE | re.DOTALL)
+_ROW = re.compile(r"^\| `([a-z_]+)`(?=[ ,])", re.MULTILINE)
+DIRECTORY = "/dev/shm/jobmetrics-<uid>"  # noqa: S108 - the default on Linux, not a place to write to
 
 _PROCESSES = {
     families.SUM: "sum",
@@ -35,8 +42,22 @@ _DEFAULT_IN_HELP = re.compile(r"\s*\[default: (.*)\]\Z", re.DOTALL)
 
 
 def fill_in(page: str) -> str:
-    """A page with the generated texts in the place of their markers. Raises KeyError for an unknown one."""
-    return MARKER.sub(lambda found: GENERATED[found[1]](), page)
+    """Return a page with its generated parts made anew. Raises KeyError for a part that nothing makes."""
+    return _REGION.sub(
+        lambda found: f"<!-- generated: {found[1]} -->\n\n{GENERATED[found[1]]()}\n\n<!-- end: {found[1]} -->", page
+    )
+
+
+def with_anchors(page: str) -> str:
+    """Return a page with a link target on each row of the tables of metrics and settings, in MyST's form."""
+
+    def anchored(region: re.Match[str]) -> str:
+        prefix = _PREFIXES.get(region[1])
+        if prefix is None:
+            return region[0]
+        return _ROW.sub(lambda row: f"| [`{row[1]}`]{{#{prefix}{anchor(row[1])}}}", region[0])
+
+    return _REGION.sub(anchored, page)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -72,7 +93,7 @@ def _source(source: str) -> str:
     headings = ["metric", "type", "labels", "meaning", *(["over processes"] if recorded else [])]
     rows = [
         [
-            f"[`{family.name}`]{{#{anchor(family.name)}}}",
+            _code(family.name),
             family.type,
             _labels(family),
             _plain(family.help),
@@ -118,7 +139,7 @@ def configuration() -> str:
     """All settings."""
     rows = [
         [
-            f"[`{name}`]{{#setting-{anchor(name)}}} {_code(settings.ENVIRONMENT_PREFIX + name.upper())}",
+            f"{_code(name)}, {_code(settings.ENVIRONMENT_PREFIX + name.upper())}",
             _sentence(field.metadata["help"]) + _default(field),
             _plain(_allowed(name)),
         ]
@@ -154,8 +175,8 @@ def _by_default(value: str) -> str:
 
 
 def _without_uid(text: str) -> str:
-    """The default directory of whoever builds this, as that of whoever reads it."""
-    return text.replace(settings.default_dir(), f"{settings.default_dir().rpartition('-')[0]}-<uid>")
+    """Replace the default directory of the user and platform that build this."""
+    return text.replace(settings.default_dir(), DIRECTORY)
 
 
 # ---------------------------------------------------------------- commands
@@ -222,8 +243,18 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "configuration": configuration,
     "commands": commands,
 }
+# What stands before a row's name in its link target.
+_PREFIXES = {"metrics": "", "configuration": "setting-"}
 
 
-def markers(page: str) -> Iterator[str]:
-    """The names of the generated texts that a page asks for."""
-    return (found[1] for found in MARKER.finditer(page))
+def parts(page: str) -> Iterator[str]:
+    """The names of a page's generated parts."""
+    return (found[1] for found in _REGION.finditer(page))
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        text = path.read_text()
+        if (filled := fill_in(text)) != text:
+            path.write_text(filled)
+            print(f"{path.relative_to(ROOT)} written")

@@ -44,8 +44,8 @@ class Block:
 
 @cache
 def tokens(page: Path) -> tuple[Token, ...]:
-    """The page as it is built, generated parts included."""
-    return tuple(MarkdownIt("commonmark").enable("table").parse(docs_reference.fill_in(page.read_text())))
+    """The page's Markdown, parsed."""
+    return tuple(MarkdownIt("commonmark").enable("table").parse(page.read_text()))
 
 
 def blocks(*pages: Path) -> list[Block]:
@@ -84,4 +84,4 @@ def anchors(page: Path) -> frozenset[str]:
         for token, after in itertools.pairwise(tokens(page))
         if token.type == "heading_open" and token.tag in ("h1", "h2", "h3")
     ]
-    return frozenset(headings) | set(_ID.findall(docs_reference.fill_in(page.read_text())))
+    return frozenset(headings) | set(_ID.findall(docs_reference.with_anchors(page.read_text())))

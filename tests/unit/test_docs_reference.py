@@ -1,8 +1,9 @@
-"""The generated parts of the documentation say what families, settings and commands say."""
+"""The generated parts of the documentation are in its pages, and agree with families, settings and commands."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 import pytest
@@ -28,7 +29,7 @@ OPTIONS = [
 
 def cells(table: str, first: str) -> list[str]:
     """The cells of the row that begins with this code word, without the escapes of Markdown."""
-    (row,) = {line for line in table.splitlines() if line.startswith((f"| [`{first}`]", f"| `{first}"))}
+    (row,) = {line for line in table.splitlines() if line.startswith((f"| `{first}`", f"| `{first} "))}
     return [cell.strip().replace("\\", "") for cell in row.strip("|").replace("\\|", "/").split(" | ")]
 
 
@@ -100,6 +101,17 @@ def test_each_key_of_the_file_is_told() -> None:
         assert f", `{key}` |" in COMMANDS
 
 
-def test_unknown_markers_are_refused() -> None:
+@pytest.mark.parametrize("page", docs_reference.PAGES, ids=lambda page: page.name)
+def test_the_pages_hold_what_the_code_says(page: Path) -> None:
+    text = page.read_text()
+    assert text == docs_reference.fill_in(text), f"{page.name} is not what make reference writes"
+
+
+def test_each_generated_part_has_a_page() -> None:
+    found = [name for page in docs_reference.PAGES for name in docs_reference.parts(page.read_text())]
+    assert sorted(found) == sorted(docs_reference.GENERATED)
+
+
+def test_a_part_that_nothing_makes_is_refused() -> None:
     with pytest.raises(KeyError):
-        docs_reference.fill_in("<!-- generated: nothing -->")
+        docs_reference.fill_in("<!-- generated: nothing -->\n<!-- end: nothing -->")
