@@ -217,9 +217,9 @@ def run_inside(*arguments: str, variables: Mapping[str, str] | None = None) -> s
         return subprocess.CompletedProcess(list(arguments), code, stdout.read(), stderr.read())
 
 
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one clear line of a command that could not go on."""
-    assert done.returncode == 2, done.stderr
+def complaint(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """The one clear line of a command that could not go on. Its exit code: 2 for bad input, 1 for what failed."""
+    assert done.returncode == code, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("jobmetrics: ")

@@ -76,9 +76,9 @@ def test_prune_asks_and_says_when_nobody_can_answer(registry_dir: Path) -> None:
 
 
 def test_prune_of_what_is_not_there_or_not_safe_is_one_clear_line(registry_dir: Path, tmp_path: Path) -> None:
-    assert "does not exist" in complaint(run("prune", "--dir", str(tmp_path / "none"), "--yes"))
+    assert "does not exist" in complaint(run("prune", "--dir", str(tmp_path / "none"), "--yes"), 1)
     (tmp_path / "link").symlink_to(registry_dir)
-    assert "symbolic link" in complaint(run("prune", "--dir", str(tmp_path / "link"), "--yes"))
+    assert "symbolic link" in complaint(run("prune", "--dir", str(tmp_path / "link"), "--yes"), 1)
 
 
 # ------------------------------------------------------------------ check
@@ -142,7 +142,7 @@ def test_a_strangers_directory_is_refused_until_the_setting_allows_it(registry_d
     assert any(line.startswith("PROBLEM") and said in line and "dir_owner" in line for line in done.stdout.splitlines())
     for command in ("dump", "top", "prune"):
         done = run(command, *options, *{"top": ["--once"], "prune": ["--yes"]}.get(command, []))
-        assert said in complaint(done)
+        assert said in complaint(done, 1)
     allowed = {"JOBMETRICS_DIR_OWNER": str(ALICE)}
     assert "jobs_total{" in run("dump", *options, variables=allowed).stdout
     assert said not in run("check", *options, "--listen", "127.0.0.1:1", variables=allowed).stdout
@@ -240,8 +240,8 @@ def test_top_shows_control_characters_as_escapes(registry_dir: Path) -> None:
 
 
 def test_top_of_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
-    assert "does not exist" in complaint(run("top", "--once", "--dir", str(tmp_path / "none")))
-    line = complaint(run("top", "--once", "--url", "http://u:hidden-word@127.0.0.1:1/metrics"))
+    assert "does not exist" in complaint(run("top", "--once", "--dir", str(tmp_path / "none")), 1)
+    line = complaint(run("top", "--once", "--url", "http://u:hidden-word@127.0.0.1:1/metrics"), 1)
     assert "http://***@127.0.0.1:1/metrics cannot be read" in line
     assert "hidden-word" not in line
     assert "--url" in complaint(run("top", "--once", "--url", "file:///etc/passwd"))

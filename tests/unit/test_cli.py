@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from jobmetrics import __version__
 from jobmetrics.cli import main as entry
-from jobmetrics.errors import JobmetricsError
+from jobmetrics.errors import CollectorError, DirectoryMissing, JobmetricsError, SettingsError
 
 # The commands take over signals and the log, which are the test process's own: processes of their own
 # test those, in tests/e2e/test_exporter.py.
@@ -111,9 +112,13 @@ def command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int | None
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (JobmetricsError("redis://:secret@h\nis down"), 2, "redis://***@h is down"),
-        (PermissionError(13, "Permission denied", "/x"), 2, "/x: Permission denied"),
-        (ModuleNotFoundError("No module", name="uvicorn.server"), 2, "needs uvicorn.server; pip install"),
+        (JobmetricsError("redis://:secret@h\nis down"), 1, "redis://***@h is down"),
+        (SettingsError("--rq-url: redis://:secret@h is wrong"), 2, "--rq-url: redis://***@h is wrong"),
+        (DirectoryMissing("/x does not exist yet"), 1, "/x does not exist yet"),
+        (CollectorError("no answer"), 1, "no answer"),
+        (click.UsageError("No such option: --x"), 2, "No such option: --x (see jobmetrics --help)"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "/x: Permission denied"),
+        (ModuleNotFoundError("No module", name="uvicorn.server"), 1, "needs uvicorn.server; pip install"),
         (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero; this is a bug"),
     ],
 )
@@ -151,5 +156,5 @@ def test_without_the_extra_it_says_what_to_install(
         return real_import(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert run(monkeypatch, "exporter", "--dir", str(registry_dir), "--listen", "nonsense") == 2
+    assert run(monkeypatch, "exporter", "--dir", str(registry_dir), "--listen", "nonsense") == 1
     assert "pip install 'jobmetrics[exporter]'" in complaint(capsys)

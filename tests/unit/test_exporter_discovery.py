@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from jobmetrics.collecting import Collector, CollectorOptions, Reading, Target
-from jobmetrics.errors import SettingsError
+from jobmetrics.errors import JobmetricsError, SettingsError
 from jobmetrics.exporter import discovery
 from jobmetrics.integration import ENTRY_POINT_GROUP, Option, System
 
@@ -113,7 +113,7 @@ def test_what_is_asked_for_and_not_installed_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(SettingsError, match="no installed job system has the option rq_urls"):
         discovery.find(RQ)
     install(monkeypatch, rq=f"{__name__}:ASKED")
-    with pytest.raises(SettingsError, match=r"needs no_such_module; pip install 'jobmetrics\[rq\]'"):
+    with pytest.raises(JobmetricsError, match=r"needs no_such_module; pip install 'jobmetrics\[rq\]'"):
         discovery.find(RQ)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobmetrics.errors import SettingsError
+from jobmetrics.errors import JobmetricsError
 from jobmetrics.exporter import listening
 
 
@@ -76,15 +76,15 @@ def test_every_interface_of_ipv6_alone_is_shown_by_its_loopback_address() -> Non
 def test_a_port_in_use_is_one_clear_line() -> None:
     with opened("127.0.0.1:0") as (sock,):
         port = sock.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"^cannot listen on 127.0.0.1:{port}: the port is in use$"):
+        with pytest.raises(JobmetricsError, match=f"^cannot listen on 127.0.0.1:{port}: the port is in use$"):
             listening.listen(f"127.0.0.1:{port}")
     with opened(":0") as (sock,):
         port = sock.getsockname()[1]
-        with pytest.raises(SettingsError, match="the port is in use"):
+        with pytest.raises(JobmetricsError, match="the port is in use"):
             listening.listen(f":{port}")
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:0", "[::zz]:0", f"{'a' * 70}.invalid:0", "192.0.2.1:0"])
 def test_a_host_that_is_not_ours_is_one_clear_line(address: str) -> None:
-    with pytest.raises(SettingsError, match=r"^cannot listen on .*: .*address"):
+    with pytest.raises(JobmetricsError, match=r"^cannot listen on .*: .*address"):
         listening.listen(address)

@@ -18,7 +18,8 @@ def find(options: CollectorOptions) -> list[Collector]:
     asked for is logged and left out.
 
     Raises:
-        SettingsError: when something asked for is not installed, or the options are wrong.
+        SettingsError: The options are wrong.
+        JobmetricsError: Something that the options ask for is not installed.
     """
     systems, broken = find_systems()
     for line in broken:
@@ -47,7 +48,8 @@ def _made(system: System, options: CollectorOptions) -> list[Collector]:
     except ImportError as error:
         if system.options:
             remedy = f"; pip install '{system.requirement}'" if system.requirement else ""
-            raise SettingsError(f"reading queues of {system.name} needs {error.name or 'a package'}{remedy}") from None
+            needed = error.name or "a package"
+            raise JobmetricsError(f"reading queues of {system.name} needs {needed}{remedy}") from None
         logger.warning("jobmetrics: collectors of %s cannot be imported: %s", system.name, error)
     except Exception as error:
         if system.options:

@@ -6,7 +6,7 @@ import errno
 import socket
 from contextlib import suppress
 
-from jobmetrics.errors import SettingsError
+from jobmetrics.errors import JobmetricsError, SettingsError
 
 BACKLOG = 128
 
@@ -20,7 +20,8 @@ def listen(address: str) -> list[socket.socket]:
     Port 0 takes a free one, the same for all.
 
     Raises:
-        SettingsError: one line saying why that cannot be.
+        SettingsError: The host has no address.
+        JobmetricsError: The address cannot be used now, for example because the port is in use.
     """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -56,7 +57,7 @@ def _all_interfaces(address: str, port: int) -> list[socket.socket]:
         raise _refused(address, error) from None
 
 
-def _refused(address: str, error: OSError | None) -> SettingsError:
+def _refused(address: str, error: OSError | None) -> JobmetricsError:
     if error is None:
         reason = "it has no address"
     elif error.errno == errno.EADDRINUSE:
@@ -67,7 +68,7 @@ def _refused(address: str, error: OSError | None) -> SettingsError:
         reason = "this machine has no such address"
     else:
         reason = error.strerror or str(error)
-    return SettingsError(f"cannot listen on {address}: {reason}")
+    return JobmetricsError(f"cannot listen on {address}: {reason}")
 
 
 def close(sockets: list[socket.socket]) -> None:
