@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from jobmetrics.cli.shipped import with_namespace
 from tests import servers
 from tests.rule_files import ALERTS, RECORDING, ROOT, TESTS
 
@@ -23,6 +26,29 @@ def promtool(*arguments: str | Path) -> None:
 
 def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", RECORDING, ALERTS)
+
+
+@pytest.mark.parametrize("namespace", ["", "acme"])
+def test_promtool_accepts_the_rules_that_the_command_prints(namespace: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(printed_rules(namespace))
+    promtool("check", "rules", tmp_path / "rules.yml")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_each_alert_fires_under_a_namespace_too(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(printed_rules("acme"))
+    text = re.sub(r"(?m)^rule_files:\n(  - .*\n)+", "rule_files:\n  - rules.yml\n", path.read_text())
+    (tmp_path / path.name).write_text(with_namespace(text, "acme"))
+    promtool("test", "rules", tmp_path / path.name)
+
+
+def printed_rules(namespace: str) -> str:
+    options = ["--namespace", namespace] if namespace else []
+    done = subprocess.run(
+        [sys.executable, "-m", "jobmetrics", "rules", *options], capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def test_promtool_accepts_the_shipped_configuration(tmp_path: Path) -> None:

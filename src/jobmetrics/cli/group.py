@@ -11,6 +11,7 @@ from jobmetrics.cli.dump import dump
 from jobmetrics.cli.exporter import exporter
 from jobmetrics.cli.options import from_file
 from jobmetrics.cli.prune import prune
+from jobmetrics.cli.shipped import dashboards, rules
 from jobmetrics.cli.top import top
 from jobmetrics.errors import SettingsError
 
@@ -48,4 +49,6 @@ jobmetrics.add_command(dump)
 jobmetrics.add_command(top)
 jobmetrics.add_command(check)
 jobmetrics.add_command(prune)
+jobmetrics.add_command(rules)
+jobmetrics.add_command(dashboards)
 jobmetrics.add_command(demo)
