@@ -7,7 +7,7 @@ from jobmetrics.decorators import timed_job
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, duration, increment, observe, set_gauge
 from jobmetrics.registry.current import refresh
-from jobmetrics.settings import Settings, configure
+from jobmetrics.settings import configure
 from jobmetrics.stages import items, stage
 
 __version__ = "0.1.0"
@@ -18,7 +18,6 @@ __all__ = [
     "Gauge",
     "Histogram",
     "JobmetricsError",
-    "Settings",
     "configure",
     "current_job",
     "duration",

@@ -1,42 +1,53 @@
 """For people who test their own instrumented code: a registry of the test's own, clocks, and what was recorded.
 
-    from jobmetrics.testing import read_sample, temporary_registry
+    from jobmetrics.testing import read_sample
 
-    @pytest.fixture
-    def registry():
-        with temporary_registry() as directory:
-            yield directory
-
-    def test_rows_are_counted(registry):
+    def test_rows_are_counted(jobmetrics_registry):
         load_rows(3)
         assert read_sample("rows_total", {"table": "orders"}) == 3.0
 
-Errors of jobmetrics surface in here, instead of being counted. Reading wants the extra `jobmetrics[exporter]`.
+The fixture `jobmetrics_registry` comes with the package. Errors of jobmetrics surface in its tests instead of being
+counted. No extra is needed: registries are read with the standard library.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial, reduce
 
 from jobmetrics import recorder, settings
 from jobmetrics.context import Execution
-from jobmetrics.errors import DirectoryMissing, JobmetricsError
+from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
 from jobmetrics.events import Job, Lost, Published, Withdrawn
-from jobmetrics.families import HISTOGRAM, JOB_LABELS, JOBS_ACTIVE, JOBS_ACTIVE_OLDEST, Family
+from jobmetrics.families import (
+    COUNTER,
+    ERASED,
+    HIGH_WATER,
+    HISTOGRAM,
+    JOBS_ACTIVE_OLDEST,
+    JOURNAL,
+    LIVE_SUM,
+    MAX,
+    MIN,
+    SUM,
+    Family,
+)
 from jobmetrics.instruments import follow
 from jobmetrics.recorder import JobSeries, Recorder
-from jobmetrics.registry import current
+from jobmetrics.registry import current, journal, layout
+from jobmetrics.registry.directory import INDEX_NAME, Directory, slot_name
+from jobmetrics.registry.index import Placement, SeriesIndex
+from jobmetrics.registry.locks import is_ready
+from jobmetrics.registry.merging import extreme
 from jobmetrics.registry.writer import Writer
-
-if TYPE_CHECKING:
-    from jobmetrics.registry.snapshot import Sample, Snapshot
 
 __all__ = [
     "CountingClock",
@@ -185,60 +196,166 @@ def temporary_registry(clock: Callable[[], float] | None = None, **keywords: obj
 
 
 def read_sample(name: str, labels: Mapping[str, str] | None = None, *, directory: str | None = None) -> float | None:
-    """One sample's value as the exporter would show it; None when there is no such sample.
+    """Read the value of one sample as the exporter would show it.
 
-    name: with its suffix, as in rows_total, rows_seconds_count, rows_seconds_sum or, with the label le,
-    rows_seconds_bucket. labels: all of them. directory: the registry directory, else that of the settings in force.
+    Args:
+        name: The name with its suffix: rows_total, rows_seconds_count, rows_seconds_sum or, with the label le,
+            rows_seconds_bucket.
+        labels: All labels of the sample.
+        directory: The registry directory; that of the active settings if None.
+
+    Returns:
+        The value, or None when there is no such sample.
 
     Raises:
-        JobmetricsError: when the directory cannot be read, or the extra `exporter` is not installed.
+        JobmetricsError: The directory cannot be read.
     """
-    wanted = dict(labels or {})
-    found = _snapshot(directory or settings.in_force().dir)
-    if found is None:
+    found = _Reading.of(directory or settings.in_force().dir)
+    return None if found is None else found.sample(name, dict(labels or {}))
+
+
+@dataclass
+class _Row:
+    """One slot. live: whether a living process owns it; running: first cell and start of each running execution."""
+
+    cells: array[float]
+    live: bool = False
+    running: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass
+class _Reading:
+    """A registry directory as the exporter reads it, without what that does about damage, and with plain loops.
+
+    The exporter's reader needs numpy. A test compares the two.
+    """
+
+    index: SeriesIndex
+    rows: list[_Row]
+
+    @classmethod
+    def of(cls, path: str) -> _Reading | None:
+        """Read a directory; None while nothing has recorded there."""
+        directory = Directory(path)
+        try:
+            directory.check()
+            data = _content(directory, INDEX_NAME)
+            slots = [(directory, slot_name(number)) for number in directory.slots()]
+        except (DirectoryMissing, FileNotFoundError):
+            return None
+        except OSError as error:
+            raise JobmetricsError(f"{path} cannot be read: {error.strerror}") from None
+        index = SeriesIndex(layout.IndexHeader.unpack(data))
+        committed = layout.unpack_committed(data)
+        index.feed(data[index.fed_to : committed], committed)
+        return cls(index, [row for slot in slots if (row := _row(*slot, index.identity)) is not None])
+
+    def sample(self, name: str, labels: dict[str, str]) -> float | None:
+        for number in self.index.newest.values():
+            family = self.index.families[number]
+            if family.mode == ERASED or not name.startswith(family.name):
+                continue
+            bound = labels.get("le") if name == f"{family.name}_bucket" else None
+            rest = {label: value for label, value in labels.items() if bound is None or label != "le"}
+            if rest.keys() != set(family.labels):
+                continue
+            values = tuple(rest[label] for label in family.labels)
+            place = self.index.series.get((number, values))
+            value = None if place is None else self._value(family, values, place, name, bound)
+            if value is not None:
+                return value
         return None
-    if name in (JOBS_ACTIVE.name, JOBS_ACTIVE_OLDEST.name):
-        return next(
-            (
-                float(entry.count) if name == JOBS_ACTIVE.name else entry.oldest
-                for entry in found.active
-                if dict(zip(JOB_LABELS, entry.values, strict=True)) == wanted
-            ),
-            None,
+
+    def _value(
+        self, family: Family, values: tuple[str, ...], place: Placement, name: str, bound: str | None
+    ) -> float | None:
+        if family.mode == JOURNAL:
+            starts = [start for row in self.rows for first, start in row.running if first == place.first]
+            if name == JOBS_ACTIVE_OLDEST.name:
+                return min((start for start in starts if not math.isnan(start)), default=None)
+            return float(len(starts)) if name == family.name else None
+        hidden, erased = self._erased(family, values)
+        if family.type in (COUNTER, HISTOGRAM):
+            cells = [self._sum(place.first + n) for n in range(place.width)]
+            if erased is not None:
+                cells = [cell - self._sum(erased + n) for n, cell in enumerate(cells)]
+            if hidden and not any(cells):
+                return None
+            return (
+                _of_histogram(family, cells, name, bound)
+                if family.type == HISTOGRAM
+                else _named(family, name, cells[0])
+            )
+        value = self._gauge(family.mode, place.first)
+        return None if value is None or (hidden and not value) else _named(family, name, value)
+
+    def _sum(self, cell: int) -> float:
+        return math.fsum(row.cells[cell] for row in self.rows if cell < len(row.cells))
+
+    def _erased(self, family: Family, values: tuple[str, ...]) -> tuple[bool, int | None]:
+        """Whether a series was removed and not asked for again, and the first cell of what was erased of it."""
+        place = self.index.find_erased(family, values)
+        if place is None:
+            return False, None
+        stamps = place.first + place.width - 2
+        removed, shown = (
+            max((row.cells[cell] for row in self.rows if cell < len(row.cells)), default=0.0)
+            for cell in (stamps, stamps + 1)
         )
-    for family, samples in found.families:
-        if not name.startswith(family.name):
-            continue
-        bound = wanted.get("le") if name == f"{family.name}_bucket" else None
-        rest = {label: value for label, value in wanted.items() if bound is None or label != "le"}
-        for sample in samples:
-            if dict(zip(family.labels, sample.values, strict=True)) == rest:
-                value = _value(family, sample, name, bound)
-                if value is not None:
-                    return value
-    return None
+        return removed > shown, place.first
+
+    def _gauge(self, mode: str, first: int) -> float | None:
+        if mode == SUM:
+            return self._sum(first)
+        if mode == LIVE_SUM:
+            return math.fsum(row.cells[first] for row in self.rows if row.live and first < len(row.cells))
+        pairs = [(row.cells[first], row.cells[first + 1]) for row in self.rows if first + 1 < len(row.cells)]
+        if mode in (MAX, MIN):
+            return reduce(partial(extreme, mode), itertools.chain.from_iterable(pairs), 0.0) + 0.0
+        # When, or whether, it was set stands before the value.
+        found = [pair for pair in pairs if pair[0]]
+        return max(found, key=lambda pair: pair[mode == HIGH_WATER])[1] if found else None
 
 
-def _snapshot(directory: str) -> Snapshot | None:
+def _content(directory: Directory, name: str) -> bytes:
+    with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def _row(directory: Directory, name: str, identity: bytes) -> _Row | None:
+    """One slot's row; None for a slot of another generation and for one that is damaged or gone."""
     try:
-        from jobmetrics.registry.snapshot import SnapshotReader
-    except ImportError as error:
-        raise JobmetricsError(f"reading a registry needs jobmetrics[exporter]: {error}") from None
-    reader = SnapshotReader(directory)
-    try:
-        return reader.read()
-    except DirectoryMissing:
+        with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as file:
+            live = is_ready(file.fileno())
+            data = file.read()
+        header = layout.SlotHeader.unpack(data)
+    except (OSError, RegistryError):
         return None
-    finally:
-        reader.close()
+    if header.identity != identity:
+        return None
+    row = _Row(array("d", data[header.cells_offset :]))
+    if live:
+        try:
+            owner = layout.Owner.unpack(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
+        except Damaged:
+            return row
+        row.live = True
+        entries = journal.entries(data, header, owner.lease)
+        row.running = [(entry.series, entry.start) for entry in entries if entry.running]
+    return row
 
 
-def _value(family: Family, sample: Sample, name: str, bound: str | None) -> float | None:
-    if family.type != HISTOGRAM:
-        return sample.value if name == family.name else None
-    parts: dict[str, Any] = {f"{family.name}_count": sum(sample.buckets), f"{family.name}_sum": sample.sum}
-    if bound is not None:
-        bounds = (*family.buckets, math.inf)
-        upto = [count for limit, count in zip(bounds, sample.buckets, strict=True) if limit <= float(bound)]
-        parts[name] = sum(upto) if float(bound) in bounds else None
-    return parts.get(name)
+def _named(family: Family, name: str, value: float) -> float | None:
+    return value if name == family.name else None
+
+
+def _of_histogram(family: Family, cells: list[float], name: str, bound: str | None) -> float | None:
+    *buckets, total = cells
+    if name == f"{family.name}_count":
+        return math.fsum(buckets)
+    if name == f"{family.name}_sum":
+        return total
+    bounds = (*family.buckets, math.inf)
+    if bound is None or float(bound) not in bounds:
+        return None
+    return math.fsum(count for limit, count in zip(bounds, buckets, strict=True) if limit <= float(bound))

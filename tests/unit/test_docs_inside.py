@@ -82,11 +82,12 @@ def test_metrics_without_a_definition() -> None:
     assert read_sample("shop_checkout_seconds_count", {"region": "eu"}) == 1.0
 
 
-def test_pytest_example_passes_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "test_send.py").write_text(sample_with("def test_emails_are_counted"))
+@pytest.mark.parametrize(("sample", "passed"), [("def test_emails_are_counted", 2), ("def test_lines_are_counted", 1)])
+def test_pytest_examples_pass_as_they_are(sample: str, passed: int, tmp_path: Path) -> None:
+    (tmp_path / "test_sample.py").write_text(sample_with(sample))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert f"{passed} passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_limits_are_the_settings_own() -> None:

@@ -195,7 +195,7 @@ def executable(path: Path, body: str) -> None:
 
 
 def ensure(path: Path, *servers: str) -> subprocess.CompletedProcess[str]:
-    command = ["/bin/sh", ROOT / "tools/servers.sh", "ensure", *servers]
+    command = ["/bin/sh", str(ROOT / "tools/servers.sh"), "ensure", *servers]
     return subprocess.run(command, env={"PATH": str(path)}, capture_output=True, text=True, check=False)
 
 

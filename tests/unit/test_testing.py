@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,8 +13,12 @@ import pytest
 from jobmetrics import Counter, Gauge, Histogram, items, recorder, settings, stage, timed_job
 from jobmetrics.errors import InstrumentError
 from jobmetrics.events import Job, Published, Withdrawn
+from jobmetrics.families import HISTOGRAM, JOB_LABELS
 from jobmetrics.testing import CountingClock, read_sample, remembering, temporary_registry
+from tests import readings
+from tests.multiprocess.support import in_child
 
+GAUGE_MODES = ("livesum", "sum", "max", "min", "mostrecent")
 ROWS = Counter("rows", "Rows.", ["table"])
 ROWS_OF_ORDERS = ROWS.labels("orders")
 
@@ -121,6 +131,106 @@ def test_running_jobs_are_read_too() -> None:
         assert read_sample("jobs_active", labels) == 0.0
     assert seen[0] == 1.0
     assert seen[1] is not None
+
+
+def everything(path: str) -> Iterator[tuple[str, dict[str, str], float | None]]:
+    """Each sample as the exporter's reader has it: its name, labels and value."""
+    found = readings.snapshot(Path(path))
+    for family, samples in found.families:
+        for sample in samples:
+            labels = dict(zip(family.labels, sample.values, strict=True))
+            if family.type != HISTOGRAM:
+                yield family.name, labels, sample.value
+                continue
+            yield f"{family.name}_sum", labels, sample.sum
+            for n, bound in enumerate((*family.buckets, math.inf), start=1):
+                yield f"{family.name}_bucket", {**labels, "le": str(bound)}, sum(sample.buckets[:n])
+    for active in found.active:
+        labels = dict(zip(JOB_LABELS, active.values, strict=True))
+        yield "jobs_active", labels, float(active.count)
+        yield "jobs_active_oldest_timestamp_seconds", labels, active.oldest
+
+
+def test_samples_are_those_that_the_exporter_reads() -> None:
+    """Every type and mode, from two processes, with series that were removed, reset and asked for again."""
+    gauges = {mode: Gauge(f"level_{mode}", "Level.", ["side"], multiprocess_mode=mode) for mode in GAUGE_MODES}
+    size = Histogram("read_size", "Size.", ["table"], buckets=(1, 2.5))
+
+    def record(share: float) -> None:
+        ROWS_OF_ORDERS.inc(share)
+        ROWS.labels("invoices").inc(2 * share)
+        for side, gauge in itertools.product(("left", "right"), gauges.values()):
+            gauge.labels(side).set(share if side == "left" else -share)
+        for amount in (0.5 * share, share, 4 * share):
+            size.labels("a").observe(amount)
+        imports(CountingClock())
+
+    def run_and_look() -> None:
+        @timed_job(name="looks")
+        def looks() -> None:
+            found = list(everything(path))
+            assert len(found) > 40
+            assert ("jobs_active", {"system": "python", "job_type": "looks", "queue_name": ""}, 1.0) in found
+            for name, labels, value in found:
+                assert read_sample(name, labels) == value, (name, labels)
+
+        looks()
+
+    with temporary_registry() as path:
+        record(1.0)
+        in_child(partial(record, 3.0))
+        run_and_look()
+        ROWS.remove("invoices")
+        ROWS_OF_ORDERS.reset()
+        size.remove("a")
+        ROWS.labels("own").inc()
+        ROWS.remove("own")
+        assert read_sample("rows_total", {"table": "own"}) is None
+        assert read_sample("rows_total", {"table": "invoices"}) == 6.0, "of the other process"
+        run_and_look()
+        record(2.0)
+        run_and_look()
+
+
+WITHOUT_EXTRAS = """
+import sys
+for name in "bcrypt celery click numpy prometheus_client psutil redis rich rq uvicorn yaml".split():
+    sys.modules[name] = None
+from jobmetrics import Counter
+from jobmetrics.testing import read_sample, temporary_registry
+with temporary_registry():
+    Counter("rows", "Rows.").inc(3)
+    assert read_sample("rows_total") == 3.0
+"""
+
+
+def test_no_extra_is_needed() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+WITH_THE_FIXTURE = """
+from jobmetrics import Counter
+from jobmetrics.testing import read_sample
+
+ROWS = Counter("rows", "Rows.")
+
+def test_rows(jobmetrics_registry):
+    ROWS.inc(3)
+    assert read_sample("rows_total") == 3.0
+
+def test_other_rows(jobmetrics_registry):
+    assert read_sample("rows_total", directory=jobmetrics_registry) is None
+    ROWS.inc(1)
+    assert read_sample("rows_total") == 1.0
+"""
+
+
+def test_the_package_brings_a_fixture(tmp_path: Path) -> None:
+    (tmp_path / "test_rows.py").write_text(WITH_THE_FIXTURE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 # ------------------------------------------------------------------ remembering
