@@ -20,7 +20,7 @@ TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),
 LANES := celery-suite celery-oldest rq-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long coverage $(LANES:%=lane-%) bench lint types layers docs reference dashboards clean
+.PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long coverage $(LANES:%=lane-%) bench lint types layers docs reference dist dashboards clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -69,8 +69,8 @@ test-fast: setup ## the unit tests only
 test-long: setup servers ## the heavy repetitions in full
 	$(PYTEST) -m long
 
-bench: setup ## measure the budgets on this machine
-	$(BIN)/python -m benchmarks
+bench: setup ## measure the budgets on this machine (BENCH_JSON=docs/benchmarks.json keeps them for the README)
+	$(BIN)/python -m benchmarks $(if $(BENCH_JSON),--json $(BENCH_JSON))
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -85,6 +85,10 @@ layers: setup ## import-linter: the layers
 docs: setup ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+dist: setup ## build the wheel and the source distribution into dist
+	rm -rf dist
+	@$(BIN)/python -m hatchling build
 
 reference: setup ## write the generated tables of docs and README anew
 	@$(BIN)/python -m tools.docs_reference

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +45,26 @@ def show(rows: Iterable[Row]) -> int:
         if row.profile:
             console.print(f"    {row.profile}")
     return 1 if any(row.share > OPEN for row in missed) else 0
+
+
+def write(rows: Iterable[Row], file: Path) -> None:
+    """Write the rows that have a budget, with what is needed to judge them, for the README's table."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    content = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}",
+        "command": "make bench",
+        "rows": [
+            {"what": row.what, "measured": _measured(row), "budget": _budget(row), "kept": _kept(row)}
+            for row in rows
+            if _budget(row)
+        ],
+    }
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _measured(row: Row) -> str:
+    return f"{row.ratio:.3f}" if row.absolute is None else f"{row.ours:.3g} {row.unit}"
 
 
 def _kept(row: Row) -> str:

@@ -19,12 +19,17 @@ project = "jobmetrics"
 version = release = __version__
 language = "en"
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_use_rtype = False
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3  # page.md#heading, as Git hosts have it
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "*-measured.md"]  # the latter are parts of other pages
 nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of other projects, whose pages a build without network cannot ask
 
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -7,6 +7,7 @@ pages can be read without a build. A test compares them with the code.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -236,12 +237,24 @@ def _key(option: click.Option) -> str:
     return next((key for key, parameter in _FILE_KEYS.items() if parameter == option.name), "")
 
 
+# ---------------------------------------------------------------- benchmarks
+
+
+def ratios() -> str:
+    """The budgets as they were last measured on a quiet machine."""
+    measured = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
+    rows = ([row["what"], row["measured"], row["budget"], row["kept"]] for row in measured["rows"])
+    heading = f"Measured on {measured['date']} ({measured['machine']}) by `{measured['command']}`:"
+    return f"{heading}\n\n{_table(['what', 'measured', 'budget', 'kept'], rows)}"
+
+
 GENERATED: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "label-values": label_values,
     "buckets": buckets,
     "configuration": configuration,
     "commands": commands,
+    "ratios": ratios,
 }
 # What stands before a row's name in its link target.
 _PREFIXES = {"metrics": "", "configuration": "setting-"}

@@ -18,7 +18,7 @@ from tools import docs_reference
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = tuple(sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts))
-OTHERS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+OTHERS = tuple(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"))
 
 _ID = re.compile(r"\{#([^}]+)\}")
 

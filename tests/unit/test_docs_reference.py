@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.measuring import NO_BUDGET, Row
+from benchmarks.table import write
 from jobmetrics import events, families, settings
 from jobmetrics.cli.group import jobmetrics
 from jobmetrics.cli.options import _FILE_KEYS
@@ -105,6 +107,21 @@ def test_each_key_of_the_file_is_told() -> None:
 def test_the_pages_hold_what_the_code_says(page: Path) -> None:
     text = page.read_text()
     assert text == docs_reference.fill_in(text), f"{page.name} is not what make reference writes"
+
+
+def test_the_benchmarks_file_is_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        Row("add", 1.0, 8.0, "ns", 0.25),
+        Row("import", 16.0, 1.0, "ms", float("nan"), absolute=15.0),
+        Row("wall clock", 1.0, 2.0, "us", NO_BUDGET),
+    ]
+    (tmp_path / "docs").mkdir()
+    write(rows, tmp_path / "docs" / "benchmarks.json")
+    monkeypatch.setattr(docs_reference, "ROOT", tmp_path)
+    table = docs_reference.ratios()
+    assert table.startswith("Measured on 20")
+    assert " by `make bench`:" in table
+    assert table.splitlines()[4:] == ["| add | 0.125 | 0.25 | yes |", "| import | 16 ms | 15 ms | open |"]
 
 
 def test_each_generated_part_has_a_page() -> None:

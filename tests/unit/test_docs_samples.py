@@ -124,7 +124,7 @@ def check_pip(words: list[str]) -> None:
     assert words[0] == "install"
     for word in words[1:]:
         if not word.startswith("-"):
-            requirement = Requirement(word)
+            requirement = Requirement(re.sub(r"^\.", "jobmetrics", word))  # a checkout
             assert requirement.name == "jobmetrics"
             assert requirement.extras <= set(importlib.metadata.metadata("jobmetrics").get_all("Provides-Extra") or ())
 
