@@ -1,4 +1,5 @@
-"""The tests of each job system on the versions of it that jobmetrics supports, each in an environment of its own.
+"""The tests of each job system on the versions of it that jobmetrics supports, each in an environment of its own; and
+the tests that need no job system on each supported Python.
 
 `pipx run nox` runs all; `pipx run nox -s "rq(version='1.16')"` one.
 """
@@ -11,7 +12,8 @@ import nox
 
 nox.options.reuse_venv = "yes"  # pip installs what has changed
 
-TOOLS = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lane")
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+TOOLS = nox.project.dependency_groups(PYPROJECT, "lane")
 
 # Most tests wait for workers, so there are two at a time whatever else runs.
 PYTEST = ("python", "-m", "pytest", "-n", "2", "-m", "not (long or serial)")
@@ -21,6 +23,14 @@ def each(system: str, versions: tuple[str, ...]) -> Any:
     """A session for each version, the oldest with a tag: make test-all runs it, and the newest is in .venv."""
     oldest, *others = versions
     return nox.parametrize("version", [nox.param(oldest, tags=[f"{system}-oldest"]), *others])
+
+
+@nox.session(python=nox.project.python_versions(PYPROJECT))
+def pythons(session: nox.Session) -> None:
+    """Each Python that the classifiers name; one that is not installed is skipped."""
+    tools = nox.project.dependency_groups(PYPROJECT, "test")
+    session.install("-c", "constraints.txt", "-e", ".[all]", *tools)
+    session.run(*PYTEST, "tests/unit", "tests/multiprocess", *session.posargs)
 
 
 RQ_VERSIONS = ("1.16", "2.0", "2.6", "2.12", "3.0")
