@@ -83,8 +83,9 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def without_prefix(words: list[str]) -> list[str]:
-    """A command without sudo and variables; of the latter, ours have to exist."""
+    """A command without sudo, variables and where its output goes; of the variables, ours have to exist."""
     rest = words[1:] if words[0] == "sudo" else words
+    rest = rest[: rest.index(">")] if ">" in rest else rest
     while rest and (found := ASSIGNMENT.match(rest[0])):
         if found[1].startswith(settings.ENVIRONMENT_PREFIX):
             assert found[1] in known_variables()
@@ -94,7 +95,7 @@ def without_prefix(words: list[str]) -> list[str]:
 
 def options_exist(command: click.Command, words: list[str], context: click.Context | None = None) -> None:
     """Raises click.UsageError for an option or a subcommand that is not there; no value is looked at."""
-    context = click.Context(command, parent=context, info_name=command.name)
+    context = click.Context(command, parent=context, info_name=command.name, **command.context_settings)
     _, rest, _ = command.make_parser(context).parse_args(words)
     if isinstance(command, click.Group) and rest:
         below = command.get_command(context, rest[0])
@@ -117,7 +118,8 @@ def rq_command() -> click.Command:
 def check_jobmetrics(words: list[str]) -> None:
     options_exist(jobmetrics, words)
     if words:
-        jobmetrics.commands[words[0]].make_context(words[0], words[1:])  # values are as they should be, too
+        above = click.Context(jobmetrics, info_name=jobmetrics.name, **jobmetrics.context_settings)
+        jobmetrics.commands[words[0]].make_context(words[0], words[1:], parent=above)  # looks at values, too
 
 
 def check_pip(words: list[str]) -> None:
