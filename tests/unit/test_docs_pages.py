@@ -60,12 +60,15 @@ def test_every_page_is_built_and_reached_from_the_first(site: Path) -> None:
             assert f'href="{page.with_suffix(".html")}"' in first, page
 
 
-PUBLIC_MODULES = ("jobmetrics", *(f"jobmetrics.{name}" for name in ("celery", "rq", "exporter", "testing")))
+PUBLIC_MODULES = (
+    "jobmetrics",
+    *(f"jobmetrics.{name}" for name in ("celery", "rq", "exporter", "testing", "integration", "conformance")),
+)
 
 
 def test_the_api_page_has_every_public_name(site: Path) -> None:
     page = (DOCS / "api.md").read_text()
-    listed = re.findall(r"^\.\. auto(?:class|function|exception):: (\S+)$", page, re.MULTILINE)
+    listed = re.findall(r"^\.\. auto(?:class|function|exception|data):: (\S+)$", page, re.MULTILINE)
     names = [f"{module}.{name}" for module in PUBLIC_MODULES for name in importlib.import_module(module).__all__]
     assert sorted(listed) == sorted(names)
     html = (site / "api.html").read_text()
