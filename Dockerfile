@@ -14,7 +14,7 @@ FROM base AS build-worker
 WORKDIR /build
 RUN python -m venv /venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY src src
+COPY jobmetrics jobmetrics
 COPY examples examples
 RUN pip install --no-cache-dir --constraint constraints.txt ".[celery,rq]"
 

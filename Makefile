@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 
 BIN := .venv/bin
-CHECKED := $(wildcard src tests benchmarks examples)
+CHECKED := $(wildcard jobmetrics tests benchmarks examples demo)
 # The dashboards' generator needs Python 3.11.
 CHECKED += $(shell $(PYTHON) -c 'import sys; print("dashboards" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 
@@ -98,4 +98,4 @@ dashboards: setup ## write dashboards/grafana/*.json anew
 
 clean: ## remove everything the targets made
 	rm -rf .venv .nox build dist docs/_build .coverage .reports .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find jobmetrics tests -name __pycache__ -type d -prune -exec rm -rf {} +

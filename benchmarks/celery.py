@@ -25,7 +25,7 @@ import psutil
 from redis import Redis
 
 from benchmarks.measuring import Row, compare, interleaved, spread
-from tests import servers
+from tests.support import servers
 
 ROUNDS = 12
 TASKS = {"empty": 1000, "wait": 200}  # a round

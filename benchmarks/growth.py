@@ -29,7 +29,7 @@ def fill(path: Path, slots: int, series: int) -> None:
     from jobmetrics.registry import layout
     from jobmetrics.registry.directory import Directory, slot_name
     from jobmetrics.registry.index import IndexFile
-    from jobmetrics.registry.slot import SlotPlan
+    from jobmetrics.registry.slots import SlotPlan
 
     directory = Directory(str(path))
     file = IndexFile(directory, series * 3)
@@ -51,7 +51,7 @@ def measure(path: str) -> None:
     """In a process of its own: median milliseconds of a warm reading and of copying the same bytes, and MiB used."""
     import resource
 
-    from jobmetrics.registry.snapshot import SnapshotReader
+    from jobmetrics.registry.read.snapshot import SnapshotReader
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reader = SnapshotReader(path)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.scrape import _exporter as exporter
-from tests.servers import prometheus_server
+from tests.support.servers import prometheus_server
 
 PROCESSES = 16
 JOB_TYPES = (10, 50, 200)

@@ -24,8 +24,8 @@ from rq import Queue
 from benchmarks import compiled, pages, rq_jobs
 from benchmarks.measuring import NO_BUDGET, Row, compare, spread
 from benchmarks.rq_worker import QUEUE
-from tests.readings import values
-from tests.servers import redis_server
+from tests.support.readings import values
+from tests.support.servers import redis_server
 
 JOBS = 50  # a round: short ones, since what a job costs drifts within a minute by more than what is measured
 FIRST = 100  # before the first round: the files and bytes that these leave are the measure for all

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jobmetrics.demo.cast import exporter_answers
 from jobmetrics.demo.processes import Process, Processes
-from tests import servers
+from tests.support import servers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

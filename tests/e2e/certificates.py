@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import servers
+from tests.support import servers
 
 
 @dataclass(frozen=True)

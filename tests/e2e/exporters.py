@@ -24,8 +24,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from jobmetrics.cli.main import main
-from tests import servers
-from tests.readings import until
+from tests.support import servers
+from tests.support.readings import until
 
 COMMAND = [sys.executable, "-m", "jobmetrics"]
 LIMIT = 60.0  # seconds, a hang guard
@@ -39,8 +39,8 @@ import sys, time
 from jobmetrics import settings
 from jobmetrics.families import JOBS, JOBS_ACTIVE, JOBS_DURATION
 from jobmetrics.instruments import BoundCounter, BoundHistogram
-from jobmetrics.registry.series import BoundSeries
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.cells import BoundSeries
+from jobmetrics.registry.write.writer import Writer
 
 writer = Writer(settings.load(dir=sys.argv[1]))
 job = ("celery", "app.resize", "mail")

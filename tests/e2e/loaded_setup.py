@@ -14,10 +14,10 @@ from pathlib import Path
 
 import yaml
 
-from tests import servers
 from tests.e2e import exporters
 from tests.e2e.prometheus_api import PrometheusApi
-from tests.rule_files import ALERTS, RECORDING, ROOT
+from tests.support import servers
+from tests.support.rule_files import ALERTS, RECORDING, ROOT
 
 SHIPPED = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 UNATTENDED = "unattended"  # a queue without workers

@@ -13,15 +13,15 @@ import psutil
 import pytest
 
 from jobmetrics import settings
-from jobmetrics.exporter import checking
+from jobmetrics.exporter import diagnosis
 from jobmetrics.families import JOBS_DURATION
 from jobmetrics.instruments import BoundHistogram
 from jobmetrics.integration import NOTE
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write.writer import Writer
 from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
 from tests.multiprocess.places import ALICE, need_root
 from tests.multiprocess.support import record
-from tests.readings import until, values
+from tests.support.readings import until, values
 
 
 def columns(text: str) -> int:
@@ -174,13 +174,13 @@ def test_check_finds_two_applications_in_the_default_directory(
 ) -> None:
     in_force = settings.load({"JOBMETRICS_DIR": str(registry_dir)})
     with recording(registry_dir), recording(registry_dir):
-        monkeypatch.setattr(checking, "default_dir", lambda: str(registry_dir))
-        assert not any("JOBMETRICS_APP" in found.remedy for found in checking.directory(in_force))
+        monkeypatch.setattr(diagnosis, "default_dir", lambda: str(registry_dir))
+        assert not any("JOBMETRICS_APP" in found.remedy for found in diagnosis.directory(in_force))
         with recording(registry_dir, cwd=tmp_path):
-            (found,) = [found for found in checking.directory(in_force) if "JOBMETRICS_APP" in found.remedy]
+            (found,) = [found for found in diagnosis.directory(in_force) if "JOBMETRICS_APP" in found.remedy]
             assert (found.state, str(tmp_path) in found.text) == (NOTE, True)
-            monkeypatch.setattr(checking, "default_dir", lambda: "/elsewhere")
-            assert not any("JOBMETRICS_APP" in found.remedy for found in checking.directory(in_force))
+            monkeypatch.setattr(diagnosis, "default_dir", lambda: "/elsewhere")
+            assert not any("JOBMETRICS_APP" in found.remedy for found in diagnosis.directory(in_force))
 
 
 def test_names_of_jobs_and_variables_reach_no_terminal_as_control_characters(registry_dir: Path) -> None:

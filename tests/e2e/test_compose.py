@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests import servers
-from tests.compose import Host, load, workdir
 from tests.e2e.exporters import Exposed
 from tests.e2e.services import get, running
-from tests.readings import until
+from tests.support import servers
+from tests.support.compose import Host, load, workdir
+from tests.support.readings import until
 
 pytestmark = pytest.mark.full
 

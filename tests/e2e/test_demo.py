@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests import servers
+from tests.support import servers
 
 HANG_SECONDS = 200
 

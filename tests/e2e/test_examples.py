@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
 from tests.e2e.exporters import Exposed
 from tests.e2e.services import get, running
-from tests.readings import until
-from tests.readme_commands import commands
+from tests.support import servers
+from tests.support.readings import until
+from tests.support.readme_commands import commands
 
 FOLDER = Path(__file__).parents[2] / "examples"
 COMMANDS = commands(FOLDER / "README.md", "celery", "rq", "python", "jobmetrics")

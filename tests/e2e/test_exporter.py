@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import pytest
 from redis import Redis
 
-from tests import servers
 from tests.e2e.exporters import (
     COMMAND,
     JOB,
@@ -29,7 +28,8 @@ from tests.e2e.exporters import (
     run_inside,
     running,
 )
-from tests.readings import until
+from tests.support import servers
+from tests.support.readings import until
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ import bcrypt
 import psutil
 import pytest
 
-from tests import servers
 from tests.e2e.certificates import Authority
 from tests.e2e.exporters import JOB, LIMIT, complaint, recording, run, run_inside, running
-from tests.readings import until
+from tests.support import servers
+from tests.support.readings import until
 
 PASSWORD = "correct-horse-battery"
 SLOW_ROUNDS = 12

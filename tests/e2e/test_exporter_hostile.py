@@ -16,11 +16,11 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from tests import servers
 from tests.e2e.certificates import Authority
 from tests.e2e.exporters import LIMIT, Exporter, recording, running
 from tests.multiprocess.support import workers
-from tests.readings import until
+from tests.support import servers
+from tests.support.readings import until
 
 MEGABYTE = 1_000_000
 SCRAPE_SECONDS = 1.0  # the issue's own limit

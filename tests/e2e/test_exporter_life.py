@@ -18,10 +18,10 @@ import psutil
 import pytest
 from redis import Redis
 
-from tests import servers
 from tests.e2e.exporters import JOB, LIMIT, Exporter, complaint, recording, run, running
-from tests.readings import until
-from tests.repetitions import sizes
+from tests.support import servers
+from tests.support.readings import until
+from tests.support.repetitions import sizes
 
 MEGABYTE = 1_000_000
 
@@ -108,7 +108,7 @@ import sys
 from jobmetrics import settings
 from jobmetrics.families import JOBS
 from jobmetrics.instruments import BoundCounter
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write.writer import Writer
 writer = Writer(settings.load(dir=sys.argv[1]))
 writer.describe(sys.argv[2], "worker", 4)
 BoundCounter(writer, JOBS, (sys.argv[2], "t", "q", "success")).inc()
@@ -221,7 +221,7 @@ def test_what_is_wrong_in_the_file_is_one_clear_line(text: str, said: str, tmp_p
 
 THIRD_PARTY = """
 import time
-from jobmetrics.collecting import Reading
+from jobmetrics.collector_api import Reading
 from jobmetrics.errors import CollectorError
 from jobmetrics.families import JOBS_QUEUE_DEPTH
 from jobmetrics.integration import System

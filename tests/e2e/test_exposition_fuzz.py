@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from jobmetrics import Counter, Gauge, Histogram, configure, duration, increment, observe, set_gauge, timed_job
-from jobmetrics.collecting import CollectorOptions
+from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.errors import InstrumentError
 from jobmetrics.exporter.app import build
 from jobmetrics.exporter.negotiation import OPENMETRICS, TEXT

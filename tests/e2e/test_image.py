@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
-from tests.compose import ROOT
-from tests.dockerfile import Stage, stages
 from tests.e2e.services import get, running
-from tests.readings import until
+from tests.support import servers
+from tests.support.compose import ROOT
+from tests.support.dockerfile import Stage, stages
+from tests.support.readings import until
 
 pytestmark = pytest.mark.full
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobmetrics.families import OVERFLOW
 from tests.e2e.exporters import running
-from tests.readings import counts, until, values
+from tests.support.readings import counts, until, values
 from tests.unit.documents import DOCS, blocks
 
 FILE = re.compile(r"# ([\w./]+\.(?:py|toml))\n")
@@ -45,7 +45,7 @@ before = set(sys.modules)
 import spool_metrics.worker
 loaded = set(sys.modules) - before
 print(sorted({name.partition(".")[0] for name in loaded} & {"click", "numpy", "prometheus_client", "celery", "rq"}))
-print(sorted({"importlib.metadata", "jobmetrics.collecting", "jobmetrics.exporter"} & loaded))
+print(sorted({"importlib.metadata", "jobmetrics.collector_api", "jobmetrics.exporter"} & loaded))
 """
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import servers
-from tests.dockerfile import stages
 from tests.e2e.exporters import Exposed
 from tests.e2e.services import get, running
-from tests.foreign_host import ROOT, ForeignHost
-from tests.readings import until
-from tests.readme_commands import commands
+from tests.support import servers
+from tests.support.dockerfile import stages
+from tests.support.foreign_host import ROOT, ForeignHost
+from tests.support.readings import until
+from tests.support.readme_commands import commands
 
 pytestmark = pytest.mark.full
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.loaded_setup import Setup, end, running
-from tests.promql import parts
-from tests.readings import until
-from tests.rule_files import Rule, alerts, rules
+from tests.support.promql import parts
+from tests.support.readings import until
+from tests.support.rule_files import Rule, alerts, rules
 
 LIMIT = 120.0  # seconds, a hang guard
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
 from tests.e2e.exporters import Exposed
 from tests.e2e.services import get, running
-from tests.foreign_host import ROOT
-from tests.readings import until
-from tests.readme_commands import commands
-from tests.systemd_units import SERVICES, UNITS, UnitHost
+from tests.support import servers
+from tests.support.foreign_host import ROOT
+from tests.support.readings import until
+from tests.support.readme_commands import commands
+from tests.support.systemd_units import SERVICES, UNITS, UnitHost
 
 pytestmark = pytest.mark.full
 

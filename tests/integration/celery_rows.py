@@ -15,7 +15,7 @@ from kombu import Producer
 
 from jobmetrics import conformance
 from tests.integration.celery_workers import TASKS, Worker, adds
-from tests.readings import active, until
+from tests.support.readings import active, until
 
 Labels = dict[tuple[str, ...], int]
 CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])

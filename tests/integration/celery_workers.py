@@ -13,10 +13,10 @@ from celery import Celery
 
 from jobmetrics import settings
 from jobmetrics.celery import instrument, uninstrument
-from tests import servers
 from tests.integration import ledger
 from tests.integration.processes import celery_worker
-from tests.readings import active, assert_durations_add_up, counts, until, values
+from tests.support import servers
+from tests.support.readings import active, assert_durations_add_up, counts, until, values
 
 TASKS = "tests.integration.celery_app"
 RESULTS = "tests.integration.celery_results:Results+"

@@ -76,7 +76,7 @@ def rq_worker(
 
 def wait_for_line(started: subprocess.Popen[bytes], log: Path, line: bytes) -> None:
     """Wait until a process has logged something."""
-    from tests.readings import until
+    from tests.support.readings import until
 
     def said() -> bool:
         ended = started.poll() is not None  # before the log is read: what it said last counts

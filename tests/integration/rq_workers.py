@@ -23,7 +23,7 @@ from rq.worker import HerokuWorker
 import jobmetrics.rq
 from tests.integration import ledger
 from tests.integration.processes import process, rq_worker
-from tests.readings import active, assert_durations_add_up, counts, until, values
+from tests.support.readings import active, assert_durations_add_up, counts, until, values
 
 RQ_VERSION = tuple(int(part) for part in VERSION.split(".")[:2])
 

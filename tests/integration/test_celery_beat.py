@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.integration.processes import process
-from tests.readings import until, values
+from tests.support.readings import until, values
 
 LAST_SENT, NEXT_DUE = "jobs_schedule_last_sent_timestamp_seconds", "jobs_schedule_next_due_timestamp_seconds"
 LATENESS = "jobs_schedule_lateness_seconds"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests import servers
 from tests.integration.processes import celery_worker, process
-from tests.readings import until, values
+from tests.support import servers
+from tests.support.readings import until, values
 from tests.unit.documents import DOCS, blocks
 
 pytestmark = pytest.mark.full

@@ -10,8 +10,8 @@ import pytest
 
 from tests.integration.celery_rows import CELERY, GEVENT, IN_PROCESS, POOLS, SOLO, THREADS
 from tests.integration.celery_workers import TASKS, Worker, running
-from tests.readings import active, assert_durations_add_up, counts, samples, until, values
-from tests.repetitions import sizes
+from tests.support.readings import active, assert_durations_add_up, counts, samples, until, values
+from tests.support.repetitions import sizes
 
 WAIT = ("celery", f"{TASKS}.wait", "jobs")
 WAITS = "jobs_queue_wait_seconds"

@@ -10,8 +10,8 @@ import pytest
 
 from tests.integration.celery_rows import CELERY, OF_BROKERS, PREFORK, Row, check, some
 from tests.integration.celery_workers import TASKS, Worker, running
-from tests.readings import counts, until, values
-from tests.servers import RabbitMQServer, RedisServer
+from tests.support.readings import counts, until, values
+from tests.support.servers import RabbitMQServer, RedisServer
 
 pytestmark = pytest.mark.full
 

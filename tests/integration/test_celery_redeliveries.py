@@ -16,8 +16,8 @@ from redis import Redis
 
 from tests.integration.celery_rows import CELERY, GEVENT, POOLS, PREFORK, SOLO, THREADS
 from tests.integration.celery_workers import TASKS, Worker, running
-from tests.readings import active, until, values
-from tests.servers import RabbitMQServer, RedisServer
+from tests.support.readings import active, until, values
+from tests.support.servers import RabbitMQServer, RedisServer
 
 pytestmark = pytest.mark.full
 

@@ -10,8 +10,8 @@ import pytest
 from jobmetrics.conformance import Case
 from tests.integration.celery_rows import SOLO, Row, check, check_running, check_shared, differing, shared
 from tests.integration.celery_workers import Worker, running
-from tests.readings import until, values
-from tests.servers import RedisServer
+from tests.support.readings import until, values
+from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.full
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.integration.celery_rows import CELERY, OF_CHILDREN, PREFORK, Row, check, some
 from tests.integration.celery_workers import Worker, running
-from tests.readings import until, values
-from tests.servers import RedisServer
+from tests.support.readings import until, values
+from tests.support.servers import RedisServer
 
 pytestmark = [
     pytest.mark.full,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration import ledger
 from tests.integration.processes import celery_worker
-from tests.readings import assert_durations_add_up, counts, samples, until, values
+from tests.support.readings import assert_durations_add_up, counts, samples, until, values
 
 TASKS = "tests.integration.inside_celery"
 POOLS = ["prefork", "threads", "solo"]

@@ -11,7 +11,7 @@ from rq import Queue
 
 from tests.integration import inside_rq, ledger
 from tests.integration.processes import rq_worker
-from tests.readings import assert_durations_add_up, counts, values
+from tests.support.readings import assert_durations_add_up, counts, values
 
 JOBS = "tests.integration.inside_rq"
 CLASSES = ["jobmetrics.rq.Worker", "jobmetrics.rq.SimpleWorker"]

@@ -20,10 +20,9 @@ from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 from redis.connection import AbstractConnection
 
-from jobmetrics.celery import publish
-from jobmetrics.celery.queues import collectors
-from jobmetrics.celery.redis_queues import RedisQueues
-from jobmetrics.collecting import Collector, CollectorOptions, Target
+from jobmetrics.celery import producer
+from jobmetrics.celery.queue_collector import RedisQueues, collectors
+from jobmetrics.collector_api import Collector, CollectorOptions, Target
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.families import (
     JOBS_QUEUE_CONSUMERS,
@@ -32,10 +31,10 @@ from jobmetrics.families import (
     JOBS_QUEUE_UNACKNOWLEDGED,
     Family,
 )
-from tests import servers
 from tests.integration.processes import process
-from tests.readings import until
-from tests.servers import RedisServer
+from tests.support import servers
+from tests.support.readings import until
+from tests.support.servers import RedisServer
 
 
 def make_app(url: str, **settings: Any) -> Any:
@@ -213,8 +212,8 @@ def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str) -> None:
     run = """
 import sys, time
 from pathlib import Path
-from jobmetrics.celery.queues import collectors
-from jobmetrics.collecting import CollectorOptions, Target
+from jobmetrics.celery.queue_collector import collectors
+from jobmetrics.collector_api import CollectorOptions, Target
 (made,) = collectors(CollectorOptions(celery_brokers=(Target("main", sys.argv[1]),)))
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
@@ -364,7 +363,7 @@ def test_kombu_queues_of_an_application_may_be_declared_in_any_form(redis_url: s
 
 @pytest.fixture
 def stamping() -> Iterator[None]:
-    before_task_publish.connect(publish._stamp, weak=False, dispatch_uid="test")
+    before_task_publish.connect(producer._stamp, weak=False, dispatch_uid="test")
     yield
     before_task_publish.disconnect(dispatch_uid="test")
 

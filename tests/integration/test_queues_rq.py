@@ -21,15 +21,15 @@ from rq import Queue, SimpleWorker
 from rq.scheduler import RQScheduler
 
 from jobmetrics import families as f
-from jobmetrics.collecting import Collector, CollectorOptions, Target
+from jobmetrics.collector_api import Collector, CollectorOptions, Target
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.families import JOBS_QUEUE_DEPTH, Family
-from jobmetrics.rq.queues import collectors
+from jobmetrics.rq.queue_collector import collectors
 from tests.integration.processes import process
 from tests.integration.rq_workers import RQ_VERSION
-from tests.readings import until
-from tests.servers import RedisServer, free_ports, program
-from tests.servers import redis_server as redis_on
+from tests.support.readings import until
+from tests.support.servers import RedisServer, free_ports, program
+from tests.support.servers import redis_server as redis_on
 
 
 def succeed() -> None:
@@ -199,8 +199,8 @@ READ_WITH_PREFIX = """
 import sys
 from redis import Redis
 from rq import Queue, SimpleWorker
-from jobmetrics.collecting import CollectorOptions, Target
-from jobmetrics.rq.queues import collectors
+from jobmetrics.collector_api import CollectorOptions, Target
+from jobmetrics.rq.queue_collector import collectors
 client = Redis.from_url(sys.argv[1])
 queue = Queue("high", connection=client)
 queue.enqueue(print)
@@ -468,8 +468,8 @@ def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str, client: Re
     run = """
 import sys, time
 from pathlib import Path
-from jobmetrics.rq.queues import collectors
-from jobmetrics.collecting import CollectorOptions, Target
+from jobmetrics.rq.queue_collector import collectors
+from jobmetrics.collector_api import CollectorOptions, Target
 (made,) = collectors(CollectorOptions(rq_urls=(Target("main", sys.argv[1]),)))
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])

@@ -18,7 +18,7 @@ from tests.integration import rq_jobs as jobs
 from tests.integration import rq_orders as orders
 from tests.integration.processes import process
 from tests.integration.rq_workers import CLASSES, FORKING, JOBS, QUEUE, RQ_VERSION, Workers
-from tests.readings import assert_durations_add_up, until, values
+from tests.support.readings import assert_durations_add_up, until, values
 
 HERE = "tests.integration.rq_workers"
 

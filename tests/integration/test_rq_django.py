@@ -12,7 +12,7 @@ import pytest
 from tests.integration import rq_jobs as jobs
 from tests.integration.processes import process
 from tests.integration.rq_workers import RQ_VERSION, Workers
-from tests.readings import values
+from tests.support.readings import values
 
 pytestmark = [
     pytest.mark.skipif(RQ_VERSION < (2, 6), reason="the django-rq of these tests needs RQ 2.6.1"),

@@ -9,8 +9,8 @@ import pytest
 
 from tests.integration import rq_jobs as jobs
 from tests.integration.rq_workers import JOBS, QUEUE, Workers
-from tests.readings import active, samples, snapshot, until, values
-from tests.repetitions import sizes
+from tests.support.readings import active, samples, snapshot, until, values
+from tests.support.repetitions import sizes
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.integration import ledger
 from tests.integration import rq_jobs as jobs
 from tests.integration.processes import process
 from tests.integration.rq_workers import JOBS, QUEUE, RQ_VERSION, SPAWNING, Workers
-from tests.readings import values
+from tests.support.readings import values
 
 HERE = "tests.integration.rq_spawning"
 

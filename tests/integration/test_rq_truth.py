@@ -37,7 +37,7 @@ from tests.integration.rq_workers import (
     WITH_HORSES,
     Workers,
 )
-from tests.readings import active, assert_durations_add_up, until, values
+from tests.support.readings import active, assert_durations_add_up, until, values
 
 KILLED = "WorkHorseKilled"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobmetrics.cli.shipped import with_namespace
-from tests import servers
-from tests.rule_files import ALERTS, RECORDING, ROOT, TESTS
+from tests.support import servers
+from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS
 
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 LIMIT = 240.0  # seconds, a hang guard

@@ -25,14 +25,14 @@ import psutil
 import pytest
 
 from jobmetrics import families, settings
-from jobmetrics.context import Execution
 from jobmetrics.events import SUCCESS, Ended, Job, Lost, Started
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, define
+from jobmetrics.job_context import Execution
 from jobmetrics.recorder import Recorder
-from jobmetrics.registry import holding
 from jobmetrics.registry.directory import slot_number
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write import session
+from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 
 HANG_SECONDS = 60.0  # a guard: nothing here comes near it
@@ -67,8 +67,8 @@ class Worker:
         in_force = Settings(dir=str(path), **{"propagate_errors": True, **more})
         settings.use(in_force)
         if patient:
-            assert hasattr(holding, "LOCK_WAIT")
-            setattr(holding, "LOCK_WAIT", HANG_SECONDS)  # noqa: B010 - a constant to mypy
+            assert hasattr(session, "LOCK_WAIT")
+            setattr(session, "LOCK_WAIT", HANG_SECONDS)  # noqa: B010 - a constant to mypy
         self.clock = Clock()
         self.writer = Writer(in_force, self.clock)
         self.recorder = Recorder(self.writer, in_force, clock=lambda: time.perf_counter() + self.clock.now)

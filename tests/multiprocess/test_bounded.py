@@ -18,11 +18,9 @@ import pytest
 
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import SET_ASIDE_SUFFIX, Directory, same_file, slot_name
-from jobmetrics.registry.leasing import acquire
-from jobmetrics.registry.locks import try_lock
-from jobmetrics.registry.owner import Holder
-from jobmetrics.registry.slot import Slot, SlotPlan
-from tests import readings
+from jobmetrics.registry.files import try_lock
+from jobmetrics.registry.slots import Holder, Slot, SlotPlan
+from jobmetrics.registry.write.lease import acquire
 from tests.multiprocess.interruption import BEFORE, Interruption
 from tests.multiprocess.places import small_disk
 from tests.multiprocess.support import (
@@ -40,7 +38,8 @@ from tests.multiprocess.support import (
     worker,
     workers,
 )
-from tests.repetitions import sizes
+from tests.support import readings
+from tests.support.repetitions import sizes
 
 
 def total(path: Path) -> float:

@@ -10,9 +10,9 @@ import pytest
 
 from jobmetrics.events import STATUSES, SUCCESS, Ended, Job, Started
 from jobmetrics.families import OVERFLOW, SPARE_SYSTEMS, register_system
-from tests import readings
 from tests.multiprocess.support import Worker, child, children, record, slot_files, worker
-from tests.repetitions import sizes
+from tests.support import readings
+from tests.support.repetitions import sizes
 
 PROCESSES = 8
 LIMIT = 1000

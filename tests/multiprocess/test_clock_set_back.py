@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics.exporter.checking import contents
+from jobmetrics.exporter.diagnosis import contents
 from jobmetrics.instruments import bound
 from jobmetrics.integration import PROBLEM
-from tests import readings
 from tests.multiprocess.support import Child, Worker, child, in_child, serve
+from tests.support import readings
 
 YEAR = 365 * 86_400.0
 NAME = "jobs_last_success_timestamp_seconds"

@@ -19,13 +19,13 @@ from jobmetrics.errors import RegistryError
 from jobmetrics.families import COUNTER, HISTOGRAM
 from jobmetrics.registry import layout
 from jobmetrics.registry.index import SeriesIndex
-from jobmetrics.registry.snapshot import SnapshotReader
-from tests import readings
+from jobmetrics.registry.read.snapshot import SnapshotReader
 from tests.multiprocess import damaging
 from tests.multiprocess.damaging import Damage, overwrite
 from tests.multiprocess.places import ALICE, become, need_root, open_place
 from tests.multiprocess.support import SIZES, Child, Worker, in_child, in_order, record, slot_files, worker, workers
-from tests.repetitions import sizes
+from tests.support import readings
+from tests.support.repetitions import sizes
 
 OWN = (1.0, 10.0, 100.0)  # what slots 0, 1 and 2 have counted: a total tells which of them it holds
 ALL = sum(OWN)

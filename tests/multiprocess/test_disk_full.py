@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from jobmetrics.registry import layout
-from tests import readings
 from tests.multiprocess.places import PAGE, fill, small_disk
 from tests.multiprocess.support import Worker, child, in_child, record, serve, slot_files, worker, workers
+from tests.support import readings
 
 # A directory, an index and a slot take about five pages.
 FIRST_RECORD_PAGES = 10

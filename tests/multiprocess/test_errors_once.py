@@ -9,7 +9,7 @@ import pytest
 
 from jobmetrics import guard
 from tests.multiprocess.support import Worker, fork_without_hooks, in_child, run_and_exit
-from tests.readings import values
+from tests.support.readings import values
 
 ERRORS, CHILDREN = 3, 20
 

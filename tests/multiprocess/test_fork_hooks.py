@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from jobmetrics.registry import descriptors, forks
-from jobmetrics.registry.holding import Holding
+from jobmetrics.registry import files
 from jobmetrics.registry.index import SeriesIndex
-from jobmetrics.registry.writer import Writer
-from tests import readings
+from jobmetrics.registry.write import fork_hooks
+from jobmetrics.registry.write.session import Holding
+from jobmetrics.registry.write.writer import Writer
 from tests.multiprocess.support import Child, Worker, child, fork, in_child, in_order, record, serve, slot_files
+from tests.support import readings
 
 CALL, C_CALL, RETURN = "call", "c_call", "return"
 
@@ -69,7 +70,7 @@ def require_no_lock_held(one: Worker) -> None:
     found: list[bool] = []
 
     def try_locks() -> None:
-        for lock in (one.writer.lock, descriptors.lock):
+        for lock in (one.writer.lock, files.lock):
             found.append(lock.acquire(blocking=False))
             if found[-1]:
                 lock.release()
@@ -97,7 +98,7 @@ def fork_in_two_threads(path: Path) -> None:
     prepared, back = threading.Event(), threading.Event()
 
     def second() -> None:
-        at(RETURN, forks._before_fork, in_order(prepared.set, back.wait))
+        at(RETURN, fork_hooks._before_fork, in_order(prepared.set, back.wait))
         fork(lambda _: one.hit("all", 10.0)).join()
 
     thread = threading.Thread(target=second)
@@ -127,7 +128,7 @@ def test_a_writer_made_by_another_thread_during_the_hook_is_the_childs_own(insid
             ready.set()
 
         thread = threading.Thread(target=configure_anew)
-        at(RETURN, forks._tell_all, in_order(thread.start, ready.wait))
+        at(RETURN, fork_hooks._tell_all, in_order(thread.start, ready.wait))
         started = fork(lambda _: require_no_lock_held(made[0]))
         forked.set()
         thread.join()
@@ -151,7 +152,7 @@ def fork_within_fork(path: Path, event: str, hook: str) -> None:
         started.append(all_children.enter_context(child(lambda pipe: serve(one, pipe))))
 
     with contextlib.ExitStack() as all_children:
-        at(event, getattr(forks, hook), start)
+        at(event, getattr(fork_hooks, hook), start)
         start()
         for each in started:
             each.ask("hit")

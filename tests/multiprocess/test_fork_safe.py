@@ -19,10 +19,9 @@ import pytest
 
 from jobmetrics import recorder, settings
 from jobmetrics.instruments import Counter
-from jobmetrics.registry import current, holding
 from jobmetrics.registry.directory import slot_number
 from jobmetrics.registry.index import IndexFile
-from tests import readings
+from jobmetrics.registry.write import current, session
 from tests.multiprocess.interruption import AFTER, BEFORE, Interruption, Step
 from tests.multiprocess.support import (
     Child,
@@ -37,7 +36,8 @@ from tests.multiprocess.support import (
     serve,
     slot_files,
 )
-from tests.repetitions import sizes
+from tests.support import readings
+from tests.support.repetitions import sizes
 
 THREADS = 8
 
@@ -236,7 +236,7 @@ def test_what_a_parent_holds_in_memory_is_counted_once(registry_dir: Path) -> No
 class _Impatient(Parent):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        setattr(holding, "LOCK_WAIT", 0.0)  # noqa: B010 - a constant to mypy
+        setattr(session, "LOCK_WAIT", 0.0)  # noqa: B010 - a constant to mypy
 
 
 @contextlib.contextmanager
@@ -249,7 +249,7 @@ def locked_index(path: Path) -> Iterator[None]:
 
 
 def _hold_index(path: Path, pipe: Connection) -> None:
-    from jobmetrics.registry.locks import try_lock
+    from jobmetrics.registry.files import try_lock
 
     fd = os.open(path / "index", os.O_RDWR)
     assert try_lock(fd)
@@ -446,7 +446,7 @@ def _record_at_once(path: Path, who: str) -> None:
 
 
 def _forks_while_a_thread_stands(path: Path, step: Step, first_record: bool, pipe: Connection) -> None:
-    setattr(holding, "FORK_WAIT", 0.001)  # noqa: B010 - a constant to mypy
+    setattr(session, "FORK_WAIT", 0.001)  # noqa: B010 - a constant to mypy
     one = _Impatient(path)
     if not first_record:
         one.hit("all")
@@ -496,7 +496,7 @@ def test_forking_while_a_thread_is_in_the_slow_path_for_long(registry_dir: Path)
     """The fork does not wait for it, and the child owns nothing that it half did."""
 
     def run() -> None:
-        setattr(holding, "FORK_WAIT", 0.05)  # noqa: B010 - a constant to mypy
+        setattr(session, "FORK_WAIT", 0.05)  # noqa: B010 - a constant to mypy
         one = Worker(registry_dir)
         one.hit("all")
         go_on = threading.Event()
@@ -516,7 +516,7 @@ def test_forks_of_several_threads_at_once_leave_no_lock_held(registry_dir: Path)
     """Each fork waits a moment for the slow path; one that gave up must not take over another's lock."""
 
     def run() -> None:
-        setattr(holding, "FORK_WAIT", 0.0001)  # noqa: B010 - a constant to mypy
+        setattr(session, "FORK_WAIT", 0.0001)  # noqa: B010 - a constant to mypy
         one = Worker(registry_dir)
         one.hit("all")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import readings
 from tests.multiprocess.support import Worker, children, in_child, serve, slot_files
+from tests.support import readings
 
 
 class Extremes(Worker):

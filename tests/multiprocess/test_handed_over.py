@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmetrics.registry import forks, holding
-from tests import readings
+from jobmetrics.registry.write import fork_hooks, session
 from tests.multiprocess.interruption import AFTER, BEFORE, Interruption, interrupted_at
 from tests.multiprocess.support import (
     Child,
@@ -27,6 +26,7 @@ from tests.multiprocess.support import (
     serve,
     slot_files,
 )
+from tests.support import readings
 
 
 class Parent(Worker):
@@ -75,8 +75,8 @@ class Parent(Worker):
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("a slot was leased by the child itself")
 
-        assert hasattr(holding, "acquire")
-        setattr(holding, "acquire", refuse)  # noqa: B010 - a function to mypy
+        assert hasattr(session, "acquire")
+        setattr(session, "acquire", refuse)  # noqa: B010 - a function to mypy
 
     def high(self) -> None:
         self.level(9.0)
@@ -96,8 +96,8 @@ class Parent(Worker):
 
     def no_fork(self) -> None:
         """What the hooks see when a fork fails."""
-        forks._before_fork()
-        forks._after_fork_in_parent()
+        fork_hooks._before_fork()
+        fork_hooks._after_fork_in_parent()
 
 
 @contextlib.contextmanager

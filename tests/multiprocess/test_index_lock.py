@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics.registry import layout, locks
-from tests import readings
+from jobmetrics.registry import files, layout
 from tests.multiprocess import damaging
 from tests.multiprocess.interruption import AFTER, BEFORE, Interruption, interrupted_at
 from tests.multiprocess.support import Clock, Worker, child, children, record, serve
 from tests.multiprocess.test_fork_safe import locked_index
+from tests.support import readings
 
 PROCESSES = 8
 SERIES = 1000
@@ -115,7 +115,7 @@ def stopped_holder(path: Path) -> Iterator[None]:
 
 def _index_is_locked(path: Path) -> bool:
     with (path / "index").open("rb") as file:
-        return locks.is_locked(file.fileno())
+        return files.is_locked(file.fileno())
 
 
 def test_a_stopped_lock_holder_delays_no_job_by_more_than_50_ms(registry_dir: Path) -> None:

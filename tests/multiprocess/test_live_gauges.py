@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import readings
 from tests.multiprocess.interruption import AFTER, BEFORE, LINE, Interruption, interrupted_at
 from tests.multiprocess.support import Worker, child, in_child, in_order, record, slot_files, worker, workers
+from tests.support import readings
 
 JOB = ("python", "job", "queue")
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from jobmetrics.registry import layout
-from jobmetrics.registry.directory import Directory, slot_name
-from jobmetrics.registry.pruning import SlotsHeld, prune
-from jobmetrics.registry.snapshot import SnapshotReader
-from tests import readings
+from jobmetrics.registry.directory import Directory, SlotsHeld, prune, slot_name
+from jobmetrics.registry.read.snapshot import SnapshotReader
 from tests.multiprocess.support import in_child, names, record, slot_files, worker
+from tests.support import readings
 
 GIGABYTE = 2**30
 

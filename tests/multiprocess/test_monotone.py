@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics.registry.snapshot import SnapshotReader
-from tests import readings
+from jobmetrics.registry.read.snapshot import SnapshotReader
 from tests.multiprocess import damaging
 from tests.multiprocess.damaging import Damage
 from tests.multiprocess.support import Child, Worker, child, children, fork, in_child, serve, slot_files
-from tests.repetitions import sizes
+from tests.support import readings
+from tests.support.repetitions import sizes
 
 SERIES = 60
 SLOTS = 7

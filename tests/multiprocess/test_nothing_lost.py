@@ -16,7 +16,6 @@ import pytest
 
 from jobmetrics.errors import RegistryError
 from jobmetrics.registry.journal import Journal
-from tests import readings
 from tests.multiprocess import damaging
 from tests.multiprocess.interruption import AFTER, BEFORE, LINE, Interruption, interrupted_at
 from tests.multiprocess.support import (
@@ -29,7 +28,8 @@ from tests.multiprocess.support import (
     slot_files,
     worker,
 )
-from tests.repetitions import sizes
+from tests.support import readings
+from tests.support.repetitions import sizes
 
 WRITERS = 8
 SERIES_A_WRITER = 40

@@ -14,9 +14,9 @@ import pytest
 import jobmetrics
 from jobmetrics import recorder, settings
 from jobmetrics.events import Job, Published
-from jobmetrics.registry import current
+from jobmetrics.registry.write import current
 from tests.multiprocess.support import Worker, child, in_child, record, serve, slot_files, worker
-from tests.readings import counts, values
+from tests.support.readings import counts, values
 
 
 class Producer(Worker):

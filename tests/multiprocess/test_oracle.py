@@ -21,10 +21,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import jobmetrics
 from jobmetrics import settings
-from jobmetrics.exporter.exposition import Exposition
+from jobmetrics.exporter.metrics_page import Exposition
 from jobmetrics.exporter.sparingly import Sparingly
-from tests import readings
 from tests.multiprocess.support import Child, children, serve
+from tests.support import readings
 
 PROCESSES = 3
 BUCKETS = (1.0, 2.5, 10.0)
@@ -85,7 +85,7 @@ class Ours(Instruments):
 
     def begin(self, path: str) -> None:
         from jobmetrics.instruments import definition
-        from jobmetrics.registry import zeros
+        from jobmetrics.registry.write import zeros
 
         definition._declared.clear()
         zeros._known.clear()

@@ -14,8 +14,7 @@ import pytest
 from jobmetrics import settings
 from jobmetrics.errors import DirectoryRefused, RegistryError
 from jobmetrics.registry.directory import Directory
-from jobmetrics.registry.snapshot import SnapshotReader
-from tests import readings
+from jobmetrics.registry.read.snapshot import SnapshotReader
 from tests.multiprocess.places import ALICE, BOB, CAROL, OTHERS, TEAM, become, need_root, open_place
 from tests.multiprocess.support import (
     Worker,
@@ -29,6 +28,7 @@ from tests.multiprocess.support import (
     slot_files,
     workers,
 )
+from tests.support import readings
 
 UMASKS = [0o000, 0o002, 0o022, 0o027, 0o077, 0o177, 0o277, 0o777]
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from jobmetrics.errors import DirectoryMissing, RegistryError
-from tests import readings
 from tests.multiprocess import damaging
 from tests.multiprocess.interruption import AFTER, BEFORE, LINE, Interruption, interrupted_at
 from tests.multiprocess.places import ALICE, BOB, TEAM, become, need_root, open_place, read_only_view
@@ -32,6 +31,7 @@ from tests.multiprocess.support import (
     worker,
 )
 from tests.multiprocess.test_index_lock import Delayed
+from tests.support import readings
 
 
 def busy(one: Child) -> None:
@@ -174,7 +174,7 @@ def test_a_missing_directory_is_not_made(tmp_path: Path) -> None:
 
 _READ = """
 import sys
-from jobmetrics.registry.snapshot import SnapshotReader
+from jobmetrics.registry.read.snapshot import SnapshotReader
 reader = SnapshotReader(sys.argv[1])
 for _ in range(3):
     assert reader.read().families

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics.registry.snapshot import SnapshotReader
-from tests import readings
+from jobmetrics.registry.read.snapshot import SnapshotReader
 from tests.multiprocess.support import record, worker
+from tests.support import readings
 
 Settings = dict[str, dict[str, tuple[float, ...]]]
 

@@ -12,9 +12,9 @@ import pytest
 
 from jobmetrics.events import FAILURE, Job, Lost, Started
 from jobmetrics.recorder import Recorder
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
-from tests.readings import assert_durations_add_up, values
+from tests.support.readings import assert_durations_add_up, values
 
 JOB = Job("celery", "app.task", "jobs")
 REPORTERS, ROUNDS = 6, 40

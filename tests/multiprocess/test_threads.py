@@ -21,10 +21,10 @@ from jobmetrics import families, settings
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, define
 from jobmetrics.instruments.bound import UPDATES, locked
-from jobmetrics.registry.writer import Writer
-from tests import readings
+from jobmetrics.registry.write.writer import Writer
 from tests.multiprocess.support import in_child
-from tests.repetitions import sizes
+from tests.support import readings
+from tests.support.repetitions import sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -92,7 +92,7 @@ def test_every_supported_python_loses_no_update(version: str, times: int, tmp_pa
         pytest.skip(f"no Python {version} on this machine")
     path = tmp_path / "registry"
     script = (
-        "import sys; sys.path.insert(0, 'src'); sys.path.insert(0, '.');"
+        "import sys; sys.path.insert(0, '.');"
         "from tests.multiprocess.threads_without_reader import main; main(sys.argv[1], int(sys.argv[2]))"
     )
     subprocess.run([python, "-c", script, str(path), str(times)], cwd=ROOT, check=True)

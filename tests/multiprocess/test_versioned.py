@@ -8,8 +8,8 @@ import pytest
 
 from jobmetrics.errors import FormatRefused
 from jobmetrics.registry import layout
-from tests import readings
 from tests.multiprocess.support import Worker, child, in_child, names, record, serve, slot_files, worker, workers
+from tests.support import readings
 
 OTHER_VERSIONS = [0, layout.FORMAT_VERSION + 1, 2**32 - 1]
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from jobmetrics.registry.layout import MIN_CELLS
-from tests import readings
 from tests.multiprocess.places import PAGE, fill, small_disk
 from tests.multiprocess.support import (
     HANG_SECONDS,
@@ -30,6 +29,7 @@ from tests.multiprocess.support import (
 )
 from tests.multiprocess.test_fork_safe import locked_index
 from tests.multiprocess.test_index_lock import stopped_holder
+from tests.support import readings
 
 CHILDREN = 20
 WAITING = 2_000

@@ -8,7 +8,7 @@ import threading
 from jobmetrics import settings
 from jobmetrics.families import COUNTER, HISTOGRAM
 from jobmetrics.instruments import BoundCounter, BoundHistogram, Labelled, define
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write.writer import Writer
 
 THREADS = 4
 

@@ -124,22 +124,22 @@ MUTATIONS = [
     Mutation(
         "irregular_histogram",
         "a histogram whose sum can fall is of no type",
-        "unit/test_exporter_exposition.py::test_a_histogram_whose_sum_can_fall_is_of_no_type",
+        "unit/exporter/test_metrics_page.py::test_a_histogram_whose_sum_can_fall_is_of_no_type",
     ),
     Mutation(
         "colon_in_a_name",
         "OpenMetrics keeps the colons in names",
-        "unit/test_exporter_exposition.py::test_a_colon_in_a_name_stays_in_both_formats",
+        "unit/exporter/test_metrics_page.py::test_a_colon_in_a_name_stays_in_both_formats",
     ),
     Mutation(
         "empty_name",
         "an empty metric name is refused",
-        "unit/test_adhoc.py::test_misuse_surfaces_in_tests",
+        "unit/instruments/test_adhoc.py::test_misuse_surfaces_in_tests",
     ),
     Mutation(
         "invalid_family",
         "a family that cannot be shown is left out",
-        "unit/test_exporter_exposition.py::test_a_family_that_fails_in_the_middle_is_left_out_and_counted",
+        "unit/exporter/test_metrics_page.py::test_a_family_that_fails_in_the_middle_is_left_out_and_counted",
     ),
     Mutation(
         "index_lock",
@@ -159,12 +159,12 @@ MUTATIONS = [
     Mutation(
         "places",
         "credentials that were sent back keep their place",
-        "unit/test_exporter_turns.py::test_who_was_sent_back_comes_before_those_who_came_later",
+        "unit/exporter/test_turns.py::test_who_was_sent_back_comes_before_those_who_came_later",
     ),
     Mutation(
         "cheap_hashes",
         "a cheap hash costs as much as the costliest",
-        "unit/test_exporter_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
+        "unit/exporter/test_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
     ),
     Mutation(
         "terminal",
@@ -174,7 +174,7 @@ MUTATIONS = [
     Mutation(
         "dropped_without_jobs",
         "what is dropped where no job runs is shown where the process ends",
-        "unit/registry/test_current.py::test_what_is_dropped_is_shown_where_a_process_ends",
+        "unit/registry/write/test_current.py::test_what_is_dropped_is_shown_where_a_process_ends",
     ),
     Mutation(
         "max_queues",
@@ -219,12 +219,12 @@ MUTATIONS = [
     Mutation(
         "erased",
         "what was reset of zeroed cells stays so",
-        "unit/registry/test_snapshot.py::test_zeroed_cells_bring_nothing_back_that_was_erased",
+        "unit/registry/read/test_snapshot.py::test_zeroed_cells_bring_nothing_back_that_was_erased",
     ),
     Mutation(
         "present_values",
         "a gauge's present value goes along to another slot",
-        "unit/registry/test_writer.py::test_present_value_follows_to_a_slot_with_a_longer_journal",
+        "unit/registry/write/test_writer.py::test_present_value_follows_to_a_slot_with_a_longer_journal",
     ),
     Mutation(
         "nested",
@@ -318,8 +318,8 @@ each = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutat
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder that holds a copy of src, to be patched."""
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    """A folder that holds a copy of the package, to be patched."""
+    shutil.copytree(ROOT / "jobmetrics", tmp_path / "jobmetrics", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
@@ -327,13 +327,17 @@ def apply(mutation: Mutation, copy: Path, *options: str) -> None:
     arguments = ["git", "apply", "--verbose", *options, str(HERE / f"{mutation.patch}.patch")]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
     done = subprocess.run(arguments, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{mutation.patch}.patch does not fit src any more: make it anew\n{done.stderr}"
+    assert done.returncode == 0, f"{mutation.patch}.patch does not fit the package: make it anew\n{done.stderr}"
 
 
 def environment_of(copy: Path) -> dict[str, str]:
-    """Python finds the copy of src first, and measures no coverage of it."""
+    """Python finds the copy of the package first, and measures no coverage of it.
+
+    Without PYTHONSAFEPATH it would find the package in the working directory.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST_"))}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(copy / "src"), str(ROOT)])}
+    path = os.pathsep.join([str(copy), str(ROOT)])
+    return {**kept, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def run_named_test(mutation: Mutation, copy: Path) -> subprocess.CompletedProcess[str]:

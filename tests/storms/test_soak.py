@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import readings, servers
 from tests.e2e import exporters
 from tests.integration import ledger as written
 from tests.integration.celery_workers import Worker as CeleryWorker
@@ -27,6 +26,7 @@ from tests.storms import processes
 from tests.storms.ledger import Ledger
 from tests.storms.processes import Storm, storm
 from tests.storms.watch import Watch, reconcile
+from tests.support import readings, servers
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 SIZE = 4  # recording processes at one time, beside the workers

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import readings
 from tests.storms import processes
 from tests.storms.ledger import Account, Ledger
 from tests.storms.processes import Storm, storm
 from tests.storms.watch import Watch, reconcile
+from tests.support import readings
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "10"))
 SIZE = 8  # processes at one time

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobmetrics.errors import RegistryError
-from tests import readings
 from tests.storms.ledger import Ledger
+from tests.support import readings
 
 HISTOGRAM = "storm_sizes"
 FAMILIES = ("storm_updates_total", "storm_parts_total", HISTOGRAM)

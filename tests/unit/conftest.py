@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
-from jobmetrics import families, guard, recorder, settings, targets
+from jobmetrics import families, guard, job_context, recorder, settings
 from jobmetrics.events import PYTHON
 from jobmetrics.instruments import adhoc, definition
-from jobmetrics.registry import current, zeros
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write import current, zeros
+from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 from tests.unit.doubles import FakeClock, die
 
@@ -37,8 +37,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zeros, "_known", weakref.WeakSet())
     monkeypatch.setattr(zeros, "_waiting", deque())
     monkeypatch.setattr(families, "_systems", {PYTHON})
-    monkeypatch.setattr(targets, "_by_job_type", {})
-    monkeypatch.setattr(targets, "_unnamed", [])
+    monkeypatch.setattr(job_context, "_by_job_type", {})
+    monkeypatch.setattr(job_context, "_unnamed", [])
     monkeypatch.setattr(guard, "_counts", {})
     monkeypatch.setattr(guard, "_logged_at", {})
     monkeypatch.setattr(guard, "_let_through", guard._let_through)

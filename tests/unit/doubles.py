@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write.writer import Writer
 
 
 class FakeClock:

@@ -138,7 +138,7 @@ def test_exit_codes(outcome: BaseException | int | None, code: int, monkeypatch:
     assert run(monkeypatch) == code
 
 
-READ_SIDE = tuple(f"jobmetrics.registry.{name}" for name in ("snapshot", "slot_reading", "staleness", "totals"))
+READ_SIDE = ("jobmetrics.registry.read",)
 
 
 @pytest.mark.parametrize("missing", ["click", "prometheus_client", "uvicorn", "numpy"])

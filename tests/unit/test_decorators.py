@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from jobmetrics import current_job, recorder, settings, timed_job
-from jobmetrics.context import Execution, current_execution, running
 from jobmetrics.errors import InstrumentError
 from jobmetrics.events import Ended, Job, Started
+from jobmetrics.job_context import Execution, current_execution, running
 from jobmetrics.settings import Settings
 from jobmetrics.testing import CountingClock, read_sample, temporary_registry
-from tests import readings
+from tests.support import readings
 from tests.unit.doubles import die
 
 HERE = __name__

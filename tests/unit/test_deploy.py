@@ -14,10 +14,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests import servers
-from tests.compose import ROOT, load, mounts, stage_of
-from tests.dockerfile import stages
-from tests.systemd_units import SERVICES, read_unit
+from tests.support import servers
+from tests.support.compose import ROOT, load, mounts, stage_of
+from tests.support.dockerfile import stages
+from tests.support.systemd_units import SERVICES, read_unit
 
 KUBERNETES = ROOT / "deploy/kubernetes"
 MANIFESTS = sorted(KUBERNETES.glob("*.yaml"))

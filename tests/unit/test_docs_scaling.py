@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from jobmetrics import recorder
-from jobmetrics.collecting import CollectorOptions
+from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.events import FAILURE, RETRY, SUCCESS, Ended, Job, Started
 from jobmetrics.exporter.app import build
 from jobmetrics.families import JOBS_DURATION, JOBS_QUEUE_WAIT

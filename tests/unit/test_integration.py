@@ -13,7 +13,7 @@ import pytest
 
 import jobmetrics
 from jobmetrics import integration, recorder
-from jobmetrics.collecting import CollectorOptions
+from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.families import OVERFLOW
 from jobmetrics.integration import (
     ENTRY_POINT_GROUP,
@@ -25,7 +25,7 @@ from jobmetrics.integration import (
     worker_gauges,
 )
 from jobmetrics.settings import Settings
-from tests.readings import values
+from tests.support.readings import values
 from tests.unit.doubles import die
 
 PACKAGE = Path(jobmetrics.__file__).parent
@@ -56,7 +56,7 @@ def test_no_module_outside_the_folders_names_a_job_system() -> None:
 def test_importing_it_loads_no_framework_and_nothing_of_the_commands(package: str) -> None:
     code = f"import sys; before = set(sys.modules); import {package}; print(sorted(set(sys.modules) - before))"
     loaded = set(eval(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout))
-    unwanted = {"click", "importlib.metadata", "celery", "kombu", "rq", "redis", "numpy", "jobmetrics.collecting"}
+    unwanted = {"click", "importlib.metadata", "celery", "kombu", "rq", "redis", "numpy", "jobmetrics.collector_api"}
     assert loaded & unwanted == set()
 
 

@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 import jobmetrics
 from jobmetrics import Counter, Gauge, Histogram, guard, settings
 from jobmetrics.errors import InstrumentError
-from jobmetrics.registry import current
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write import current
+from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
-from tests import readings
+from tests.support import readings
 from tests.unit.doubles import die
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration-prometheus-client.md"

@@ -73,7 +73,7 @@ def test_the_package_names_its_authors_and_addresses() -> None:
 
 
 def test_types_and_licence_are_shipped(pyproject: dict[str, Any]) -> None:
-    assert (ROOT / "src/jobmetrics/py.typed").exists()
+    assert (ROOT / "jobmetrics/py.typed").exists()
     assert pyproject["project"]["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 

@@ -11,11 +11,11 @@ from jobmetrics import guard, recorder
 from jobmetrics.events import STATUSES, WITHDRAWN_REASONS, Ended, Job, Lost, Published, Started, Withdrawn
 from jobmetrics.families import OVERFLOW, register_system
 from jobmetrics.recorder import FLUSH_INTERVAL, Recorder
-from jobmetrics.registry import forks
-from jobmetrics.registry.writer import Writer
+from jobmetrics.registry.write import fork_hooks
+from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings, load
 from jobmetrics.testing import CountingClock
-from tests import readings
+from tests.support import readings
 from tests.unit.doubles import FakeClock, die
 
 JOB = Job("celery", "app.resize", "images")
@@ -111,7 +111,7 @@ def test_end_in_a_forked_child_is_not_counted(
 ) -> None:
     execution = record.started(Started(JOB, "1"))
     assert execution is not None
-    monkeypatch.setattr(forks, "count", forks.count + 1)
+    monkeypatch.setattr(fork_hooks, "count", fork_hooks.count + 1)
     record.ended(execution, OK)
     assert jobs(registry_dir) == {}
     assert readings.active(registry_dir) == {LABELS: 1}

@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
-from tests.promql import Checker, Labels, Mistake, known_series
-from tests.rule_files import ALERTS, RECORDING, ROOT, TESTS, Rule, alerts, rules
+from tests.support.promql import Checker, Labels, Mistake, known_series
+from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS, Rule, alerts, rules
 from tests.unit.rows import each_row
 
 RUNBOOK = ROOT / "docs" / "runbook.md"

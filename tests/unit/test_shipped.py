@@ -13,8 +13,8 @@ import yaml
 
 from jobmetrics.cli import main as entry
 from jobmetrics.cli import shipped
-from tests.promql import Checker, known_series
-from tests.rule_files import ALERTS, RECORDING
+from tests.support.promql import Checker, known_series
+from tests.support.rule_files import ALERTS, RECORDING
 from tests.unit.grafana import DASHBOARDS, values_of
 
 NAMESPACE = "acme"

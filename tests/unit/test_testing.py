@@ -15,8 +15,8 @@ from jobmetrics.errors import InstrumentError
 from jobmetrics.events import Job, Published, Withdrawn
 from jobmetrics.families import HISTOGRAM, JOB_LABELS
 from jobmetrics.testing import CountingClock, read_sample, remembering, temporary_registry
-from tests import readings
 from tests.multiprocess.support import in_child
+from tests.support import readings
 
 GAUGE_MODES = ("livesum", "sum", "max", "min", "mostrecent")
 ROWS = Counter("rows", "Rows.", ["table"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
+from tests.support import servers
 
 DRIVER = Path(__file__).with_name("rq_suite.py")
 

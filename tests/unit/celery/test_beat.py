@@ -12,7 +12,7 @@ from celery.schedules import schedule
 from jobmetrics import guard, recorder
 from jobmetrics.celery import beat
 from jobmetrics.settings import Settings
-from tests.readings import values
+from tests.support.readings import values
 from tests.unit.doubles import die
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)

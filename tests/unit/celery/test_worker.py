@@ -12,7 +12,7 @@ from celery.worker.request import Request
 from jobmetrics import integration, recorder
 from jobmetrics.celery import beat, instrument, signals, uninstrument, worker
 from jobmetrics.settings import Settings
-from tests.readings import samples, values
+from tests.support.readings import samples, values
 from tests.unit.doubles import die
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmetrics.errors import Damaged, DirectoryMissing, DirectoryRefused
-from jobmetrics.registry.descriptors import closing
 from jobmetrics.registry.directory import Directory, same_file, slot_name, slot_number
+from jobmetrics.registry.files import closing
 
 GROUP = os.getgid()
 

@@ -14,8 +14,8 @@ from jobmetrics.events import STATUSES
 from jobmetrics.families import JOBS, JOBS_DURATION, LIVE_SUM, OVERFLOW, Family, register_system
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.files import try_lock
 from jobmetrics.registry.index import Contended, IndexFile, Moved, Placement, Refused, SeriesIndex, family_from
-from jobmetrics.registry.locks import try_lock
 from tests.unit.registry.test_layout import of_version
 
 COUNTER = Family("c_total", "counter", "A counter.", ("user",))

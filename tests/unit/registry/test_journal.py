@@ -10,9 +10,8 @@ from jobmetrics.registry import journal, layout
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.journal import KEEP, Entry, Journal
 from jobmetrics.registry.layout import SlotHeader
-from jobmetrics.registry.leasing import acquire
-from jobmetrics.registry.owner import Holder
-from jobmetrics.registry.slot import Slot, SlotPlan
+from jobmetrics.registry.slots import Holder, Slot, SlotPlan
+from jobmetrics.registry.write.lease import acquire
 
 IDENTITY = bytes(range(16))
 NOW = 1_700_000_000.0

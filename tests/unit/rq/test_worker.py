@@ -13,11 +13,11 @@ from rq.job import Job, JobStatus, Retry
 from rq.registry import StartedJobRegistry
 from rq.version import VERSION
 
-from jobmetrics.context import current_execution
+from jobmetrics.job_context import current_execution
 from jobmetrics.recorder import default
 from jobmetrics.rq.worker import instrument, uninstrument
 from jobmetrics.settings import Settings
-from tests import readings
+from tests.support import readings
 from tests.unit.doubles import die
 
 HERE = __name__

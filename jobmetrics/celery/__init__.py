@@ -1,0 +1,38 @@
+"""Celery: `instrument(app)` in code, or `imports = ("jobmetrics.celery.plugin",)` in the configuration.
+
+This module imports no Celery: the commands load the package for its options.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobmetrics.celery.messages import SYSTEM
+from jobmetrics.integration import register_system
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["instrument", "uninstrument"]
+
+
+def instrument(app: Celery | None = None) -> None:
+    """Record what Celery's workers and producers in this process do. Calling it again changes nothing.
+
+    Celery's signals are the process's, not an app's: `app` is taken for the reader's sake.
+    """
+    from jobmetrics.celery import beat, producer, signals
+
+    register_system(SYSTEM)
+    signals.connect()
+    producer.connect()
+    beat.connect()
+
+
+def uninstrument(app: Celery | None = None) -> None:
+    """Stop recording in this process."""
+    from jobmetrics.celery import beat, producer, signals
+
+    signals.disconnect()
+    producer.disconnect()
+    beat.disconnect()

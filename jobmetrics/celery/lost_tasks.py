@@ -1,0 +1,180 @@
+"""What a worker's main process knows: tasks whose own process died or was killed, and tasks that never started."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from celery.exceptions import Reject, WorkerLostError
+from celery.signals import task_received
+
+from jobmetrics import recorder
+from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
+from jobmetrics.celery.tasks import runs_here, told_of, unwrapped
+from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
+from jobmetrics.guard import guarded
+from jobmetrics.job_context import Execution
+from jobmetrics.registry.journal import Entry
+from jobmetrics.registry.layout import execution_hash
+
+MAX_PENDING = 10_000
+TOLD = "jobmetrics_told"  # of a request: its main process will tell of the execution before it
+_UID = "jobmetrics.reports"
+
+# By task id. Celery announces a kill before the process is gone, and the task may still end by itself in
+# between: what it says counts once the journal shows that nothing runs any more.
+_pending: dict[str, Lost] = {}
+
+# Executions of this very process whose greenlet was killed, until Celery tells why, by task id.
+_killed: dict[str, Execution] = {}
+
+
+@guarded("celery received")
+def received(request: Any = None, **_: Any) -> None:
+    """The main process took a task from the broker. Listened to only while something is pending: each task passes."""
+    if request.id in _pending:
+        request.request_dict[TOLD] = True
+
+
+@guarded("celery failure")
+def failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
+    """A task failed: in its own process postrun tells how; else its process died or was killed."""
+    request = sender.request
+    # A rejected task counted as rejected when it ended; from 5.7 on its failure is told in the main process too.
+    if runs_here(request) or request.is_eager or isinstance(exception, Reject):
+        return
+    report(
+        Lost(
+            job_of(sender, request if request.delivery_info else told_of(task_id) or request),
+            task_id,
+            FAILURE,
+            unwrapped(exception),
+            process_died=isinstance(exception, WorkerLostError),
+        )
+    )
+
+
+def on_failure_of(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A request's `on_failure` that counts the pool process with which a request's result was lost.
+
+    From Celery 5.7 on no signal is sent when the task had stored its success before its process died.
+    """
+
+    @functools.wraps(original)
+    def on_failure(self: Any, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        _process_lost(self, exc_info)  # first: this may requeue the message, and the next run begin
+        return original(self, exc_info, *args, **kwargs)
+
+    return on_failure
+
+
+@guarded("celery failure")
+def _process_lost(request: Any, exc_info: Any) -> None:
+    if isinstance(unwrapped(exc_info.exception), WorkerLostError):
+        recorder.default().process_lost(job_of(request.task, request), request.id)
+
+
+@guarded("celery retry")
+def retry(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
+    """A retry that the main process asked for: the connection was lost, or the pool process was."""
+    if not runs_here(request) and not request.is_eager:
+        died = isinstance(getattr(reason, "exc", None), WorkerLostError)
+        report(Lost(job_of(sender, request), request.id, RETRY, process_died=died))
+
+
+@guarded("celery revoked")
+def revoked(sender: Any = None, request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
+    """A task was revoked, or had expired, before it started; or it was terminated while it ran."""
+    job = job_of(sender, request)
+    if terminated:
+        report(Lost(job, request.id, REVOKED))
+    else:
+        recorder.default().withdrawn(Withdrawn(job, "expired" if expired else "revoked"))
+
+
+@guarded("celery unknown")
+def unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
+    """A task that this worker does not know; its name is not ours to trust."""
+    _withdraw(sender, message, "unknown")
+
+
+@guarded("celery rejected")
+def rejected(sender: Any = None, message: Any = None, **_: Any) -> None:
+    """A message that is no task's."""
+    _withdraw(sender, message, "rejected")
+
+
+def _withdraw(consumer: Any, message: Any, reason: str) -> None:
+    queue = queue_of(getattr(consumer, "app", None), getattr(message, "delivery_info", None))
+    recorder.default().withdrawn(Withdrawn(Job(SYSTEM, UNKNOWN_TASK, queue), reason))
+
+
+def redelivered(task: Any, task_id: str, request: Any) -> None:
+    """A message came again: if its first execution died with its process, nobody else will tell.
+
+    That is so for acks_late with reject_on_worker_lost, and for a worker that died as a whole. Only what ran on
+    this directory's host is known here: nobody counts a first execution that was lost on another.
+    """
+    if not getattr(request, TOLD, False) and any(entry.lost for entry in _open_entries(task_id)):
+        report(Lost(job_of(task, request), task_id, FAILURE, WorkerLostError.__name__, process_died=True))
+
+
+def killed(task_id: str, execution: Execution) -> None:
+    """A greenlet of this process was killed: Celery tells why, just before or just after."""
+    event = _pending.get(task_id)
+    if event is None:
+        _killed[task_id] = execution
+    else:
+        recorder.default().ended(execution, Ended(event.status))
+
+
+def report(event: Lost) -> None:
+    """Count an end that this process tells of for another one, now or as soon as that one is gone."""
+    execution = _killed.pop(event.execution_id, None)
+    if execution is not None:
+        recorder.default().ended(execution, Ended(event.status))
+        return
+    if event.execution_id in _pending:
+        return
+    if _still_runs(event.execution_id):
+        if len(_pending) < MAX_PENDING:
+            _pending[event.execution_id] = event
+            task_received.connect(received, weak=False, dispatch_uid=_UID)
+        return
+    _count(event)
+
+
+@guarded("celery report")
+def settle() -> None:
+    """Count what was told too early. To be called now and then, and when the worker has ended its pool."""
+    for task_id in list(_killed):
+        recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # by somebody else than Celery
+    for task_id, event in _pending.copy().items():
+        if not _still_runs(task_id):
+            del _pending[task_id]
+            _count(event)
+    if not _pending:
+        task_received.disconnect(dispatch_uid=_UID)
+
+
+def _count(event: Lost) -> None:
+    if event.status == REVOKED and not _entries(event.execution_id):
+        recorder.default().withdrawn(Withdrawn(event.job, "revoked"))  # killed before it had started
+    else:
+        recorder.default().lost(event)
+
+
+def _entries(task_id: str) -> list[Entry]:
+    return recorder.default().writer.find_execution(execution_hash(SYSTEM, task_id))
+
+
+def _open_entries(task_id: str) -> list[Entry]:
+    entries = _entries(task_id)
+    ended = {entry.start for entry in entries if not entry.running and not entry.lost}
+    return [entry for entry in entries if (entry.running or entry.lost) and entry.start not in ended]
+
+
+def _still_runs(task_id: str) -> bool:
+    entries = _open_entries(task_id)
+    return bool(entries) and not any(entry.lost for entry in entries)

@@ -1,0 +1,355 @@
+"""What is wrong with a set-up, in words: each finding is one line with its remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import importlib.metadata
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from jobmetrics import __version__
+from jobmetrics.errors import DirectoryMissing, RegistryError
+from jobmetrics.exporter.collectors import CollectorState
+from jobmetrics.exporter.pages import DIRECTORY_HEADER, fingerprint
+from jobmetrics.families import (
+    DROPPED_SERIES,
+    DROPPED_UPDATES,
+    INTERNAL_ERRORS,
+    INVALID_FAMILIES,
+    Family,
+)
+from jobmetrics.integration import NOTE, OK, PROBLEM, Finding, find_systems
+from jobmetrics.registry.cells import AHEAD
+from jobmetrics.registry.directory import Directory
+from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
+from jobmetrics.registry.slots import pid_namespace
+from jobmetrics.settings import Settings, default_dir, passed_over
+
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.s3fs", "lustre", "afs")
+_MEMORY = ("tmpfs", "ramfs")
+_ROOM = 8 * 2**20  # bytes; what some hundred processes with some hundred series take
+_NEARLY = 0.9  # of the series limit
+_ANSWER_SECONDS = 5.0
+_SHOWN = 3  # job types or directories that are named in one finding
+_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)\b")
+
+
+def versions() -> Iterator[Finding]:
+    """Python, the packages that matter, and job systems that cannot be used."""
+    systems, broken = find_systems()
+    oldest = {system.package: system.minimum for system in systems if system.package}
+    found = [f"jobmetrics {__version__}", "Python {}.{}.{}".format(*sys.version_info[:3])]
+    old = []
+    for name in (*oldest, "redis", "prometheus-client", "numpy"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(f"{name} {version}")
+        minimum = oldest.get(name, "")
+        if minimum and _numbers(version) < _numbers(minimum):
+            old.append(Finding(PROBLEM, f"{name} {version} is too old", f"use {name} {minimum} or newer"))
+    yield Finding(OK, ", ".join(found))
+    yield from old
+    for line in broken:
+        yield Finding(PROBLEM, line, "update or remove the package that it is of")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+
+
+def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Finding]:
+    """What is wrong with the environment and the file. errors, unknown: one line each."""
+    for line in errors:
+        yield Finding(
+            PROBLEM, line, "correct it; workers go on without it, the exporter and other commands do not start"
+        )
+    for line in unknown:
+        remedy = ""
+        if _SERVICE_LINK.search(line):
+            remedy = "Kubernetes sets such names for a Service; enableServiceLinks: false in the pod spec stops it"
+        yield Finding(NOTE, line, remedy)
+
+
+def directory(settings: Settings) -> Iterator[Finding]:
+    """The registry directory: where it is, who may use it, and what it holds."""
+    path = settings.dir
+    if held := passed_over(settings):
+        yield Finding(
+            NOTE, f"another user holds {held}; workers and exporter of this user take {path} instead",
+            "set JOBMETRICS_DIR to a directory that only they can make",
+        )  # fmt: skip
+    try:
+        found = Directory(path, settings.dir_group, settings.dir_owner)
+        info = found.check()
+    except DirectoryMissing:
+        yield Finding(
+            PROBLEM, f"{path} does not exist: nothing has recorded here",
+            "start a worker with jobmetrics turned on, or set JOBMETRICS_DIR to the directory that the workers use",
+        )  # fmt: skip
+        yield from _file_system(str(Path(path).parent))
+        return
+    except RegistryError as error:
+        yield Finding(PROBLEM, str(error))
+        return
+    except OSError as error:
+        yield Finding(PROBLEM, f"{path} cannot be looked at: {error.strerror}", "run this as the workers' user")
+        return
+    mine = info.st_uid == os.geteuid()
+    yield Finding(OK, f"{path}, mode {info.st_mode & 0o7777:o}, user {info.st_uid}, group {info.st_gid}")
+    if not mine and os.geteuid() != 0 and settings.dir_group is None:
+        yield Finding(
+            NOTE, f"it belongs to user {info.st_uid}, this is user {os.geteuid()}: workers of this user cannot record",
+            "set dir_group to share it",
+        )  # fmt: skip
+    yield from _file_system(path)
+    reader = SnapshotReader(found)
+    try:
+        snapshot = reader.read()
+    except (OSError, RegistryError) as error:
+        yield Finding(
+            PROBLEM, f"it cannot be read: {error}", "run this as the workers' user, or remove what is damaged"
+        )
+        return
+    finally:
+        reader.close()
+    yield from contents(snapshot)
+    if path == default_dir():
+        yield from _applications(snapshot)
+
+
+def _applications(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether several applications may record into the default directory: their processes run in different places."""
+    found = set()
+    for owner in snapshot.owners:
+        if owner.namespace in (0, pid_namespace()):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's, or there is no /proc
+                found.add(str(Path(f"/proc/{owner.pid}/cwd").readlink()))
+    if len(found) > 1:
+        shown = ", ".join(sorted(found)[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
+        yield Finding(
+            NOTE, f"processes with {len(found)} working directories record here: {shown}",
+            "if they are of several applications, set JOBMETRICS_APP for the workers and the exporter of each",
+        )  # fmt: skip
+
+
+def _file_system(path: str) -> Iterator[Finding]:
+    mount = mount_of(path)
+    if mount is None:
+        return
+    if mount.kind in _NETWORK:
+        yield Finding(
+            PROBLEM, f"it is on {mount.kind}, a network file system, where mapped files lose updates",
+            "set JOBMETRICS_DIR to a directory under /dev/shm",
+        )  # fmt: skip
+    elif mount.kind in _MEMORY:
+        yield Finding(OK, f"file system: {mount.kind}")
+    else:
+        yield Finding(NOTE, f"file system: {mount.kind}; a directory under /dev/shm spares the disk")
+    if is_private_tmp(mount):
+        yield Finding(
+            PROBLEM, f"{mount.point} is private to this service (PrivateTmp), others see another one",
+            "set JOBMETRICS_DIR to a directory under /dev/shm or /run, for workers and exporter",
+        )  # fmt: skip
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return
+    if room.f_bavail * room.f_frsize < _ROOM:
+        yield Finding(
+            PROBLEM, f"only {room.f_bavail * room.f_frsize // 1024} KiB are free there",
+            "make room; in a container give /dev/shm more (docker run --shm-size)",
+        )  # fmt: skip
+
+
+def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
+    """Slots, series, what was lost, and clocks."""
+    slots = f"{snapshot.live} live slots, {snapshot.free} free"
+    if snapshot.damaged:
+        yield Finding(
+            PROBLEM, f"{slots}, {snapshot.damaged} damaged",
+            "the exporter's log tells which; stop the workers and run jobmetrics prune to begin anew",
+        )  # fmt: skip
+    elif not snapshot.live:
+        yield Finding(
+            PROBLEM, f"{slots}: no living process records here",
+            "start a worker with jobmetrics turned on, and see its log for lines of jobmetrics",
+        )  # fmt: skip
+    else:
+        yield Finding(OK, slots)
+    if snapshot.limit and snapshot.series >= _NEARLY * snapshot.limit:
+        yield Finding(
+            PROBLEM, f"{snapshot.series} of {snapshot.limit} series are used",
+            "find the label that takes too many values, or raise max_series and prune",
+        )  # fmt: skip
+    elif snapshot.limit:
+        yield Finding(OK, f"{snapshot.series} of {snapshot.limit} series")
+    lost = {DROPPED_SERIES.name: "series beyond the limit", DROPPED_UPDATES.name: "updates that were not recorded"}
+    lost[INTERNAL_ERRORS.name] = "errors inside jobmetrics"
+    for family, samples in snapshot.families:
+        count = sum(sample.value for sample in samples)
+        if family.name in lost and count:
+            yield Finding(PROBLEM, f"{count:.0f} {lost[family.name]}", "the workers' logs tell more")
+    if snapshot.superseded:
+        yield Finding(
+            NOTE, f"{snapshot.superseded} series are not shown: a newer declaration has other labels or buckets",
+            "a deploy ends it; if several applications record here, set JOBMETRICS_APP for each",
+        )  # fmt: skip
+    yield from _of_systems(snapshot)
+    now = time.time() if now is None else now
+    ahead = max((active.oldest - now for active in snapshot.active if active.oldest is not None), default=0.0)
+    if ahead > AHEAD:
+        yield Finding(PROBLEM, f"a job started {ahead:.0f} s in the future: the clock was set back", "run NTP")
+    if snapshot.ahead:
+        yield Finding(
+            PROBLEM, f"{snapshot.ahead} series have timestamps in the future and are not shown: the clock was set back",
+            "run NTP; the next success of each job type shows it again",
+        )  # fmt: skip
+    foreign = sum(owner.namespace not in (0, pid_namespace()) for owner in snapshot.owners)
+    if foreign:
+        yield Finding(NOTE, f"{foreign} slots belong to another pid namespace: the memory of those is not shown")
+
+
+def _of_systems(snapshot: Snapshot) -> Iterator[Finding]:
+    """What the job systems' own checks find."""
+    by_name = {family.name: samples for family, samples in snapshot.families}
+
+    def recorded(family: Family) -> dict[tuple[str, ...], float]:
+        samples = by_name.get(family.name, ())
+        return {each.values: sum(each.buckets) if family.buckets else each.value for each in samples}
+
+    for system in find_systems().systems:
+        if system.checks is None:
+            continue
+        try:
+            yield from list(system.checks(recorded))
+        except Exception as error:  # noqa: BLE001 - another package's code; its message may hold a secret
+            yield Finding(PROBLEM, f"the checks of {system.name} failed: {type(error).__name__}", "update its package")
+
+
+def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
+    """Whether the brokers answer."""
+    for state in states:
+        name = f"{state.name} broker {state.broker}"
+        if state.up:
+            yield Finding(OK, f"{name} answers")
+        else:
+            yield Finding(PROBLEM, f"{name}: {state.error or 'no answer in time'}", "check address, password, network")
+
+
+def exposition(text: bytes, settings: Settings) -> Iterator[Finding]:
+    """Whether metrics are left out of what the exporter shows. text: the exposition."""
+    name = f"{settings.namespace}_{INVALID_FAMILIES.name}" if settings.namespace else INVALID_FAMILIES.name
+    families = text_string_to_metric_families(text.decode())
+    count = sum(sample.value for family in families if family.name == name for sample in family.samples)
+    if count:
+        what = "1 metric cannot be shown and is" if count == 1 else f"{count:.0f} metrics cannot be shown and are"
+        yield Finding(
+            PROBLEM, f"{what} left out", "the log of the exporter or of jobmetrics dump names each with its reason"
+        )
+
+
+def exporter(settings: Settings) -> Iterator[Finding]:
+    """Whether an exporter answers at the settings' address, alone or mounted, and reads this directory."""
+    host, _, port = settings.listen.rpartition(":")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - read only
+    url = f"http://{host}:{port}/"
+    code = 0
+    try:
+        _, page = _get(url)
+    except urllib.error.HTTPError as error:
+        error.close()
+        code, page = error.code, ""
+    except ConnectionError:
+        yield Finding(NOTE, f"what answers at {url} may speak TLS: not looked at")
+        return
+    except (OSError, ValueError):
+        yield Finding(
+            PROBLEM, f"no exporter answers at {url}", "start jobmetrics exporter, or name its address with --listen"
+        )
+        return
+    if "<title>jobmetrics</title>" in page:
+        yield _same_directory(f"<code>{html.escape(settings.dir)}</code>" in page, url, settings)
+        return
+    read = _mounted(f"{url}metrics")
+    if read is not None:
+        yield _same_directory(read == fingerprint(settings.dir), f"{url}metrics", settings)
+    elif code:
+        wanted = "a password" if code == 401 else f"something else (HTTP {code})"
+        yield Finding(NOTE, f"what answers at {url} wants {wanted}: not looked at")
+    else:
+        yield Finding(
+            PROBLEM, f"what answers at {url} is not an exporter, and has none at /metrics",
+            "start jobmetrics exporter, or name its address with --listen",
+        )  # fmt: skip
+
+
+def _same_directory(same: bool, url: str, settings: Settings) -> Finding:
+    if same:
+        return Finding(OK, f"the exporter at {url} reads this directory")
+    return Finding(PROBLEM, f"what answers at {url} does not read {settings.dir}", "give both the same JOBMETRICS_DIR")
+
+
+def _mounted(url: str) -> str | None:
+    """The fingerprint of the directory that the metrics at a URL are read from; None when they are not ours."""
+    try:
+        headers, _ = _get(url)
+    except (OSError, ValueError):  # an HTTPError too
+        return None
+    return headers.get(DIRECTORY_HEADER)
+
+
+def _get(url: str) -> tuple[Message, str]:
+    """The headers and the start of what a URL answers, asked for without any proxy."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=_ANSWER_SECONDS) as answer:
+        return answer.headers, answer.read(100_000).decode("utf-8", "replace")
+
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount. root: what of the file system is mounted here; kind: as mount(8) calls it."""
+
+    root: str
+    point: str
+    kind: str
+
+
+def mount_of(path: str, mounts: Path = _MOUNTS) -> Mount | None:
+    """The mount a path is on, None where the system does not tell. Source: proc_pid_mountinfo(5)."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    real = os.path.realpath(path)
+    found = None
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = fields[4].replace("\\040", " ")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and (found is None or len(point) >= len(found.point)):
+            found = Mount(fields[3], point, after.split()[0])
+    return found
+
+
+def is_private_tmp(mount: Mount) -> bool:
+    """Whether this is the /tmp that systemd gives one service alone (PrivateTmp=, systemd.exec(5))."""
+    return mount.point in {"/tmp", "/var/tmp"} and "systemd-private-" in mount.root  # noqa: S108 - read only

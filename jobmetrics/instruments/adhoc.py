@@ -1,0 +1,145 @@
+"""Metrics without a definition of their own: declared on first use, from any process, and never an error in a job.
+
+Label names and the kind of metric are what the first use in a process says; a use that contradicts it is counted,
+logged and not recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jobmetrics import families
+from jobmetrics.errors import InstrumentError
+from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
+from jobmetrics.guard import guarded
+from jobmetrics.instruments.blocks import TimedBlock
+from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
+from jobmetrics.instruments.definition import Labelled, declare, declared, define, defined, label_value
+from jobmetrics.registry.write import current
+from jobmetrics.settings import DEFAULT_BUCKETS
+
+_HELP = "Recorded without a definition."
+_known: dict[tuple[str, str, str, tuple[str, ...]], Labelled[Any]] = {}
+
+
+@guarded("increment")
+def increment(name: str, amount: float = 1.0, /, **labels: object) -> None:
+    """Add to the counter of this name, which gets the suffix _total if it has none."""
+    _series(COUNTER, name, labels).inc(amount)
+
+
+@guarded("set_gauge")
+def set_gauge(name: str, value: float, /, **labels: object) -> None:
+    """Set the gauge of this name; of several processes' values the one set last is shown."""
+    _series(GAUGE, name, labels).set(value)
+
+
+@guarded("observe")
+def observe(name: str, value: float, /, **labels: object) -> None:
+    """Count a value in the histogram of this name; its buckets are the settings' or the default ones."""
+    _series(HISTOGRAM, name, labels).observe(value)
+
+
+class duration(TimedBlock[float]):  # noqa: N801 - it is used as a function is
+    """Observe the seconds a block took, however it ended: a context manager and a decorator, sync and async.
+
+    The histogram's name gets the suffix _seconds if it has none. Works in a job and anywhere else. Make a new one
+    for each block; as a decorator one serves all calls.
+    """
+
+    __slots__ = ("_labels", "_name")
+
+    def __init__(self, name: str, /, **labels: object) -> None:
+        super().__init__()
+        self._name = name
+        self._labels = labels
+
+    def begin(self) -> float:
+        return time.perf_counter()
+
+    @guarded("duration")
+    def end(self, begun: float) -> None:
+        seconds = time.perf_counter() - begun
+        _series(HISTOGRAM, self._name, self._labels, "seconds").observe(seconds)
+
+
+def _series(type_: str, name: str, labels: dict[str, object], unit: str = "") -> Any:
+    """The bound series.
+
+    Raises:
+        InstrumentError: when name or labels are not allowed, or not those of the first use.
+    """
+    key = (type_, name, unit, tuple(labels))
+    metric = _known.get(key)
+    if metric is None:
+        metric = _metric(type_, name, tuple(labels), unit)
+        _known[key] = metric
+    bound = metric.at(tuple(label_value(labels[label]) for label in metric.family.labels))
+    bound.writer.look()
+    return bound
+
+
+def _metric(type_: str, name: str, labels: tuple[str, ...], unit: str) -> Labelled[Any]:
+    if not isinstance(name, str):
+        raise InstrumentError(f"{name!r} is not a valid metric name: it takes a string")
+    most = current.writer().max_series
+    if len(_known) >= most:
+        raise InstrumentError(f"{name!r} is one metric too many: max_series is {most}")
+    mode = families.MOST_RECENT if type_ == GAUGE else families.SUM
+    family = define(type_, name, _HELP, labels, unit=unit, mode=mode, buckets=DEFAULT_BUCKETS)
+    before = declared(family.name)
+    if before is not None and before[:2] == family[:2] and set(before.labels) == set(labels):
+        family = before  # defined in code, or with its labels in another order
+    else:
+        declare(family)
+    in_code = defined(family.name)
+    # One that was declared in another registry, as tests have, may be another metric by the same name.
+    if in_code is None or in_code.family.type != type_ or set(in_code.family.labels) != set(labels):
+        return Labelled(_bound_class(family), family)
+    return in_code
+
+
+def _bound_class(family: Family) -> Any:
+    if family.type == GAUGE:
+        return BoundSumGauge if family.mode == families.SUM else BoundGauge
+    return BoundCounter if family.type == COUNTER else BoundHistogram
+
+
+class Batch:
+    """Several updates that are applied together, at the end of a block; none of them if it raises.
+
+    with Batch() as batch:
+        batch.inc(ROWS.labels("a"), 3)
+        batch.observe(SIZE.labels("a"), 12.5)
+    """
+
+    def __init__(self) -> None:
+        self._updates: list[tuple[Callable[[float], None], float]] = []
+
+    def inc(self, series: BoundCounter | BoundGauge, amount: float = 1.0) -> None:
+        """Add to a counter or gauge."""
+        self._updates.append((series.inc, amount))
+
+    def set(self, series: BoundGauge, value: float) -> None:
+        """Set a gauge."""
+        self._updates.append((series.set, value))
+
+    def observe(self, series: BoundHistogram, amount: float) -> None:
+        """Count a value in a histogram."""
+        self._updates.append((series.observe, amount))
+
+    def apply(self) -> None:
+        """Apply what was collected, in order."""
+        updates, self._updates = self._updates, []
+        for update, value in updates:
+            update(value)
+
+    def __enter__(self) -> Batch:  # noqa: PYI034 - Self is not in the standard library of Python 3.10
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.apply()
+        self._updates = []

@@ -1,0 +1,214 @@
+"""What may be defined: names, labels and buckets after Prometheus's rules, once a process."""
+
+from __future__ import annotations
+
+import functools
+import re
+import weakref
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from jobmetrics import families, settings
+from jobmetrics.errors import InstrumentError, SettingsError
+from jobmetrics.families import COUNTER, HISTOGRAM, Family
+from jobmetrics.registry.cells import UNBOUND, BoundSeries
+from jobmetrics.registry.write import current
+from jobmetrics.registry.write.writer import Writer
+from jobmetrics.settings import Settings
+
+MAX_DOCUMENTATION = 1024  # characters; what is longer is cut
+# Texts: re compiles and keeps them when the first metric of a user's own is defined, if there is one.
+_NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z"
+_LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
+GAUGE_MODES = {
+    "livesum": families.LIVE_SUM,
+    "sum": families.SUM,
+    "max": families.MAX,
+    "min": families.MIN,
+    "mostrecent": families.MOST_RECENT,
+}
+
+
+_declared: dict[str, Family] = {}  # by every name that a family takes in the exposition
+
+
+def declare(family: Family) -> None:
+    """Refuse a second, different definition within this process, and names that another metric's samples have.
+
+    Raises:
+        InstrumentError: one line that names both and the way out.
+    """
+    for name in family.exposed_names:
+        known = _declared.setdefault(name, family)
+        if known.name != family.name:
+            raise InstrumentError(
+                f"{family.name} and {known.name} would both be shown as {name}: "
+                f"take another name for one of them, or namespace='myapp'"
+            )
+        if known._replace(help=family.help) != family:
+            raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
+
+
+def declared(name: str) -> Family | None:
+    """What this process defined under this name, if anything."""
+    return _declared.get(name)
+
+
+def define(
+    type_: str,
+    name: object,
+    documentation: str,
+    labels: tuple[str, ...],
+    namespace: str = "",
+    subsystem: str = "",
+    unit: str = "",
+    *,
+    mode: str = families.SUM,
+    buckets: Sequence[float] = (),
+) -> Family:
+    """A user's family, checked after Prometheus's rules.
+
+    Raises:
+        InstrumentError: one line that names what is wrong and what is allowed.
+    """
+    full = "_".join(filter(None, (namespace, subsystem, name))) if isinstance(name, str) else ""
+    base = full[: -len("_total")] if type_ == COUNTER and full.endswith("_total") else full
+    if not name or not base:
+        raise InstrumentError(
+            f"{name!r} is not a valid metric name: it takes a string that is not empty, such as orders"
+        )
+    if unit and not base.endswith("_" + unit):
+        base = f"{base}_{unit}"
+    full = base + "_total" if type_ == COUNTER else base
+    limits = _limits()
+    if not re.match(_NAME, full) or len(full) > limits.max_name_length:
+        most = f"at most {limits.max_name_length} characters"
+        raise InstrumentError(f"{full!r} is not a valid metric name: letters, digits, _ and :, {most}")
+    _check_labels(full, type_, labels, limits)
+    bounds: tuple[float, ...] = ()
+    if type_ == HISTOGRAM:
+        try:
+            bounds = settings.parse("buckets", {full: tuple(map(_bound, buckets))}, shown_as="buckets")[full]
+        except SettingsError as error:
+            raise InstrumentError(str(error)) from None
+    help_text = str(documentation)[:MAX_DOCUMENTATION]
+    family = Family(full, type_, help_text, labels, mode, bounds, families.RECORDED, unit)
+    _check_own_names(family)
+    return family
+
+
+def _bound(value: object) -> object:
+    """A bucket's bound as a plain float, so that numpy's numbers are taken; anything else as it is, to be refused."""
+    try:
+        return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # what has no float raises
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+@functools.cache
+def _own_names() -> dict[str, str]:
+    """The metrics of jobmetrics itself, by every name that each takes in the exposition."""
+    return {name: own.name for own in families.BUILT_IN for name in own.exposed_names}
+
+
+def _check_own_names(family: Family) -> None:
+    for name in family.exposed_names:
+        own = _own_names().get(name)
+        if own is not None:
+            raise InstrumentError(
+                f"{family.name!r} is not allowed: {name} is a metric of jobmetrics itself, or a sample of {own}; "
+                f"take another name, or namespace='myapp'"
+            )
+
+
+def _limits() -> Settings:
+    """The settings in force or, while none are, those that the environment would give; nothing is put in force.
+
+    A bad environment is reported where recording begins, not where a metric is defined.
+    """
+    return settings.peek() or settings.read()[0]
+
+
+def _check_labels(name: str, type_: str, labels: tuple[str, ...], limits: Settings) -> None:
+    if len(labels) > limits.max_labels or len(set(labels)) != len(labels):
+        raise InstrumentError(f"{name} takes at most {limits.max_labels} labels, each once")
+    for label in labels:
+        if not re.match(_LABEL_NAME, label) or label.startswith("__") or len(label) > limits.max_label_name_length:
+            most = f"at most {limits.max_label_name_length} characters"
+            raise InstrumentError(
+                f"{label!r} is no label name for {name}: letters, digits and _, {most}, not starting with __"
+            )
+        if label == "le" and type_ == HISTOGRAM:
+            raise InstrumentError(f"{name} may not have the label 'le': a histogram has its own")
+
+
+Bound = TypeVar("Bound", bound=BoundSeries)
+
+
+def label_value(value: object) -> str:
+    """A label value as text, cut to what a label may hold by the settings in force."""
+    text = value if type(value) is str else str(value)
+    limit = (settings.peek() or settings.Settings).max_label_value_length
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+# Families that record into the directory of the settings in force, whichever that was at a series' first use.
+_of_settings: weakref.WeakSet[Labelled[Any]] = weakref.WeakSet()
+
+
+class Labelled(Generic[Bound]):
+    """A family with its bound series by label values, as one process records them."""
+
+    def __init__(self, bound: type[Bound], family: Family, writer: Writer | None = None) -> None:
+        self._bound = bound
+        self.family = family
+        self._writer = writer
+        self._children: dict[tuple[str, ...], Bound] = {}
+        self._misses = 0  # series asked for since all were looked through in vain
+        if writer is None:
+            _of_settings.add(self)
+
+    def at(self, values: tuple[str, ...]) -> Bound:
+        """The series with these label values, in the family's order; they are texts already.
+
+        Series beyond the directory's cap are not kept, so that memory stays flat.
+        """
+        child = self._children.get(values)
+        if child is not None and not child.dropped:
+            return child
+        return self._new(values)
+
+    def _new(self, values: tuple[str, ...]) -> Bound:
+        writer = self._writer or current.writer()
+        if self.family.type == HISTOGRAM and not self._children:
+            bounds = settings.buckets_for(self.family.name, writer.buckets) or self.family.buckets
+            self.family = self.family._replace(buckets=bounds)
+        child = self._bound(writer, self.family, values)
+        if len(self._children) >= writer.max_series:
+            self._drop_overflowing()
+        if len(self._children) < writer.max_series:
+            self._children[values] = child
+        return child
+
+    def _drop_overflowing(self) -> None:
+        """Make room; what was looked through in vain is not looked through again before as many were asked for."""
+        if 0 < self._misses < len(self._children):
+            self._misses += 1
+            return
+        before = len(self._children)
+        for values, child in self._children.copy().items():  # in one step: other threads add series meanwhile
+            if child.dropped:
+                self._children.pop(values, None)
+        self._misses = int(len(self._children) == before)
+
+
+def defined(name: str) -> Labelled[Any] | None:
+    """The family of this name that the code has defined and still holds, if any."""
+    return next((labelled for labelled in list(_of_settings) if labelled.family.name == name), None)
+
+
+def follow(writer: Writer) -> None:
+    """Let every series record through another writer from now on, also those that somebody holds: for tests."""
+    for labelled in list(_of_settings):
+        for child in labelled._children.values():
+            child.writer, child.where, child.dropped = writer, UNBOUND, False

@@ -1,0 +1,267 @@
+"""Counter, Gauge and Histogram, with the arguments and methods of prometheus_client's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from jobmetrics import families, guard, settings
+from jobmetrics.errors import InstrumentError
+from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
+from jobmetrics.guard import guarded
+from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
+from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge, nowhere
+from jobmetrics.instruments.definition import GAUGE_MODES, Bound, Labelled, declare, define, label_value
+from jobmetrics.registry.write import current, zeros
+
+
+class _Metric(Labelled[Bound]):
+    """What the three public classes share: definition, validation and labels."""
+
+    _type: str
+    _bound_class: type[Bound]
+
+    def _define(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str],
+        namespace: str,
+        subsystem: str,
+        unit: str,
+        mode: str = families.SUM,
+        buckets: Sequence[float] = (),
+    ) -> None:
+        family = define(
+            self._type,
+            name,
+            documentation,
+            tuple(labelnames),
+            namespace,
+            subsystem,
+            unit,
+            mode=mode,
+            buckets=buckets,
+        )
+        declare(family)
+        super().__init__(self._bound_class, family)
+        if not family.labels:
+            zeros.define(self)
+            current.show_zeros()
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> Bound:
+        """The series with these label values, by position or by name.
+
+        What are not the family's labels is counted and logged, never raised into a job, and the series returned
+        records nothing; with `propagate_errors` on it raises InstrumentError, which is a ValueError.
+        """
+        if not labelkwargs and self.family.labels:
+            try:
+                known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
+                if not known.dropped:
+                    writer = known.writer
+                    if writer.clock() >= writer.check_at:  # as look() does: most calls are spared
+                        writer.look()
+                    return known
+            except (KeyError, TypeError):
+                pass
+        try:
+            bound = self.at(self._values(labelvalues, labelkwargs))
+            bound.writer.look()
+            return bound
+        except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
+            return self._instead(error)
+
+    def _new(self, values: tuple[str, ...]) -> Bound:
+        child = super()._new(values)
+        if values:
+            zeros.ask(child)
+            child.writer.show_zeros()
+        return child
+
+    @guarded("remove")
+    def remove(self, *labelvalues: object) -> None:
+        """Remove the series with these label values from what is shown, until it is asked for or recorded again.
+
+        What other processes have in it stays shown. Label values that are not the family's are counted as an error;
+        a series that this process does not have is left alone.
+        """
+        self._remove(self._values(labelvalues, {}))
+
+    @guarded("remove")
+    def remove_by_labels(self, labels: Mapping[str, object]) -> None:
+        """Remove all series that have these label values, as `remove` does; none if there are no labels."""
+        names = self.family.labels
+        if not set(labels) <= set(names):
+            raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labels)}")
+        wanted = {names.index(name): label_value(value) for name, value in labels.items()}
+        if wanted:
+            for values in self._children.copy():
+                if all(values[i] == value for i, value in wanted.items()):
+                    self._remove(values)
+
+    @guarded("remove")
+    def clear(self) -> None:
+        """Remove all series that this process has, as `remove` does. A metric without labels stays as it is."""
+        if self.family.labels:
+            for values in self._children.copy():
+                self._remove(values)
+
+    def _remove(self, values: tuple[str, ...]) -> None:
+        child = self._children.pop(values, None)
+        if child is not None and child.writer.slot is not None:
+            child.writer.erase(child, hide=True)
+
+    def _values(self, labelvalues: tuple[object, ...], labelkwargs: dict[str, object]) -> tuple[str, ...]:
+        names = self.family.labels
+        if labelkwargs:
+            if labelvalues or sorted(labelkwargs) != sorted(names):
+                raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labelkwargs)}")
+            return tuple(label_value(labelkwargs[name]) for name in names)
+        if len(labelvalues) != len(names) or not names:
+            raise InstrumentError(f"{self.family.name} has {len(names)} labels, {len(labelvalues)} were given")
+        return tuple(map(label_value, labelvalues))
+
+    def _only(self) -> Bound:
+        bound = self._children.get(())
+        if bound is None or bound.dropped:
+            if self.family.labels:
+                why = InstrumentError(f"{self.family.name} is missing label values: call labels() first")
+                return self._instead(why)
+            bound = self._new(())
+        writer = bound.writer
+        if writer.clock() >= writer.check_at:  # as look() does: most calls are spared
+            writer.look()
+        return bound
+
+    def _instead(self, error: Exception) -> Bound:
+        """After a misuse: a series that records nothing."""
+        guard.note("labels", error)
+        instead: Bound = nowhere(self._bound(current.writer(), self.family, ()))
+        return instead
+
+
+class Counter(_Metric[BoundCounter]):
+    """A number that only goes up. The name gets the suffix _total if it has none.
+
+    `registry` and exemplars are accepted for prometheus_client's sake and ignored.
+    """
+
+    _type = COUNTER
+    _bound_class = BoundCounter
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: object = None,
+    ) -> None:
+        self._define(name, documentation, labelnames, namespace, subsystem, unit)
+
+    def inc(self, amount: float = 1.0, exemplar: object = None) -> None:
+        """Add a number that is not negative."""
+        self._only().inc(amount)
+
+    def reset(self) -> None:
+        """Begin at 0 again, which Prometheus takes for a restart; other processes' parts stay."""
+        self._only().reset()
+
+    def count_exceptions(
+        self, exception: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    ) -> ExceptionCounter:
+        """Count the exceptions that leave a block or a decorated function."""
+        return self._only().count_exceptions(exception)
+
+
+class Gauge(_Metric[BoundGauge]):
+    """A number that goes up and down.
+
+    multiprocess_mode: how processes' values merge: 'livesum' (default), 'sum', 'max', 'min', 'mostrecent'.
+    Modes that put a pid into a label ('all', 'liveall') are refused: a pid a label would grow without end.
+    """
+
+    _type = GAUGE
+    _bound_class = BoundGauge
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: object = None,
+        multiprocess_mode: str = "livesum",
+    ) -> None:
+        mode = GAUGE_MODES.get(multiprocess_mode)
+        if mode is None:
+            raise InstrumentError(
+                f"multiprocess_mode={multiprocess_mode!r} is not allowed for {name}; it takes {', '.join(GAUGE_MODES)}"
+            )
+        if mode == families.SUM:
+            self._bound_class = BoundSumGauge
+        self._define(name, documentation, labelnames, namespace, subsystem, unit, mode=mode)
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add to it."""
+        self._only().inc(amount)
+
+    def dec(self, amount: float = 1.0) -> None:
+        """Take away from it."""
+        self._only().dec(amount)
+
+    def set(self, value: float) -> None:
+        """Set it."""
+        self._only().set(value)
+
+    def set_to_current_time(self) -> None:
+        """Set it to the seconds since the epoch."""
+        self._only().set_to_current_time()
+
+    def track_inprogress(self) -> InProgress:
+        """Count a block or a decorated function while it runs."""
+        return self._only().track_inprogress()
+
+    def time(self) -> Timer:
+        """Set it to the seconds a block or a decorated function took; the timer's `labels` says which series."""
+        return Timer(self, "set")
+
+
+class Histogram(_Metric[BoundHistogram]):
+    """Counts values by size. buckets: upper bounds in the metric's unit, +Inf may be left out."""
+
+    _type = HISTOGRAM
+    _bound_class = BoundHistogram
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: object = None,
+        buckets: Iterable[float] | None = None,
+    ) -> None:
+        self._define(
+            name,
+            documentation,
+            labelnames,
+            namespace,
+            subsystem,
+            unit,
+            buckets=settings.DEFAULT_BUCKETS if buckets is None else tuple(buckets),
+        )
+
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        """Count a value."""
+        self._only().observe(amount)
+
+    def time(self) -> Timer:
+        """Observe the seconds a block or a decorated function took; the timer's `labels` says which series."""
+        return Timer(self, "observe")

@@ -1,0 +1,443 @@
+"""From events to instruments: the one place that knows which event counts as what.
+
+Metrics are counted in the process that learns how an execution ended, each execution once: a process that
+speaks for another one asks the journals first.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from math import inf
+from threading import get_ident
+
+from jobmetrics import families as f
+from jobmetrics import guard, job_context
+from jobmetrics.events import FAILURE, RETRY, SUCCESS, Ended, Job, Lost, Published, Started, Withdrawn
+from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, label_value
+from jobmetrics.instruments.bound import has_gil
+from jobmetrics.job_context import Execution
+from jobmetrics.registry.cells import AHEAD, BoundSeries
+from jobmetrics.registry.journal import Entry
+from jobmetrics.registry.layout import execution_hash
+from jobmetrics.registry.write import current, fork_hooks
+from jobmetrics.registry.write.writer import Writer
+from jobmetrics.settings import Settings, making, peek
+
+logger = logging.getLogger("jobmetrics")
+
+UNKNOWN_ERROR = "unknown"
+MAX_TOLD = 1_000  # lost processes that are remembered, so that none is counted twice
+FLUSH_INTERVAL = 1.0  # seconds between two looks at what was dropped or kept from jobs
+
+_ONE_STEP = has_gil()  # whether an update needs no lock
+
+
+class ErrorType(str):
+    """What the error_type label shows, found before: by another process's recorder."""
+
+    __slots__ = ()
+
+
+class JobSeries:
+    """The series of one job's common labels, found once: most jobs come again."""
+
+    __slots__ = (
+        "_bounds", "_sum", "active", "cpu", "duration", "ignored", "job", "labels", "last_success", "recorder",
+        "success", "target", "wait",
+    )  # fmt: skip
+
+    def __init__(self, recorder: Recorder, job: Job) -> None:
+        self.recorder = recorder
+        self.job = job
+        self.ignored = recorder.ignores(job.job_type)
+        labels = (job.system, label_value(job.job_type), label_value(job.queue_name))
+        self.labels = labels
+        self.active = recorder.active.at(labels)
+        self.duration = recorder.duration.at(labels)
+        self.wait = recorder.wait.at(labels)
+        self.cpu = recorder.cpu.at(labels)
+        self.success = recorder.jobs.at((*labels, SUCCESS))
+        self.last_success = recorder.last_success.at(labels)
+        self.target = job_context.of(job.job_type)
+        self._bounds = self.duration.family.buckets
+        self._sum = self.duration.family.width - 1
+
+    def succeeded(self, seconds: float, cpu: float | None, at: float) -> None:
+        """Count a success: its run time and processor time (None when unknown) in seconds, its end since the epoch."""
+        self.duration.observe(seconds)
+        if cpu is not None:
+            self.cpu.inc(cpu)
+        self.success.inc()
+        self.last_success.set(at)
+
+    def succeeded_at_once(self, seconds: float, cpu: float, at: float) -> bool:
+        """The four updates of `succeeded`, with which most executions end, as one; False if nothing was written.
+
+        Their cells are in one row but for a process's first job. All are looked at before the first is written.
+        """
+        row, duration = self.duration.where
+        row_of_cpu, used = self.cpu.where
+        row_of_success, success = self.success.where
+        row_of_last, last = self.last_success.where
+        if not (row is row_of_cpu and row is row_of_success and row is row_of_last):
+            return False
+        cells, total = row.cells, duration + self._sum
+        try:
+            cells[total], cells[used], cells[success], cells[last + 1]  # or an IndexError
+        except IndexError:
+            return False
+        cells[total] += seconds
+        cells[duration + bisect_left(self._bounds, seconds)] += 1.0
+        cells[used] += cpu
+        cells[success] += 1.0
+        if at > cells[last + 1] or cells[last] == 0.0 or cells[last + 1] > at + AHEAD:  # as raise_to, one call less
+            cells[last + 1] = at
+            cells[last] = 1.0
+        return True
+
+
+def _has_greenlets() -> bool:
+    """Whether gevent or eventlet has made threads of this process into greenlets."""
+    return threading.local.__module__ != "_thread"
+
+
+class Recorder:
+    """Records events into a writer's cells.
+
+    wall: epoch seconds; clock: seconds that never go back, for durations; process_cpu, thread_cpu: processor
+    seconds of this process and of the calling thread.
+
+    Processor time of an execution is its process's where a job system runs one job at a time in a process's main
+    thread (helper threads and all), its thread's anywhere else (pools of threads, plain functions). Among
+    greenlets nobody can tell whose it was, and none is recorded.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        settings: Settings,
+        *,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.perf_counter,
+        process_cpu: Callable[[], float] = time.process_time,
+        thread_cpu: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self.writer = writer
+        self._ignore = settings.ignore
+        self._error_types = settings.error_types
+        self._wall = wall
+        self.clock = clock
+        self._process_cpu = process_cpu
+        self.thread_cpu = thread_cpu
+        self._greenlets = _has_greenlets()
+        self.jobs = Labelled(BoundCounter, f.JOBS, writer)
+        self.duration = Labelled(BoundHistogram, f.JOBS_DURATION, writer)
+        self.wait = Labelled(BoundHistogram, f.JOBS_QUEUE_WAIT, writer)
+        self.last_success = Labelled(BoundGauge, f.JOBS_LAST_SUCCESS, writer)
+        self.active = Labelled(BoundSeries, f.JOBS_ACTIVE, writer)
+        self.cpu = Labelled(BoundCounter, f.JOBS_CPU, writer)
+        self._within_target = Labelled(BoundCounter, f.JOBS_WITHIN_TARGET, writer)
+        self._target_duration = Labelled(BoundGauge, f.JOBS_TARGET_DURATION, writer)
+        self._stage_duration = Labelled(BoundHistogram, f.JOBS_STAGE_DURATION, writer)
+        self._items = Labelled(BoundCounter, f.JOBS_ITEMS_PROCESSED, writer)
+        self._withdrawn = Labelled(BoundCounter, f.JOBS_WITHDRAWN, writer)
+        self._duration_unknown = Labelled(BoundCounter, f.JOBS_DURATION_UNKNOWN, writer)
+        self._failures = Labelled(BoundCounter, f.JOBS_FAILURES, writer)
+        self._retries = Labelled(BoundCounter, f.JOBS_RETRIES, writer)
+        self._published = Labelled(BoundCounter, f.JOBS_PUBLISHED, writer)
+        self._processes_lost = Labelled(BoundCounter, f.JOBS_WORKER_PROCESSES_LOST, writer)
+        self._dropped_updates = Labelled(BoundCounter, f.DROPPED_UPDATES, writer)
+        self._dropped_series = Labelled(BoundCounter, f.DROPPED_SERIES, writer)
+        self._internal_errors = Labelled(BoundCounter, f.INTERNAL_ERRORS, writer)
+        self._told_processes: set[tuple[str, float]] = set()  # of the executions after which they died
+        self._jobs: dict[tuple[str, str, str], JobSeries] = {}
+        self._flush_at = 0.0
+
+    # ---------------------------------------------------------------- this process runs the job
+
+    def started(self, event: Started) -> Execution | None:
+        """An execution starts here. Returns what `ended` wants; None for a job type that is ignored."""
+        job = self.series_of(event.job)
+        return None if job.ignored else self.start(job, event.execution_id, event.ready_at)
+
+    def start(self, job: JobSeries, execution_id: str, ready_at: float | None) -> Execution:
+        """As `started`, without an event, for a job that is not ignored."""
+        execution = self.begin(job, execution_id, execution_hash(job.job.system, execution_id), ready_at)
+        if not self._greenlets:
+            in_main = get_ident() == fork_hooks.main_thread
+            execution.cpu_clock = clock = self._process_cpu if in_main else self.thread_cpu
+            execution.cpu = -clock()
+        return execution
+
+    def begin(
+        self, job: JobSeries, execution_id: str | int, execution: int, ready_at: float | None = None
+    ) -> Execution:
+        """An execution of a job that is not ignored starts here; its processor time is the caller's to count.
+
+        execution: 64 bits that stand for it; ready_at: as in `Started`.
+        """
+        writer = self.writer
+        writer.tick()
+        at, start = self._wall(), self.clock()
+        if start >= self._flush_at:
+            self._flush(start)
+        entry = writer.begin(job.active, execution, at)
+        if ready_at is not None:
+            job.wait.observe(max(0.0, at - ready_at))  # clocks of two hosts may disagree
+        begun = Execution(job, execution_id, at, start, entry, fork_hooks.count)
+        if self._greenlets:
+            begun.cpu = None
+        if job.target is not None:
+            self.set_target(begun, job.target)
+        return begun
+
+    def ended(self, execution: Execution, event: Ended) -> None:
+        """An execution of this process ended; the second end of one is not counted."""
+        self.end(execution, event.status, event.error, event.cpu_seconds)
+
+    def end(
+        self,
+        execution: Execution,
+        status: str,
+        error: BaseException | str | None = None,
+        cpu_seconds: float | None = None,
+    ) -> None:
+        """As `ended`, without an event."""
+        if execution.ended:
+            return
+        execution.ended = True
+        if execution.forks != fork_hooks.count:
+            return  # a forked child's copy: nobody runs in it any more
+        job: JobSeries = execution.series
+        at, cpu = self._wall(), execution.cpu
+        duration = self.clock() - execution.clock_start
+        if cpu_seconds is not None:
+            cpu = cpu_seconds
+        elif cpu is not None and execution.cpu_clock is not None:
+            cpu += execution.cpu_clock()
+        if execution.entry is not None:
+            journal, entry = execution.entry
+            journal.end(entry, at)
+        if status == SUCCESS:
+            if not (_ONE_STEP and cpu is not None and 0.0 <= cpu < inf and job.succeeded_at_once(duration, cpu, at)):
+                job.succeeded(duration, cpu, at)
+            if execution.target is not None and duration <= execution.target:
+                self._within_target.at(job.labels).inc()
+        else:
+            job.duration.observe(duration)
+            if cpu is not None:
+                job.cpu.inc(cpu)
+            self._count_other_end(job, status, error)
+        self.writer.flush()
+
+    def abandoned(self, execution: Execution) -> None:
+        """An execution left this process without an end known here: somebody else will report it."""
+        execution.ended = True
+
+    # ---------------------------------------------------------------- inside the job
+
+    def set_target(self, execution: Execution, seconds: float) -> None:
+        """Declare the duration within which this execution should succeed."""
+        execution.target = seconds
+        labels = execution.series.labels
+        self._target_duration.at(labels).set(seconds)
+        self._within_target.at(labels).inc(0.0)  # there from the start, so that a ratio is 0 and not absent
+
+    def stage(self, execution: Execution, name: str, seconds: float) -> None:
+        """A named part of an execution took so long."""
+        self.writer.look()
+        self._stage_duration.at((*execution.series.labels, label_value(name))).observe(seconds)
+
+    def items(self, execution: Execution, count: float) -> None:
+        """An execution has done so many more items."""
+        self.writer.look()
+        self._items.at(execution.series.labels).inc(count)
+
+    # ---------------------------------------------------------------- one process speaks for another
+
+    def lost(self, event: Lost) -> bool:
+        """Count the end of an execution whose own process could not, if no journal says that it had ended.
+
+        Returns whether it was counted.
+        """
+        job = self.series_of(event.job)
+        if job.ignored:
+            return False
+        execution = execution_hash(event.job.system, event.execution_id)
+        with self.writer.reporting():
+            entry, known = _unended(self.writer.find_execution(execution))
+            if entry is None and known:
+                return False
+            if entry is not None and entry.running and not event.run_time_known:
+                return False  # called lost while it runs: its own process will count its end
+            now = self._wall()
+            own = self.writer.begin(job.active, execution, entry.start if entry is not None else now)
+            if own is not None:
+                own[0].end(own[1], now)  # whoever hears of it again, finds it here
+        if event.process_died:
+            self._processes_lost.at((event.job.system,)).inc()
+        duration = max(0.0, now - entry.start) if entry is not None and event.run_time_known else None
+        self._count_lost(job, event, duration)
+        return True
+
+    def process_lost(self, job: Job, execution_id: str) -> None:
+        """Count a process that died after it had recorded the end of this execution, which is not counted again.
+
+        One that died before the end is counted by `lost`.
+        """
+        if self.series_of(job).ignored:
+            return
+        entries = self.writer.find_execution(execution_hash(job.system, execution_id))
+        open_entry, known = _unended(entries)
+        if open_entry is not None or not known:
+            return
+        start = entries[0].start  # of the last run: the latest start comes first
+        told = (execution_id, start)
+        if any(entry.lost and entry.start == start for entry in entries) or told in self._told_processes:
+            return
+        if len(self._told_processes) >= MAX_TOLD:
+            self._told_processes.clear()
+        self._told_processes.add(told)
+        self._processes_lost.at((job.system,)).inc()
+
+    def withdrawn(self, event: Withdrawn) -> None:
+        """A job will never start."""
+        job = self.series_of(event.job)
+        if not job.ignored:
+            self._withdrawn.at((*job.labels, event.reason)).inc()
+
+    def published(self, event: Published) -> None:
+        """A job was sent."""
+        self.writer.look()
+        job = self.series_of(event.job)
+        if not job.ignored:
+            self._published.at(job.labels).inc()
+        self._flush_if_due()
+
+    # ---------------------------------------------------------------- counting
+
+    def _count_lost(self, job: JobSeries, event: Lost, duration: float | None) -> None:
+        if duration is None:
+            self._duration_unknown.at(job.labels).inc()
+        else:
+            job.duration.observe(duration)
+        if event.cpu_seconds is not None:
+            job.cpu.inc(event.cpu_seconds)
+        if event.status == SUCCESS:
+            job.success.inc()
+            job.last_success.set(self._wall())
+        else:
+            self._count_other_end(job, event.status, event.error)
+
+    def _count_other_end(self, job: JobSeries, status: str, error: BaseException | str | None) -> None:
+        self.jobs.at((*job.labels, status)).inc()
+        if status == FAILURE:
+            self._failures.at((*job.labels, self.error_type(error))).inc()
+        elif status == RETRY:
+            self._retries.at(job.labels).inc()
+
+    def series_of(self, job: tuple[str, str, str]) -> JobSeries:
+        """The series of a `Job`'s labels, or of a plain tuple of them, which is made in a sixth of the time.
+
+        Bounded, so that hostile job names do not fill the memory.
+        """
+        known = self._jobs.get(job)
+        if known is None:
+            if len(self._jobs) >= self.writer.max_series:
+                self._jobs.clear()
+            known = self._jobs[job] = JobSeries(self, Job._make(job))
+        return known
+
+    def ignores(self, job_type: str) -> bool:
+        return any(fnmatch.fnmatchcase(job_type, pattern) for pattern in self._ignore)
+
+    def error_type(self, error: BaseException | str | None) -> str:
+        """The name the error_type label shows: a user's mapping, else the class's name."""
+        if error is None:
+            return UNKNOWN_ERROR
+        if isinstance(error, ErrorType):
+            return str(error)
+        if isinstance(error, str):
+            return label_value(self._error_types.get(error, error.rpartition(".")[2] or UNKNOWN_ERROR))
+        for cls in type(error).__mro__:
+            name = self._error_types.get(f"{cls.__module__}.{cls.__qualname__}")
+            if name is not None:
+                return label_value(name)
+        return label_value(type(error).__name__)
+
+    def tick(self) -> None:
+        """To be called now and then by a process that runs no jobs: follows the directory, shows what was dropped."""
+        self.writer.tick()
+        self._flush_if_due()
+
+    def show_dropped(self) -> None:
+        """Show now what was dropped, and what was kept from jobs."""
+        self._flush(self.clock())
+
+    def _flush_if_due(self) -> None:
+        now = self.clock()
+        if now >= self._flush_at:
+            self._flush(now)
+
+    def _flush(self, now: float) -> None:
+        """Show what was dropped, and what was kept from jobs, since the last time."""
+        self._flush_at = now + FLUSH_INTERVAL
+        for where, count in guard.take_counts().items():
+            self._internal_errors.at((where,)).inc(count)
+        for labels, count in self.writer.take_dropped_updates().items():
+            self._dropped_updates.at(labels).inc(count)
+        dropped = self.writer.take_dropped_series()
+        if dropped:
+            self._dropped_series.at(()).inc(dropped)
+
+
+def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
+    """The execution among a name's journal entries that has no end yet, and whether there are any entries.
+
+    One execution is one start: a rerun under the same name has another. What a dead owner left comes before
+    what still runs.
+    """
+    ended = {entry.start for entry in entries if not entry.running and not entry.lost}
+    open_ones = [entry for entry in entries if (entry.running or entry.lost) and entry.start not in ended]
+    return next((entry for entry in open_ones if entry.lost), open_ones[0] if open_ones else None), bool(entries)
+
+
+_default: Recorder | None = None
+_made_for: Settings | None = None
+_instead: Recorder | None = None
+
+
+def default() -> Recorder:
+    """This process's recorder, into the directory of the settings in force."""
+    global _default, _made_for
+    if _instead is not None:
+        return _instead
+    if _default is not None and _made_for is peek():
+        return _default
+    writer = current.writer()
+    with making():
+        if _default is None or _default.writer is not writer:
+            _default = Recorder(writer, current.settings_in_force())
+        _made_for = peek()
+    return _default
+
+
+def _show_dropped() -> None:
+    """Show what was dropped in a process that may run no jobs."""
+    found = default()
+    if found.writer is current.writer():
+        found.show_dropped()
+
+
+current.show_dropped = _show_dropped
+
+
+def use(recorder: Recorder | None) -> None:
+    """Record with this recorder, whatever the settings, until it is taken away with None: for tests."""
+    global _instead
+    _instead = recorder

@@ -1,0 +1,312 @@
+"""One slot file, read again and again: its row as it is now, or the last good one while it cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobmetrics.errors import Damaged
+from jobmetrics.families import ERASED, GAUGE, SUM
+from jobmetrics.registry import journal, layout
+from jobmetrics.registry.directory import Directory, slot_name
+from jobmetrics.registry.files import close, is_ready
+from jobmetrics.registry.index import SeriesIndex
+
+Cells = NDArray[np.float64]
+
+LIVE, FREE, DAMAGED = "live", "free", "damaged"
+_ATTEMPTS = 3
+
+
+class Columns:
+    """What each cell of a row may hold. A value that cannot be is damage, and never reaches a sum."""
+
+    def __init__(self, index: SeriesIndex) -> None:
+        self.count = index.next_cell
+        self._rising = np.zeros(self.count, bool)  # counters and bucket counts: never negative, never lower
+        self._whole = np.zeros(self.count, bool)  # bucket counts
+        self._sums: NDArray[np.intp] = np.full(self.count, -1, np.intp)  # of the histogram that a bucket is of
+        self._unknown = np.zeros(self.count, bool)  # gauges: NaN is a value there
+        self._single = np.zeros(self.count, bool)  # of one file: nothing is added to them
+        for (number, _), place in index.series.items():
+            family, first, end = index.families[number], place.first, place.first + place.width
+            if family.mode == ERASED:  # counted as the series that it is of; when, in its last two cells
+                self._single[end - 2 : end] = True
+                self._count(first, end - 2)
+            elif family.type == GAUGE:
+                self._unknown[first:end] = True
+                self._single[first:end] = family.mode != SUM
+            else:
+                self._count(first, end)
+
+    def _count(self, first: int, end: int) -> None:
+        """Take the cells of a counter or, if they are several, of a histogram."""
+        self._rising[first] = True
+        if end > first + 1:
+            buckets = slice(first, end - 1)
+            self._rising[buckets] = self._whole[buckets] = True
+            self._sums[buckets] = end - 1
+
+    def added_up(self, row: Cells) -> Cells:
+        """What of a row goes on counting when another file takes the name of its file."""
+        kept = row.copy()
+        kept[: self.count][self._single[: len(kept)]] = 0.0
+        return kept
+
+    def impossible(self, row: Cells, last: Cells) -> NDArray[np.intp]:
+        """Which of a row's cells cannot be, given the last good row of the same file. Looks at changes only."""
+        if len(last) < len(row):
+            last = np.concatenate([last, np.zeros(len(row) - len(last))])
+        changed = np.flatnonzero(row != last)
+        if not len(changed):
+            return changed
+        values, before = row[changed], last[changed]
+        bad: NDArray[np.bool_] = ~np.isfinite(values) & ~(self._unknown[changed] & np.isnan(values))
+        bad |= self._rising[changed] & (values < before)
+        bad |= self._whole[changed] & (values != np.floor(values))
+        return changed[bad]
+
+    def sums_of(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The sums of the histograms that these cells are buckets of."""
+        sums = np.unique(self._sums[cells])
+        return sums[sums >= 0]
+
+    def could_begin_with(self, cells: NDArray[np.intp], values: Cells) -> NDArray[np.bool_]:
+        """Whether these cells could have counted these values from 0 on."""
+        could: NDArray[np.bool_] = np.isfinite(values) & (values > 0.0)
+        could &= ~self._whole[cells] | (values == np.floor(values))
+        return could
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A slot as it was read. row: None when nothing of it counts; owner: its living owner; state: None for a
+    slot of another generation, or one that is gone; problem: what is wrong with it, for the log."""
+
+    row: Cells | None
+    owner: layout.Owner | None = None
+    running: tuple[journal.Entry, ...] = ()
+    state: str | None = None
+    problem: str | None = None
+
+
+class Scratch:
+    """Memory that files are copied into, one at a time."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._largest = 0  # bytes asked for since the last `shrink`
+
+    def view(self, size: int) -> memoryview[int]:
+        """So many bytes of it, whatever is in them."""
+        self._largest = max(self._largest, size)
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        return memoryview(self._buffer)[:size]
+
+    def shrink(self) -> None:
+        """Give memory back that was not asked for lately. Called once a reading, with no view in use."""
+        if len(self._buffer) > 2 * self._largest:
+            self._buffer = bytearray()
+        self._largest = 0
+
+
+class SlotFile:
+    """One slot number of one generation, whichever files bear its name over time.
+
+    keep: keep the descriptor from one reading to the next.
+    """
+
+    def __init__(self, directory: Directory, number: int, scratch: Scratch, *, keep: bool) -> None:
+        self._directory = directory
+        self._name = slot_name(number)
+        self._fd: int | None = None
+        self._inode = 0
+        self._row: Cells = np.zeros(0)  # the last good one of this file
+        self._retired: Cells = np.zeros(0)  # what files that were replaced by this one had counted
+        self._zeroed: NDArray[np.intp] = np.zeros(0, np.intp)  # cells that fell to 0, for which the last row stands in
+        self._serial = b""
+        self._head = b""
+        self._header = layout.SlotHeader(layout.MIN_JOURNAL, layout.NO_IDENTITY)
+        self._scratch = scratch
+        self._keep = keep
+
+    @property
+    def serial(self) -> bytes:
+        """Which formatting the last good row is of, b"" while there is none: a copy of the file has the same."""
+        return self._serial
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd is not None:
+            close(self._fd)
+            self._fd = None
+
+    def read(self, index: SeriesIndex, columns: Columns, inode: int) -> Reading:
+        """The slot now. inode: of the file that bears its name.
+
+        Raises:
+            OSError, RegistryError: when the file cannot be read; `last` stands in for it.
+        """
+        fd = self._current(inode)
+        try:
+            return self._read(fd, index, columns)
+        finally:
+            if not self._keep:
+                self.close()
+
+    def _read(self, fd: int, index: SeriesIndex, columns: Columns) -> Reading:
+        live = is_ready(fd)
+        data, header = self._copy(fd, columns.count)
+        if header.identity != index.identity:
+            return self.last()
+        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset).copy()
+        self._settle_replacement(row, header.serial, columns)
+        bad = self._without_begun_anew(columns.impossible(row, self._row), row, columns)
+        problem = None
+        if len(bad):
+            problem = "holds values that cannot be; the last good ones stand in for them"
+            row[bad] = 0.0
+            known = bad[bad < len(self._row)]
+            row[known] = self._row[known]
+        self._row = row
+        owner = _owner(data) if live else None
+        running: tuple[journal.Entry, ...] = ()
+        if owner is not None:
+            running = tuple(entry for entry in journal.entries(data, header, owner.lease) if entry.running)
+        state = DAMAGED if problem else LIVE if live else FREE
+        return Reading(self._total(), owner, running, state, problem)
+
+    def _without_begun_anew(self, bad: NDArray[np.intp], row: Cells, columns: Columns) -> NDArray[np.intp]:
+        """The impossible cells, without those that count again after they fell to 0: what they had is kept apart.
+
+        One that is as high as it was, or higher, was put back.
+        """
+        if not len(bad) and not len(self._zeroed):
+            return bad
+        known = bad[bad < len(self._row)]
+        fallen = known[row[known] == 0.0]
+        sums = columns.sums_of(fallen)
+        sums = np.union1d(sums, self._zeroed[~np.isin(self._zeroed, bad)])  # those sums that are not there again
+        sums = sums[(sums < len(row)) & (sums < len(self._row))]
+        lower = sums[row[sums] < self._row[sums]]
+        again = np.union1d(known, lower)
+        again = again[np.isin(again, self._zeroed)]
+        anew = again[columns.could_begin_with(again, row[again])]
+        if len(anew):
+            had = np.zeros(len(row))
+            had[anew] = self._row[anew]
+            self._retired = _sum(self._retired, had)
+            self._row = self._row.copy()
+            self._row[anew] = 0.0
+        self._zeroed = np.union1d(fallen, lower[row[lower] == 0.0])
+        return np.setdiff1d(np.union1d(bad, self._zeroed), anew)
+
+    def last(self, problem: str | None = None) -> Reading:
+        """What counts while the slot cannot be read, or is gone."""
+        total = self._total()
+        return Reading(total if len(total) else None, state=DAMAGED if problem else None, problem=problem)
+
+    def _total(self) -> Cells:
+        if not len(self._retired):
+            return self._row
+        return _sum(self._retired, self._row)
+
+    def _current(self, inode: int) -> int:
+        if self._fd is None or self._inode != inode:
+            fd = self._directory.open(self._name, os.O_RDONLY)
+            self.close()
+            self._fd, self._inode = fd, os.fstat(fd).st_ino
+        return self._fd
+
+    def _settle_replacement(self, row: Cells, serial: bytes, columns: Columns) -> None:
+        """Another file may bear the name: a copy goes on where the old one was, a new one begins anew."""
+        if serial != self._serial:
+            self._retired = columns.added_up(self._total())
+            self._row = np.zeros(0)
+            self._zeroed = np.zeros(0, np.intp)
+            self._serial = serial
+        elif len(row) < len(self._row):
+            raise Damaged("is shorter than it was")
+
+    def _copy(self, fd: int, cells: int) -> tuple[bytes, layout.SlotHeader]:
+        """Read the header and at most this number of cells, whatever the file's length."""
+        size = os.fstat(fd).st_size
+        for _ in range(_ATTEMPTS):
+            offset = self._header.cells_offset  # at first that of most slots, then as the file says
+            wanted = min(size, offset + cells * layout.CELL)
+            data = self._scratch.view(wanted)
+            if os.preadv(fd, [data], 0) != wanted:
+                raise Damaged("was cut while it was read")
+            head = bytes(data[: layout.SLOT_HEADER_SIZE])
+            if head != self._head:
+                self._header, self._head = layout.SlotHeader.unpack(head), head
+            if self._header.cells_offset == offset:
+                break
+        else:
+            raise Damaged("was laid out anew while it was read")
+        if not layout.is_slot_size(size, offset):
+            raise Damaged(f"has {size} bytes, which no slot has")
+        return data, self._header  # type: ignore[return-value]  # a buffer, read like bytes
+
+
+def without_copies(readings: Sequence[Reading], serials: Sequence[bytes]) -> list[Cells | None]:
+    """The readings' rows, with what is in several copies of one slot counted once: the highest value of each cell.
+
+    One of them may have gone on after the copy was made; if each of several has, what the others added is not counted.
+    """
+    rows = [reading.row for reading in readings]
+    first: dict[bytes, int] = {}
+    for n, (row, serial) in enumerate(zip(rows, serials, strict=True)):
+        if not serial or row is None:
+            continue
+        original = first.setdefault(serial, n)
+        before = rows[original]
+        if original != n and before is not None:
+            rows[original], rows[n] = _highest(before, row), None
+    return rows
+
+
+def _highest(one: Cells, other: Cells) -> Cells:
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    highest = longer.copy()
+    np.maximum(highest[: len(shorter)], shorter, out=highest[: len(shorter)])
+    return highest
+
+
+def _owner(data: bytes) -> layout.Owner | None:
+    try:
+        return layout.Owner.unpack(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
+    except Damaged:
+        return None
+
+
+def _sum(first: Cells, second: Cells) -> Cells:
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series. value: of a counter or gauge; buckets: a histogram's counts, not cumulated, +Inf last; sum:
+    of its observations."""
+
+    values: tuple[str, ...]
+    value: float = 0.0
+    buckets: tuple[float, ...] = ()
+    sum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """What runs of one jobs_active series: how many, and the earliest start (epoch seconds)."""
+
+    values: tuple[str, ...]
+    count: int
+    oldest: float | None

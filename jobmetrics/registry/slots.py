@@ -1,0 +1,304 @@
+"""Slots: one file a process, held by a kernel lock on an open() of its own, recorded into through a mapping."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from jobmetrics.errors import Damaged
+from jobmetrics.families import LIVE_SUM
+from jobmetrics.registry import layout
+from jobmetrics.registry.cells import NO_CELLS, PresentCell, end_ownership
+from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
+from jobmetrics.registry.files import close, closing, say_ready
+from jobmetrics.registry.journal import Journal
+
+_MARK = 1 << 40  # far beyond what a job's own file is read at, within what every file system allows
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+# What was recorded into is never unmapped: a thread may be about to write there, and Python would close the
+# descriptor that a mapping keeps, whose number may be somebody else's by then, after a daemoniser.
+_kept_mappings: dict[int, memoryview[int]] = {}
+
+
+def keep_mapped(mapping: memoryview[int]) -> None:
+    """Keep a mapping for as long as the process lives."""
+    _kept_mappings[id(mapping)] = mapping
+
+
+def journal_entries(capacity: int) -> int:
+    """Journal entries for so many jobs at once: twice as many, so that ended ones are remembered for a while."""
+    return max(layout.MIN_JOURNAL, 1 << (2 * capacity - 1).bit_length())
+
+
+class SlotPlan:
+    """What a slot of one generation looks like, worked out once for a process and its forked children.
+
+    A child that finds a slot just as planned leases it with a handful of system calls; each Python object that it
+    would touch besides costs it a copied page.
+    """
+
+    __slots__ = ("cells_offset", "directory", "entries", "identity", "kind", "namespace", "prefix")
+
+    def __init__(self, directory: Directory, identity: bytes, capacity: int) -> None:
+        self.directory = directory
+        self.identity = identity
+        self.entries = journal_entries(capacity)
+        header = layout.SlotHeader(self.entries, identity)
+        self.kind = header.pack()[: layout.SLOT_KIND_SIZE]
+        self.cells_offset = header.cells_offset
+        self.namespace = pid_namespace()
+        self.prefix = directory.file(SLOT_PREFIX)
+
+    def size(self, cells: int) -> int:
+        """Bytes of a file that holds so many cells, with room for as many again at the most."""
+        return self.cells_offset + max(layout.MIN_CELLS, 1 << (cells - 1).bit_length()) * layout.CELL
+
+
+class Slot:
+    """A slot this process holds. cells: float64, as many as are mapped; lock_fd: the descriptor of the lock.
+
+    left: what earlier owners left in the cells of sum gauges, as they were first asked for.
+    The lease ends with the process, or when the descriptor of the lock is closed.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_dev",
+        "_entries",
+        "_ino",
+        "_journal",
+        "_lease",
+        "_mark",
+        "_offset",
+        "_plan",
+        "cells",
+        "left",
+        "lock_fd",
+        "number",
+        "pid_word",
+    )
+
+    def __init__(
+        self, plan: SlotPlan, number: int, lock_fd: int, info: os.stat_result, header: layout.SlotHeader | None
+    ) -> None:
+        self._plan = plan
+        self.number = number
+        self.lock_fd = lock_fd
+        self._dev = info.st_dev
+        self._ino = info.st_ino
+        self._mark = _MARK + (os.getpid() << 12) + (number & 0xFFF)
+        os.lseek(lock_fd, self._mark, os.SEEK_SET)
+        self._entries = plan.entries if header is None else header.journal
+        self._offset = plan.cells_offset if header is None else header.cells_offset
+        self._lease = 0
+        self._journal: Journal | None = None
+        self._bytes = memoryview(b"")
+        self.pid_word: memoryview[int] | None = None  # of the owner record, where a child is to write it
+        self.cells: memoryview[float] = NO_CELLS
+        self.left: dict[int, float] = {}
+
+    def is_held(self) -> bool:
+        """Whether the lock's descriptor is still ours: a daemoniser may have closed it, and a job opened another file.
+
+        Nobody reads through that descriptor, so its offset is free to be a mark, which costs a quarter of fstat.
+        """
+        try:
+            return os.lseek(self.lock_fd, 0, os.SEEK_CUR) == self._mark
+        except OSError:
+            return False
+
+    def is_roomy(self, capacity: int) -> bool:
+        """Whether the journal is long enough for so many jobs at once."""
+        return self._entries >= journal_entries(capacity)
+
+    def release(self) -> None:
+        """Close this process's descriptor of the lock: the lease ends, unless a child that was forked has it too."""
+        close(self.lock_fd)
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of this process's executions."""
+        if self._journal is None:
+            size = self._entries * layout.JOURNAL_WORDS * layout.CELL
+            words = self._bytes[layout.JOURNAL_OFFSET : layout.JOURNAL_OFFSET + size]
+            self._journal = Journal(words.cast("Q"), words.cast("d"), self._entries, self._lease)
+        return self._journal
+
+    def grow(self, cells: int) -> memoryview[float]:
+        """Reserve and map room for more cells; what holds the old mapping writes to the same file.
+
+        Raises:
+            OSError: when there is no space.
+            Damaged: when the file is not ours any more.
+        """
+        name = slot_name(self.number)
+        with closing(self._plan.directory.open(name, os.O_RDWR)) as fd:
+            info = os.fstat(fd)
+            if info.st_ino != self._ino or info.st_dev != self._dev:
+                raise Damaged(f"{name} was replaced while it was held")
+            size = self._plan.size(cells) - self._plan.cells_offset + self._offset
+            if info.st_size < size:
+                reserve(fd, info.st_size, size)
+            cells_now = self.map(fd, max(size, info.st_size))
+        keep_mapped(self._bytes)
+        return cells_now
+
+    def map(self, fd: int, size: int) -> memoryview[float]:
+        """Map the file, open at another descriptor than the lock's. Raises OSError."""
+        self._bytes = memoryview(mmap.mmap(fd, size - size % layout.CELL))
+        self.cells = self._bytes[self._offset :].cast("d")
+        return self.cells
+
+    def map_as(self, other: Slot) -> None:
+        """Take over the mapping of the same file by an earlier lease of it."""
+        self._bytes, self.cells = other._bytes, other.cells
+
+    def is_file(self, info: os.stat_result) -> bool:
+        """Whether the mapping is of this file, as long as it is now."""
+        size = info.st_size
+        return info.st_ino == self._ino and info.st_dev == self._dev and size - size % layout.CELL == len(self._bytes)
+
+    def has_last_owner_of(self, other: Slot) -> bool:
+        """Whether nobody has leased it between the other lease, of the same file, and this one."""
+        return self._ino == other._ino and layout.last_lease(self._bytes) == other._lease
+
+    def is_of(self, kind: bytes) -> bool:
+        """Whether the mapped file's header is whole and begins with these bytes."""
+        return self._bytes[: len(kind)] == kind and layout.is_whole(self._bytes[: layout.SLOT_HEADER_SIZE])
+
+    def take_over(self, holder: Holder, present_cells: Iterable[PresentCell], started: int) -> None:
+        """Become the owner: what the last owner left in its present cells is settled before the owner record is
+        complete."""
+        self.prepare(holder, present_cells, started, os.getpid())
+
+    def prepare(self, holder: Holder, present_cells: Iterable[PresentCell], started: int, pid: int = 0) -> None:
+        """As `take_over`, for a child yet to be forked if pid is 0: the record is complete with its `pid_word`."""
+        keep_mapped(self._bytes)
+        layout.clear_owner(self._bytes)
+        cells = self.cells
+        for first, mode in present_cells:
+            if first + (mode != LIVE_SUM) < len(cells):  # beyond them are series that the last owner never had
+                end_ownership(mode, cells, first)
+        self._lease = layout.last_lease(self._bytes) + 1
+        self.describe(holder, started, pid)
+        if not pid:
+            self.pid_word = self._bytes[layout.PID_OFFSET : layout.PID_OFFSET + layout.CELL].cast("Q")
+            self.journal.sort_entries()
+        say_ready(self.lock_fd)  # until now a reader sees a slot that nobody holds, not its dead owner's
+
+    def describe(self, holder: Holder, started: int, pid: int) -> None:
+        """Write the owner record. started: of the process, as `process_start` gives it."""
+        layout.write_owner(
+            self._bytes,
+            self._lease,
+            pid,
+            started,
+            self._plan.namespace,
+            holder.capacity,
+            holder.system,
+            holder.role,
+        )
+
+
+def reserve(fd: int, start: int, end: int) -> None:
+    """Reserve disk space before it is mapped: a full disk is an error here, never a SIGBUS later.
+
+    Raises:
+        OSError: when there is not enough space.
+    """
+    try:
+        if not fallocate(fd, start, end):
+            os.ftruncate(fd, end)  # the size first: it changes in one step, and no file has a size between
+            zeros = bytes(1 << 16)
+            for position in range(start, end, len(zeros)):
+                os.pwrite(fd, zeros[: end - position], position)
+    except OSError:
+        os.ftruncate(fd, start)
+        raise
+
+
+def fallocate(fd: int, start: int, end: int) -> bool:
+    """Reserve space without touching what is there; False where the system or the file system cannot.
+
+    Raises:
+        OSError: when there is not enough space.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(fd, start, end - start)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+            return False
+        raise
+    return True
+
+
+_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_DEAD = (b"", b"Z", b"X")  # /proc/PID/stat does not exist; a zombie; a process that is exiting
+
+
+class Holder(NamedTuple):
+    """Who holds a slot, in ASCII, cut at 16 bytes. capacity: jobs it can run at once."""
+
+    system: bytes = b""
+    role: bytes = b""
+    capacity: int = 1
+
+
+def process_start() -> int:
+    """When this process started, in clock ticks since boot; 0 where the system does not tell."""
+    return _state_and_start("self")[1]
+
+
+def is_alive(pid: int, start: int) -> bool:
+    """Whether a process of this pid namespace still runs. start: as `process_start` gives it.
+
+    False also where that cannot be known: its pid may be another process's by now.
+    """
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # another user's
+    except OSError:
+        return False
+    state, started = _state_and_start(str(pid))
+    return state not in _DEAD and start > 0 and abs(started - start) <= _TICKS
+
+
+def _state_and_start(pid: str) -> tuple[bytes, int]:
+    """The state's letter and the start of a process, from its fields 3 and 22 in /proc/PID/stat, proc(5).
+
+    The command name before them may hold spaces and brackets.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = os.read(fd, 2048).rpartition(b")")[2].split()
+            return fields[0], int(fields[19])
+        finally:
+            os.close(fd)
+    except (OSError, ValueError, IndexError):
+        return b"", 0
+
+
+def fork_moment() -> int:
+    """The same for a process that was forked just now, from the clock that the kernel took it from: right to a tick."""
+    try:
+        return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
+    except (AttributeError, OSError):
+        return 0
+
+
+def pid_namespace() -> int:
+    """The inode of this process's pid namespace; 0 where there is none. Children mostly share it."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

@@ -1,0 +1,1 @@
+"""The write side: how a process leases a slot and records into it."""

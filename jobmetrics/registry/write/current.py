@@ -1,0 +1,66 @@
+"""The writer of this process: made from the settings in force when something is first recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from jobmetrics import guard, settings
+from jobmetrics.registry.write import zeros
+from jobmetrics.registry.write.writer import Writer
+
+logger = logging.getLogger("jobmetrics")
+
+show_dropped: Callable[[], None] | None = None  # of each writer; the recorder, a layer above, sets it
+_writer: Writer | None = None
+_made_from: settings.Settings | None = None
+
+
+def settings_in_force() -> settings.Settings:
+    """The settings in force. What is wrong with the environment or the file is logged and counted, once.
+
+    Metrics never keep a worker from starting, and no variable keeps it from recording.
+    """
+    in_force = settings.in_force()
+    findings = settings.take_findings()
+    for error in findings.errors:
+        guard.count("settings")
+        logger.error("jobmetrics: ignored, recording goes on without it: %s", error)
+    if findings.unknown:
+        logger.warning("jobmetrics: %s", findings.unknown_line())
+    if findings.held:
+        logger.info("jobmetrics: another user holds %s; recording goes to %s", findings.held, in_force.dir)
+    return in_force
+
+
+def writer() -> Writer:
+    """This process's writer, the same for all its instruments."""
+    global _writer, _made_from
+    if _writer is None or _made_from is not settings.peek():
+        with settings.making():
+            in_force = settings_in_force()
+            if _writer is None or _made_from is not in_force:
+                if _writer is not None:
+                    _writer.shows_zeros = False
+                    zeros.again()
+                _writer, _made_from = Writer(in_force), in_force
+                _writer.shows_zeros = True
+                _writer.show_dropped = show_dropped
+    return _writer
+
+
+@guard.guarded("refresh")
+def refresh() -> None:
+    """Follow the registry directory if it was removed or replaced.
+
+    Jobs, `labels()`, timed blocks and metrics without a definition do this by themselves. A series that is kept and
+    updated in a loop does not: an update asks no clock. Call this in such a loop. It looks at most once a second;
+    the other calls cost less than a microsecond.
+    """
+    writer().look()
+
+
+def show_zeros() -> None:
+    """Show a new definition at once where this process records already; it waits until the process does elsewhere."""
+    if _writer is not None and _made_from is settings.peek():
+        _writer.show_zeros()

@@ -1,0 +1,35 @@
+"""What RQ brings to the commands: options and queue collectors. It imports RQ when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobmetrics.errors import SettingsError
+from jobmetrics.integration import Option, System
+
+if TYPE_CHECKING:
+    from jobmetrics.collector_api import Collector, CollectorOptions
+
+SYSTEM = "rq"
+
+
+def _collectors(options: CollectorOptions) -> Iterable[Collector]:
+    try:
+        from jobmetrics.rq.queue_collector import collectors
+    except ValueError as error:  # RQ 3 refuses a bad RQ_KEY_PREFIX while it is imported
+        raise SettingsError(f"rq cannot be imported: {error}") from None
+    return collectors(options)
+
+
+RQ = System(
+    SYSTEM,
+    package="rq",
+    minimum="1.16",
+    requirement="jobmetrics[rq]",
+    options=(
+        Option("rq_url", "[NAME=]URL", "Redis whose RQ queues are read. Repeatable.", repeatable=True, broker=True),
+        Option("rq_queue", "NAME", "RQ queue to read. Repeatable. Default: all that RQ knows.", repeatable=True),
+    ),
+    collectors=_collectors,
+)

@@ -1,0 +1,362 @@
+"""For people who test their own instrumented code: a registry of the test's own, clocks, and what was recorded.
+
+    from jobmetrics.testing import read_sample
+
+    def test_rows_are_counted(jobmetrics_registry):
+        load_rows(3)
+        assert read_sample("rows_total", {"table": "orders"}) == 3.0
+
+The fixture `jobmetrics_registry` comes with the package. Errors of jobmetrics surface in its tests instead of being
+counted. No extra is needed: registries are read with the standard library.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial, reduce
+
+from jobmetrics import recorder, settings
+from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
+from jobmetrics.events import Job, Lost, Published, Withdrawn
+from jobmetrics.families import (
+    COUNTER,
+    ERASED,
+    HIGH_WATER,
+    HISTOGRAM,
+    JOBS_ACTIVE_OLDEST,
+    JOURNAL,
+    LIVE_SUM,
+    MAX,
+    MIN,
+    SUM,
+    Family,
+)
+from jobmetrics.instruments import follow
+from jobmetrics.job_context import Execution
+from jobmetrics.recorder import JobSeries, Recorder
+from jobmetrics.registry import journal, layout
+from jobmetrics.registry.cells import extreme
+from jobmetrics.registry.directory import INDEX_NAME, Directory, slot_name
+from jobmetrics.registry.files import is_ready
+from jobmetrics.registry.index import Placement, SeriesIndex
+from jobmetrics.registry.write import current
+from jobmetrics.registry.write.writer import Writer
+
+__all__ = [
+    "CountingClock",
+    "Remembered",
+    "RememberingRecorder",
+    "read_sample",
+    "remembering",
+    "temporary_registry",
+]
+
+
+class CountingClock:
+    """Seconds that pass only when the test says so, and `step` of them at each reading, so durations are exact.
+
+    readings: how often it was asked.
+    """
+
+    def __init__(self, now: float = 0.0, step: float = 0.0) -> None:
+        self.now = now
+        self.step = step
+        self.readings = 0
+
+    def __call__(self) -> float:
+        now = self.now
+        self.now += self.step
+        self.readings += 1
+        return now
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.now += seconds
+
+
+@dataclass
+class Remembered:
+    """One execution as a `RememberingRecorder` saw it. Times are seconds.
+
+    status and duration: None while it runs; cpu_seconds: what the job system said, if it did; stages: names and
+    durations in the order of their ends.
+    """
+
+    job: Job
+    status: str | None = None
+    error: BaseException | str | None = None
+    duration: float | None = None
+    cpu_seconds: float | None = None
+    target: float | None = None
+    items: float = 0.0
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+
+class RememberingRecorder(Recorder):
+    """Remembers what jobs did and writes no file.
+
+    executions: in the order of their starts; published, withdrawn and lost: the events as they came.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        off = settings.load({}, enabled=False)
+        super().__init__(Writer(off), off, clock=clock)
+        self.executions: list[Remembered] = []
+        self.events: list[Published | Withdrawn | Lost] = []
+        self._of: dict[Execution, Remembered] = {}
+
+    def begin(
+        self, job: JobSeries, execution_id: str | int, execution: int, ready_at: float | None = None
+    ) -> Execution:
+        begun = super().begin(job, execution_id, execution, ready_at)
+        self.executions.append(self._remembered(begun))
+        return begun
+
+    def end(
+        self,
+        execution: Execution,
+        status: str,
+        error: BaseException | str | None = None,
+        cpu_seconds: float | None = None,
+    ) -> None:
+        if execution.ended:
+            return
+        execution.ended = True
+        known = self._remembered(execution)
+        known.status, known.error, known.cpu_seconds = status, error, cpu_seconds
+        known.duration = self.clock() - execution.clock_start
+
+    def lost(self, event: Lost) -> bool:
+        self.events.append(event)
+        return True
+
+    def withdrawn(self, event: Withdrawn) -> None:
+        self.events.append(event)
+
+    def published(self, event: Published) -> None:
+        self.events.append(event)
+
+    def set_target(self, execution: Execution, seconds: float) -> None:
+        super().set_target(execution, seconds)
+        self._remembered(execution).target = seconds
+
+    def stage(self, execution: Execution, name: str, seconds: float) -> None:
+        self._remembered(execution).stages.append((name, seconds))
+
+    def items(self, execution: Execution, count: float) -> None:
+        self._remembered(execution).items += count
+
+    def _remembered(self, execution: Execution) -> Remembered:
+        return self._of.setdefault(execution, Remembered(execution.job))
+
+
+@contextmanager
+def remembering(clock: Callable[[], float] = time.perf_counter) -> Iterator[RememberingRecorder]:
+    """Jobs in this block are remembered instead of recorded; clock: seconds, for their durations."""
+    before = settings.peek()
+    made = RememberingRecorder(clock)
+    settings.configure(enabled=False, propagate_errors=True)
+    recorder.use(made)
+    try:
+        yield made
+    finally:
+        recorder.use(None)
+        settings.use(before)
+
+
+@contextmanager
+def temporary_registry(clock: Callable[[], float] | None = None, **keywords: object) -> Iterator[str]:
+    """A registry directory for this block alone; everything records into it. Gives its path.
+
+    clock: seconds, for the durations of jobs and stages; keywords: settings. Not for two threads at once.
+    """
+    before = settings.peek()
+    with tempfile.TemporaryDirectory(prefix="jobmetrics-") as parent:
+        made = settings.configure(dir=os.path.join(parent, "registry"), propagate_errors=True, **keywords)  # noqa: PTH118 - settings take texts
+        writer = current.writer()
+        follow(writer)
+        if clock is not None:
+            recorder.use(Recorder(writer, made, clock=clock))
+        try:
+            yield made.dir
+        finally:
+            recorder.use(None)
+            settings.use(before)
+            if before is not None:
+                follow(current.writer())
+            if writer.slot is not None and writer.slot.is_held():
+                writer.slot.release()
+
+
+def read_sample(name: str, labels: Mapping[str, str] | None = None, *, directory: str | None = None) -> float | None:
+    """Read the value of one sample as the exporter would show it.
+
+    Args:
+        name: The name with its suffix: rows_total, rows_seconds_count, rows_seconds_sum or, with the label le,
+            rows_seconds_bucket.
+        labels: All labels of the sample.
+        directory: The registry directory; that of the active settings if None.
+
+    Returns:
+        The value, or None when there is no such sample.
+
+    Raises:
+        JobmetricsError: The directory cannot be read.
+    """
+    found = _Reading.of(directory or settings.in_force().dir)
+    return None if found is None else found.sample(name, dict(labels or {}))
+
+
+@dataclass
+class _Row:
+    """One slot. live: whether a living process owns it; running: first cell and start of each running execution."""
+
+    cells: array[float]
+    live: bool = False
+    running: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass
+class _Reading:
+    """A registry directory as the exporter reads it, without what that does about damage, and with plain loops.
+
+    The exporter's reader needs numpy. A test compares the two.
+    """
+
+    index: SeriesIndex
+    rows: list[_Row]
+
+    @classmethod
+    def of(cls, path: str) -> _Reading | None:
+        """Read a directory; None while nothing has recorded there."""
+        directory = Directory(path)
+        try:
+            directory.check()
+            data = _content(directory, INDEX_NAME)
+            slots = [(directory, slot_name(number)) for number in directory.slots()]
+        except (DirectoryMissing, FileNotFoundError):
+            return None
+        except OSError as error:
+            raise JobmetricsError(f"{path} cannot be read: {error.strerror}") from None
+        index = SeriesIndex(layout.IndexHeader.unpack(data))
+        committed = layout.unpack_committed(data)
+        index.feed(data[index.fed_to : committed], committed)
+        return cls(index, [row for slot in slots if (row := _row(*slot, index.identity)) is not None])
+
+    def sample(self, name: str, labels: dict[str, str]) -> float | None:
+        for number in self.index.newest.values():
+            family = self.index.families[number]
+            if family.mode == ERASED or not name.startswith(family.name):
+                continue
+            bound = labels.get("le") if name == f"{family.name}_bucket" else None
+            rest = {label: value for label, value in labels.items() if bound is None or label != "le"}
+            if rest.keys() != set(family.labels):
+                continue
+            values = tuple(rest[label] for label in family.labels)
+            place = self.index.series.get((number, values))
+            value = None if place is None else self._value(family, values, place, name, bound)
+            if value is not None:
+                return value
+        return None
+
+    def _value(
+        self, family: Family, values: tuple[str, ...], place: Placement, name: str, bound: str | None
+    ) -> float | None:
+        if family.mode == JOURNAL:
+            starts = [start for row in self.rows for first, start in row.running if first == place.first]
+            if name == JOBS_ACTIVE_OLDEST.name:
+                return min((start for start in starts if not math.isnan(start)), default=None)
+            return float(len(starts)) if name == family.name else None
+        hidden, erased = self._erased(family, values)
+        if family.type in (COUNTER, HISTOGRAM):
+            cells = [self._sum(place.first + n) for n in range(place.width)]
+            if erased is not None:
+                cells = [cell - self._sum(erased + n) for n, cell in enumerate(cells)]
+            if hidden and not any(cells):
+                return None
+            return (
+                _of_histogram(family, cells, name, bound)
+                if family.type == HISTOGRAM
+                else _named(family, name, cells[0])
+            )
+        value = self._gauge(family.mode, place.first)
+        return None if value is None or (hidden and not value) else _named(family, name, value)
+
+    def _sum(self, cell: int) -> float:
+        return math.fsum(row.cells[cell] for row in self.rows if cell < len(row.cells))
+
+    def _erased(self, family: Family, values: tuple[str, ...]) -> tuple[bool, int | None]:
+        """Whether a series was removed and not asked for again, and the first cell of what was erased of it."""
+        place = self.index.find_erased(family, values)
+        if place is None:
+            return False, None
+        stamps = place.first + place.width - 2
+        removed, shown = (
+            max((row.cells[cell] for row in self.rows if cell < len(row.cells)), default=0.0)
+            for cell in (stamps, stamps + 1)
+        )
+        return removed > shown, place.first
+
+    def _gauge(self, mode: str, first: int) -> float | None:
+        if mode == SUM:
+            return self._sum(first)
+        if mode == LIVE_SUM:
+            return math.fsum(row.cells[first] for row in self.rows if row.live and first < len(row.cells))
+        pairs = [(row.cells[first], row.cells[first + 1]) for row in self.rows if first + 1 < len(row.cells)]
+        if mode in (MAX, MIN):
+            return reduce(partial(extreme, mode), itertools.chain.from_iterable(pairs), 0.0) + 0.0
+        # When, or whether, it was set stands before the value.
+        found = [pair for pair in pairs if pair[0]]
+        return max(found, key=lambda pair: pair[mode == HIGH_WATER])[1] if found else None
+
+
+def _content(directory: Directory, name: str) -> bytes:
+    with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def _row(directory: Directory, name: str, identity: bytes) -> _Row | None:
+    """One slot's row; None for a slot of another generation and for one that is damaged or gone."""
+    try:
+        with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as file:
+            live = is_ready(file.fileno())
+            data = file.read()
+        header = layout.SlotHeader.unpack(data)
+    except (OSError, RegistryError):
+        return None
+    if header.identity != identity:
+        return None
+    row = _Row(array("d", data[header.cells_offset :]))
+    if live:
+        try:
+            owner = layout.Owner.unpack(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
+        except Damaged:
+            return row
+        row.live = True
+        entries = journal.entries(data, header, owner.lease)
+        row.running = [(entry.series, entry.start) for entry in entries if entry.running]
+    return row
+
+
+def _named(family: Family, name: str, value: float) -> float | None:
+    return value if name == family.name else None
+
+
+def _of_histogram(family: Family, cells: list[float], name: str, bound: str | None) -> float | None:
+    *buckets, total = cells
+    if name == f"{family.name}_count":
+        return math.fsum(buckets)
+    if name == f"{family.name}_sum":
+        return total
+    bounds = (*family.buckets, math.inf)
+    if bound is None or float(bound) not in bounds:
+        return None
+    return math.fsum(count for limit, count in zip(bounds, buckets, strict=True) if limit <= float(bound))

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.signals import task_received
+from celery.worker.request import Request
+
+from jobmetrics import recorder
+from jobmetrics.celery import lost_tasks, tasks
+from jobmetrics.celery.messages import PUBLISHED_AT
+from jobmetrics.job_context import current_execution
+from jobmetrics.registry.journal import Entry
+from jobmetrics.settings import Settings
+from tests.support.readings import active, assert_durations_add_up, counts, values
+from tests.unit.doubles import die
+
+
+class Task:
+    """A task as far as the handlers look at it."""
+
+    name = "app.task"
+    app = None
+
+    def __init__(self, task_id: str = "1", **more: Any) -> None:
+        delivery = {"exchange": "", "routing_key": "jobs", "redelivered": more.pop("redelivered", False)}
+        self.request = SimpleNamespace(
+            id=task_id, delivery_info=delivery, headers=None, eta=None, is_eager=False, **more
+        )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def clean(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tasks, "here", {})
+    monkeypatch.setattr(lost_tasks, "_pending", {})
+    monkeypatch.setattr(lost_tasks, "_killed", {})
+    yield
+    task_received.disconnect(dispatch_uid=lost_tasks._UID)
+    die(recorder.default().writer)
+
+
+def statuses(path: Path) -> dict[str, float]:
+    return {labels[3]: value for labels, value in values(path, "jobs_total").items()}
+
+
+def errors(path: Path) -> dict[str, float]:
+    return {labels[3]: value for labels, value in values(path, "jobs_failures_total").items()}
+
+
+def run(task: Task, state: str | None, retval: Any = None) -> None:
+    tasks.prerun(task=task, task_id=task.request.id)
+    tasks.postrun(task=task, task_id=task.request.id, state=state, retval=retval)
+
+
+def raising(task: Task, error: BaseException) -> None:
+    """As Celery's tracer does it: the signal is sent while the exception passes."""
+    tasks.prerun(task=task, task_id=task.request.id)
+    try:
+        try:
+            raise error
+        finally:
+            tasks.postrun(task=task, task_id=task.request.id, state=None)
+    except BaseException:  # noqa: BLE001 - exits are what is tested
+        pass
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("SUCCESS", "success"),
+        ("FAILURE", "failure"),
+        ("RETRY", "retry"),
+        ("IGNORED", "ignored"),
+        ("REJECTED", "rejected"),
+    ],
+)
+def test_each_state_of_celery_is_a_status(state: str, status: str, registry_dir: Path) -> None:
+    run(Task(), state, ValueError())
+    assert statuses(registry_dir) == {status: 1}
+    assert active(registry_dir) == {}
+    assert tasks.here == {}
+    assert_durations_add_up(registry_dir)
+
+
+def test_eager_tasks_are_none_of_ours(registry_dir: Path) -> None:
+    task = Task()
+    task.request.is_eager = True
+    run(task, "SUCCESS")
+    assert statuses(registry_dir) == {}
+
+
+def test_second_postrun_is_not_counted(registry_dir: Path) -> None:
+    task = Task()
+    run(task, "SUCCESS")
+    tasks.postrun(task=task, task_id="1", state="FAILURE")
+    assert statuses(registry_dir) == {"success": 1}
+
+
+def test_the_running_execution_is_in_the_context() -> None:
+    task = Task()
+    tasks.prerun(task=task, task_id="1")
+    found = current_execution()
+    assert found is not None
+    assert found.job.job_type == "app.task"
+    tasks.postrun(task=task, task_id="1", state="SUCCESS")
+    assert current_execution() is None
+
+
+def test_an_eager_run_under_a_running_tasks_id_ends_nothing_of_it(registry_dir: Path) -> None:
+    task, eager = Task(), Task()
+    eager.request.is_eager = True
+    outer: dict[str, int] = {}
+    inner: dict[str, int] = {}
+    tasks.prerun(task=task, task_id="1", kwargs=outer)
+    tasks.prerun(task=eager, task_id="1", kwargs=inner)
+    tasks.postrun(task=eager, task_id="1", state="FAILURE", kwargs=inner)
+    assert current_execution() is not None
+    tasks.postrun(task=task, task_id="1", state="SUCCESS", kwargs=outer)
+    assert statuses(registry_dir) == {"success": 1}
+
+
+def test_two_deliveries_of_one_task_may_run_at_once(registry_dir: Path) -> None:
+    deliveries: list[tuple[Task, dict[str, int]]] = [(Task(), {}), (Task(), {})]
+    for task, kwargs in deliveries:
+        tasks.prerun(task=task, task_id="1", kwargs=kwargs)
+    for (task, kwargs), state in zip(deliveries, ("FAILURE", "SUCCESS"), strict=True):
+        tasks.postrun(task=task, task_id="1", state=state, retval=ValueError(), kwargs=kwargs)
+    assert statuses(registry_dir) == {"failure": 1, "success": 1}
+    assert active(registry_dir) == {}
+
+
+def test_a_redelivery_keeps_the_old_stamp_and_shows_no_wait(registry_dir: Path) -> None:
+    run(Task(redelivered=True, **{PUBLISHED_AT: "1.0"}), "SUCCESS")
+    assert counts(registry_dir, "jobs_queue_wait_seconds") == {}
+    run(Task(**{PUBLISHED_AT: "1.0"}), "SUCCESS")
+    assert counts(registry_dir, "jobs_queue_wait_seconds") == {("celery", "app.task", "jobs"): 1}
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit("bye"), SystemExit(), KeyboardInterrupt()])
+def test_an_exit_of_the_tasks_own_is_its_failure(error: BaseException, registry_dir: Path) -> None:
+    raising(Task(), error)
+    assert errors(registry_dir) == {type(error).__name__: 1}
+    assert active(registry_dir) == {}
+
+
+@pytest.mark.parametrize("signum", [1, 15])
+def test_a_process_that_was_told_to_end_leaves_the_word_to_its_parent(signum: int, registry_dir: Path) -> None:
+    raising(Task(), SystemExit(-(256 - signum)))
+    assert statuses(registry_dir) == {}
+    assert sum(active(registry_dir).values()) == 1  # until the process is gone
+
+
+def test_green_exits_have_their_meaning(registry_dir: Path) -> None:
+    gevent = pytest.importorskip("gevent")
+    raising(Task("1"), gevent.Timeout(1))
+    raising(Task("2"), gevent.GreenletExit())
+    assert statuses(registry_dir) == {"failure": 1}
+    lost_tasks.settle()
+    assert statuses(registry_dir) == {"failure": 1, "revoked": 1}
+    assert errors(registry_dir) == {"TimeLimitExceeded": 1}
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_killed_greenlet_counts_as_what_celery_killed_it_for(told_first: bool, registry_dir: Path) -> None:
+    gevent = pytest.importorskip("gevent")
+    task = Task()
+    tasks.prerun(task=task, task_id="1")
+    if told_first:
+        lost_tasks.retry(sender=task, request=Task().request)
+    try:
+        raise gevent.GreenletExit
+    except gevent.GreenletExit:
+        tasks.postrun(task=task, task_id="1", state=None)
+    if not told_first:
+        lost_tasks.retry(sender=task, request=Task().request)
+    lost_tasks.settle()
+    assert statuses(registry_dir) == {"retry": 1}
+    assert active(registry_dir) == {}
+
+
+def test_wrapped_errors_show_what_was_raised() -> None:
+    class UnpickleableExceptionWrapper(Exception):
+        exc_cls_name = "Hidden"
+
+    class ExceptionWithTraceback(Exception):
+        exc = KeyError("inner")
+
+    assert tasks.unwrapped(UnpickleableExceptionWrapper()) == "Hidden"
+    assert isinstance(tasks.unwrapped(ExceptionWithTraceback()), KeyError)
+    assert tasks.unwrapped("no error") is None
+
+
+# ------------------------------------------------------------------ what the main process tells
+
+
+def tell(task: Task, error: BaseException) -> None:
+    lost_tasks.failure(sender=task, task_id=task.request.id, exception=error)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:
+    """What the journals say of every execution."""
+    monkeypatch.setattr(type(recorder.default().writer), "find_execution", lambda *_: list(entries))
+
+
+class Received(Request):
+    """A request as the main process holds it, without the message it came in."""
+
+    def __init__(self, task_id: str = "1") -> None:
+        self.id = task_id
+        self._delivery_info = {"exchange": "", "routing_key": "jobs"}
+        self._request_dict: dict[str, object] = {}
+
+    def on_failure(self, *_: object, **__: object) -> None:
+        """As Celery's tells of it: with a task that knows no request."""
+        task = Task()
+        task.request.delivery_info = None
+        lost_tasks.failure(sender=task, task_id="1", exception=ValueError())
+
+
+RUNNING = Entry(1, 5.0, 0.0, 0, running=True, lost=False)
+LOST = Entry(1, 5.0, 0.0, 0, running=False, lost=True)
+ENDED = Entry(1, 5.0, 6.0, 0, running=False, lost=False)
+
+
+def test_a_failure_of_a_running_task_is_left_to_its_postrun(registry_dir: Path) -> None:
+    task = Task()
+    tasks.prerun(task=task, task_id="1")
+    tell(task, ValueError())
+    assert statuses(registry_dir) == {}
+    tasks.postrun(task=task, task_id="1", state="FAILURE", retval=ValueError())
+    assert errors(registry_dir) == {"ValueError": 1}
+
+
+def test_a_failure_told_after_the_end_is_no_second_one(registry_dir: Path) -> None:
+    task = Task()
+    run(task, "SUCCESS")
+    tell(task, RuntimeError("the result could not be stored"))
+    assert statuses(registry_dir) == {"success": 1}
+
+
+def test_what_is_told_while_it_runs_counts_when_it_is_gone(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.exceptions import TimeLimitExceeded
+
+    pretend(monkeypatch, RUNNING)
+    for _ in range(2):  # Celery 5.7 tells it twice
+        tell(Task(), TimeLimitExceeded(1))
+    lost_tasks.settle()
+    assert statuses(registry_dir) == {}
+    pretend(monkeypatch, LOST)
+    lost_tasks.settle()
+    lost_tasks.settle()
+    assert errors(registry_dir) == {"TimeLimitExceeded": 1}
+
+
+def test_what_ended_by_itself_meanwhile_is_not_counted_again(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, RUNNING)
+    task = Task()
+    lost_tasks.revoked(sender=task, request=task.request, terminated=True)
+    pretend(monkeypatch, ENDED)
+    lost_tasks.settle()
+    assert statuses(registry_dir) == {}
+    assert values(registry_dir, "jobs_withdrawn_total") == {}
+
+
+def test_killed_before_it_started_is_withdrawn(registry_dir: Path) -> None:
+    task = Task()
+    lost_tasks.revoked(sender=task, request=task.request, terminated=True)
+    assert values(registry_dir, "jobs_withdrawn_total") == {("celery", "app.task", "jobs", "revoked"): 1}
+
+
+def test_a_redelivery_tells_of_a_first_execution_that_died(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, LOST)
+    run(Task(redelivered=True), "SUCCESS")
+    assert statuses(registry_dir) == {"failure": 1, "success": 1}
+    assert values(registry_dir, "jobs_worker_processes_lost_total") == {("celery",): 1}
+
+
+def test_a_redelivery_of_what_still_runs_tells_nothing(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, RUNNING)
+    run(Task(redelivered=True), "SUCCESS")
+    assert statuses(registry_dir) == {"success": 1}
+
+
+def test_rejected_tasks_are_not_failures_whatever_the_main_process_says(registry_dir: Path) -> None:
+    from celery.exceptions import Reject
+
+    tell(Task(), Reject("no"))
+    assert statuses(registry_dir) == {}
+
+
+def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, RUNNING)
+    task = Task(redelivered=True)
+    lost_tasks.retry(sender=task, request=task.request)
+    request = Received()
+    task_received.send(sender=None, request=request)
+    pretend(monkeypatch, LOST)
+    vars(task.request).update(request.request_dict)
+    with monkeypatch.context() as child:
+        child.setattr(lost_tasks, "_pending", {})  # it knows nothing of what its main process waits to tell
+        run(task, "SUCCESS")
+    assert statuses(registry_dir) == {"success": 1}
+    lost_tasks.settle()
+    assert statuses(registry_dir) == {"retry": 1, "success": 1}
+
+
+@pytest.mark.parametrize(("task_id", "queue"), [("1", "jobs"), ("another", "unknown")])
+def test_a_failure_told_without_its_request_has_the_queue_it_came_from(
+    registry_dir: Path, task_id: str, queue: str
+) -> None:
+    Received(task_id).on_failure()
+    assert values(registry_dir, "jobs_failures_total") == {("celery", "app.task", queue, "ValueError"): 1}
+
+
+def test_what_comes_in_is_listened_to_only_while_something_is_pending(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, RUNNING)
+    task = Task()
+    lost_tasks.retry(sender=task, request=task.request)
+    told, other = Received(), Received("2")
+    for request in (told, other):
+        task_received.send(sender=None, request=request)
+    assert told.request_dict == {lost_tasks.TOLD: True}
+    assert other.request_dict == {}
+    pretend(monkeypatch, ENDED)
+    lost_tasks.settle()
+    assert lost_tasks.received not in [receiver for _, receiver in task_received.receivers]
+
+
+def test_unknown_tasks_and_messages_share_one_job_type(registry_dir: Path) -> None:
+    message = SimpleNamespace(delivery_info={"exchange": "", "routing_key": "jobs"})
+    lost_tasks.unknown(message=message, name="anything")
+    lost_tasks.rejected(message=message)
+    lost_tasks.rejected(message=SimpleNamespace(delivery_info=None))
+    assert values(registry_dir, "jobs_withdrawn_total") == {
+        ("celery", "unknown", "jobs", "unknown"): 1,
+        ("celery", "unknown", "jobs", "rejected"): 1,
+        ("celery", "unknown", "unknown", "rejected"): 1,
+    }

@@ -1,0 +1,84 @@
+"""What `jobmetrics check` says of a directory's contents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobmetrics import recorder
+from jobmetrics.collector_api import CollectorOptions
+from jobmetrics.events import SUCCESS, Ended, Job, Started
+from jobmetrics.exporter import diagnosis
+from jobmetrics.exporter.app import build
+from jobmetrics.families import COUNTER, Family
+from jobmetrics.instruments import BoundCounter
+from jobmetrics.integration import NOTE, PROBLEM, Finding, Recorded, System, Systems
+from jobmetrics.registry.read.snapshot import SnapshotReader
+from jobmetrics.registry.write.writer import Writer
+from jobmetrics.settings import Settings, load
+from tests.support.readings import reader
+
+
+def ran(system: str, job_type: str, ready_at: float | None) -> None:
+    execution = recorder.default().started(Started(Job(system, job_type, "q"), "1", ready_at))
+    assert execution is not None
+    recorder.default().ended(execution, Ended(SUCCESS))
+
+
+def notes(directory: Path) -> list[str]:
+    reader = SnapshotReader(str(directory))
+    try:
+        return [finding.text for finding in diagnosis.contents(reader.read()) if finding.state == NOTE]
+    finally:
+        reader.close()
+
+
+def test_celery_jobs_without_any_known_wait_have_producers_that_are_not_instrumented(
+    in_force: Settings, registry_dir: Path
+) -> None:
+    for number in range(4):
+        ran("celery", f"app.bare{number}", None)
+    ran("celery", "app.stamped", 1.0)
+    ran("rq", "app.rq", None)
+    ran("python", "app.plain", None)
+    (note,) = notes(registry_dir)
+    assert note.startswith("the producers of 4 Celery job types are not instrumented: ")
+    assert note.endswith(": waits unknown for app.bare0, app.bare1, app.bare2, ...")
+
+
+def test_producers_that_stamp_their_messages_are_not_mentioned(in_force: Settings, registry_dir: Path) -> None:
+    ran("celery", "app.stamped", 1.0)
+    ran("celery", "app.stamped", None)  # a redelivery's wait is not known
+    assert notes(registry_dir) == []
+
+
+def test_metrics_that_cannot_be_shown_are_a_problem(registry_dir: Path) -> None:
+    """Also with a namespace, which is part of every metric's name."""
+    settings = load({}, dir=str(registry_dir), namespace="acme")
+    writer = Writer(settings)
+    BoundCounter(writer, Family("shop_rows_total", COUNTER, ""), ()).inc()
+    exporter = build(settings, CollectorOptions())
+    try:
+        assert list(diagnosis.exposition(exporter.text(), settings)) == []
+        BoundCounter(writer, Family("two words", COUNTER, ""), ()).inc()
+        (found,) = diagnosis.exposition(exporter.text(), settings)
+    finally:
+        exporter.close()
+    assert (found.state, found.text) == (PROBLEM, "1 metric cannot be shown and is left out")
+
+
+def test_checks_of_a_job_system_that_fail_are_a_problem(
+    in_force: Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(recorded: Recorded) -> Iterator[Finding]:
+        yield Finding(NOTE, "not shown")
+        raise KeyError("secret")
+
+    systems = Systems((System("broken", checks=fails), System("silent")), ())
+    monkeypatch.setattr(diagnosis, "find_systems", lambda: systems)
+    ran("python", "app.plain", None)
+    with reader(registry_dir) as opened:
+        found = [each for each in diagnosis.contents(opened.read()) if "broken" in each.text or "shown" in each.text]
+    assert found == [Finding(PROBLEM, "the checks of broken failed: KeyError", "update its package")]

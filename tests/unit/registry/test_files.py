@@ -1,0 +1,215 @@
+"""Which descriptors a forked child lets go of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobmetrics.registry import files
+from jobmetrics.registry.files import RETRY_INTERVAL, is_locked, lock_within, try_lock
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> int:
+    (tmp_path / "file").touch()
+    return files.open_noted(str(tmp_path / "file"), os.O_RDWR)
+
+
+def test_open_descriptor_is_ours(fd: int) -> None:
+    assert fd in files.ours(besides=())
+    files.close(fd)
+
+
+def test_closed_descriptor_is_not(fd: int) -> None:
+    files.close(fd)
+    assert fd not in files.noted
+    assert fd not in files.ours(besides=())
+
+
+def test_descriptor_that_is_another_file_now_is_not(fd: int, tmp_path: Path) -> None:
+    other = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(other, fd)
+    ours = files.ours(besides=())
+    os.close(other)
+    os.close(fd)
+    assert fd not in ours
+
+
+def test_descriptor_that_somebody_else_closed_is_not(fd: int) -> None:
+    os.close(fd)
+    assert fd not in files.ours(besides=())
+    assert fd not in files.noted
+
+
+def test_descriptor_that_is_kept_is_left_out(fd: int) -> None:
+    assert fd not in files.ours(besides=[fd])
+    files.close(fd)
+
+
+Open = Callable[[int], int]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    return file
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Open]:
+    """Opens the file anew, each time an open() of its own."""
+    descriptors: list[int] = []
+
+    def open_it(flags: int = os.O_RDWR) -> int:
+        descriptors.append(os.open(path, flags))
+        return descriptors[-1]
+
+    yield open_it
+    for fd in descriptors:
+        try:
+            os.close(fd)
+        except OSError:  # the test closed it
+            continue
+
+
+class Waiting:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    fake = Waiting()
+    monkeypatch.setattr(files, "time", fake)
+    return fake
+
+
+def test_free_lock_is_taken(opened: Open) -> None:
+    assert try_lock(opened(os.O_RDWR)) is True
+
+
+def test_lock_is_one_opens_at_a_time(opened: Open) -> None:
+    try_lock(opened(os.O_RDWR))
+    assert try_lock(opened(os.O_RDWR)) is False
+
+
+def test_holder_may_take_it_again(opened: Open) -> None:
+    fd = opened(os.O_RDWR)
+    try_lock(fd)
+    assert try_lock(fd) is True
+
+
+def test_closing_another_descriptor_of_the_file_does_not_end_the_lock(opened: Open) -> None:
+    try_lock(opened(os.O_RDWR))
+    os.close(opened(os.O_RDWR))
+    assert try_lock(opened(os.O_RDWR)) is False
+
+
+def test_lock_ends_with_its_last_descriptor(opened: Open) -> None:
+    fd = opened(os.O_RDWR)
+    try_lock(fd)
+    os.close(fd)
+    assert try_lock(opened(os.O_RDWR)) is True
+
+
+def test_lock_stays_while_a_copy_of_its_descriptor_is_open(opened: Open) -> None:
+    fd = opened(os.O_RDWR)
+    try_lock(fd)
+    copy = os.dup(fd)
+    os.close(fd)
+    assert try_lock(opened(os.O_RDWR)) is False
+    os.close(copy)
+
+
+def test_held_lock_shows_on_a_read_only_descriptor(opened: Open) -> None:
+    try_lock(opened(os.O_RDWR))
+    assert is_locked(opened(os.O_RDONLY)) is True
+
+
+def test_free_lock_shows_as_free(opened: Open) -> None:
+    assert is_locked(opened(os.O_RDONLY)) is False
+
+
+def test_asking_takes_no_lock(opened: Open) -> None:
+    is_locked(opened(os.O_RDONLY))
+    assert try_lock(opened(os.O_RDWR)) is True
+
+
+def test_asking_does_not_end_the_lock(opened: Open) -> None:
+    try_lock(opened(os.O_RDWR))
+    is_locked(opened(os.O_RDONLY))
+    assert is_locked(opened(os.O_RDONLY)) is True
+
+
+def test_descriptor_that_is_closed_is_an_error(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR)
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        try_lock(fd)
+
+
+def test_lock_within_takes_a_free_lock_without_waiting(opened: Open, waiting: Waiting) -> None:
+    assert lock_within(opened(os.O_RDWR), 1.0) is True
+    assert waiting.slept == []
+
+
+def test_lock_within_no_time_tries_once(opened: Open, waiting: Waiting) -> None:
+    try_lock(opened(os.O_RDWR))
+    assert lock_within(opened(os.O_RDWR), 0.0) is False
+    assert waiting.slept == []
+
+
+def test_lock_within_gives_up_at_the_deadline(opened: Open, waiting: Waiting) -> None:
+    try_lock(opened(os.O_RDWR))
+    assert lock_within(opened(os.O_RDWR), RETRY_INTERVAL * 2.5) is False
+    assert waiting.slept == pytest.approx([RETRY_INTERVAL, RETRY_INTERVAL * 1.5])
+
+
+def test_lock_within_takes_a_lock_that_is_let_go_meanwhile(
+    opened: Open, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = opened(os.O_RDWR)
+    try_lock(holder)
+    monkeypatch.setattr(waiting, "sleep", lambda seconds: os.close(holder))
+    assert lock_within(opened(os.O_RDWR), 1.0) is True
+
+
+@pytest.fixture
+def without_ofd_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.setattr(files, "_OFD_SETLK", None)
+    monkeypatch.setattr(files, "_OFD_GETLK", None)
+
+
+@pytest.mark.usefixtures("without_ofd_locks")
+def test_flock_is_one_opens_at_a_time_too(opened: Open) -> None:
+    assert try_lock(opened(os.O_RDWR)) is True
+    assert try_lock(opened(os.O_RDWR)) is False
+
+
+@pytest.mark.usefixtures("without_ofd_locks")
+def test_flock_shows_as_held_and_as_free(opened: Open) -> None:
+    holder = opened(os.O_RDWR)
+    assert is_locked(opened(os.O_RDONLY)) is False
+    try_lock(holder)
+    assert is_locked(opened(os.O_RDONLY)) is True
+
+
+@pytest.mark.usefixtures("without_ofd_locks")
+def test_asking_for_a_flock_leaves_none(opened: Open) -> None:
+    is_locked(opened(os.O_RDONLY))
+    assert try_lock(opened(os.O_RDWR)) is True
