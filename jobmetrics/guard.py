@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from jobmetrics import settings
+from jobmetrics import runtime, settings
 
 logger = logging.getLogger("jobmetrics")
 
@@ -21,10 +21,19 @@ R = TypeVar("R")
 
 LOG_INTERVAL = 60.0  # seconds between two lines about the same place
 
-_counts: dict[str, int] = {}
-_counted_by = os.getpid()
-_logged_at: dict[str, float] = {}
-_let_through: tuple[type[BaseException], ...] = ()
+
+class Errors:
+    """Errors kept from jobs.
+
+    counts: by place, of the process counted_by. logged_at: by place, monotonic seconds.
+    let_through: exceptions that are the job's own.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.counted_by = os.getpid()
+        self.logged_at: dict[str, float] = {}
+        self.let_through: tuple[type[BaseException], ...] = ()
 
 
 def let_through(*classes: type[BaseException]) -> None:
@@ -33,13 +42,13 @@ def let_through(*classes: type[BaseException]) -> None:
     A job system raises its time limits from a signal handler, which may interrupt our code: swallowing
     such an exception would take the limit away from the job.
     """
-    global _let_through
-    _let_through = tuple(dict.fromkeys((*_let_through, *classes)))
+    errors = runtime.state(Errors)
+    errors.let_through = tuple(dict.fromkeys((*errors.let_through, *classes)))
 
 
 def passes(error: BaseException) -> bool:
     """Whether an exception is the job's own business and must go on."""
-    return isinstance(error, _let_through)
+    return isinstance(error, runtime.state(Errors).let_through)
 
 
 def note(where: str, error: BaseException) -> None:
@@ -51,9 +60,9 @@ def note(where: str, error: BaseException) -> None:
     if passes(error) or _propagates():
         raise error
     count(where)
-    now = time.monotonic()
-    if now - _logged_at.get(where, -LOG_INTERVAL) >= LOG_INTERVAL:
-        _logged_at[where] = now
+    now, logged_at = time.monotonic(), runtime.state(Errors).logged_at
+    if now - logged_at.get(where, -LOG_INTERVAL) >= LOG_INTERVAL:
+        logged_at[where] = now
         logger.warning("jobmetrics: error in %s, the job is not affected: %s: %s", where, type(error).__name__, error)
         logger.debug("jobmetrics: details of the error in %s", where, exc_info=error)
 
@@ -94,12 +103,11 @@ def _own_counts() -> dict[str, int]:
 
     A fork hook would cost each child a copied page, and a fork in C calls no hooks.
     """
-    global _counted_by
-    pid = os.getpid()
-    if pid != _counted_by:
-        _counts.clear()
-        _counted_by = pid
-    return _counts
+    errors, pid = runtime.state(Errors), os.getpid()
+    if pid != errors.counted_by:
+        errors.counts.clear()
+        errors.counted_by = pid
+    return errors.counts
 
 
 def _propagates() -> bool:

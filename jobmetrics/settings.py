@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field
 from typing import Any, NoReturn
 
+from jobmetrics import runtime
 from jobmetrics.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "JOBMETRICS_"
@@ -480,14 +481,22 @@ def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[
     return next((bounds for pattern, bounds in buckets.items() if fnmatch.fnmatchcase(metric, pattern)), None)
 
 
-_in_force: Settings | None = None
-_findings: Findings | None = None  # of the settings read last, until they are reported
-_making: dict[int, threading.RLock] = {}  # by pid: whatever thread held its parent's is not there to let it go
+class Active:
+    """The settings of this process, once they were read.
+
+    findings: what is wrong with the environment or the file, until it is reported.
+    locks: by pid. A lock that another thread held at a fork is never released in the child.
+    """
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+        self.findings: Findings | None = None
+        self.locks: dict[int, threading.RLock] = {}
 
 
 def making() -> threading.RLock:
     """The lock under which this process makes its settings, writer and recorder, one of each."""
-    return _making.setdefault(os.getpid(), threading.RLock())
+    return runtime.state(Active).locks.setdefault(os.getpid(), threading.RLock())
 
 
 def configure(**keywords: object) -> Settings:
@@ -499,39 +508,41 @@ def configure(**keywords: object) -> Settings:
         SettingsError: for an unknown key or a bad value among the keywords. What is wrong with the environment or
             the file counts as not given, and is logged when recording begins.
     """
-    global _in_force, _findings
     settings, findings = read(None, **keywords)
-    with making():
-        _in_force, _findings = settings, findings
+    _activate(settings, findings)
     return settings
 
 
 def use(settings: Settings | None) -> None:
-    """Put settings in force; None forgets them, so that they are read anew when next asked for."""
-    global _in_force, _findings
+    """Make settings active; None forgets them, so that they are read anew when next asked for."""
+    _activate(settings, None)
+
+
+def _activate(settings: Settings | None, findings: Findings | None) -> None:
+    active = runtime.state(Active)
     with making():
-        _in_force, _findings = settings, None
+        active.settings, active.findings = settings, findings
 
 
 def peek() -> Settings | None:
-    """The settings in force if they were read already; never reads them, never raises."""
-    return _in_force
+    """The active settings if they were read already; never reads them, never raises."""
+    return runtime.state(Active).settings
 
 
 def in_force() -> Settings:
     """The settings of this process, read on first use. A bad environment or file never raises here."""
-    global _in_force, _findings
-    if _in_force is None:
+    active = runtime.state(Active)
+    if active.settings is None:
         settings, findings = read()
         with making():
-            if _in_force is None:
-                _in_force, _findings = settings, findings
-    return _in_force
+            if active.settings is None:
+                active.settings, active.findings = settings, findings
+    return active.settings
 
 
 def take_findings() -> Findings:
-    """What is wrong with the environment and the file of the settings in force, once: the caller reports it."""
-    global _findings
+    """What is wrong with the environment and the file of the active settings, once: the caller reports it."""
+    active = runtime.state(Active)
     with making():
-        findings, _findings = _findings, None
+        findings, active.findings = active.findings, None
     return findings or Findings()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jobmetrics import families
+from jobmetrics import families, runtime
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
 from jobmetrics.guard import guarded
@@ -21,7 +21,13 @@ from jobmetrics.registry.write import current
 from jobmetrics.settings import DEFAULT_BUCKETS
 
 _HELP = "Recorded without a definition."
-_known: dict[tuple[str, str, str, tuple[str, ...]], Labelled[Any]] = {}
+
+
+class AdHocMetrics:
+    """The metrics that this process recorded without a definition, by type, name, unit and label names."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str, str, tuple[str, ...]], Labelled[Any]] = {}
 
 
 @guarded("increment")
@@ -72,10 +78,11 @@ def _series(type_: str, name: str, labels: dict[str, object], unit: str = "") ->
         InstrumentError: when name or labels are not allowed, or not those of the first use.
     """
     key = (type_, name, unit, tuple(labels))
-    metric = _known.get(key)
+    known = runtime.state(AdHocMetrics).known
+    metric = known.get(key)
     if metric is None:
         metric = _metric(type_, name, tuple(labels), unit)
-        _known[key] = metric
+        known[key] = metric
     bound = metric.at(tuple(label_value(labels[label]) for label in metric.family.labels))
     bound.writer.look()
     return bound
@@ -85,7 +92,7 @@ def _metric(type_: str, name: str, labels: tuple[str, ...], unit: str) -> Labell
     if not isinstance(name, str):
         raise InstrumentError(f"{name!r} is not a valid metric name: it takes a string")
     most = current.writer().max_series
-    if len(_known) >= most:
+    if len(runtime.state(AdHocMetrics).known) >= most:
         raise InstrumentError(f"{name!r} is one metric too many: max_series is {most}")
     mode = families.MOST_RECENT if type_ == GAUGE else families.SUM
     family = define(type_, name, _HELP, labels, unit=unit, mode=mode, buckets=DEFAULT_BUCKETS)

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from jobmetrics import families, settings
+from jobmetrics import families, runtime, settings
 from jobmetrics.errors import InstrumentError, SettingsError
 from jobmetrics.families import COUNTER, HISTOGRAM, Family
 from jobmetrics.registry.cells import UNBOUND, BoundSeries
@@ -29,7 +29,11 @@ GAUGE_MODES = {
 }
 
 
-_declared: dict[str, Family] = {}  # by every name that a family takes in the exposition
+class Definitions:
+    """Families that this process declared, by every name that they take in the exposition."""
+
+    def __init__(self) -> None:
+        self.declared: dict[str, Family] = {}
 
 
 def declare(family: Family) -> None:
@@ -38,8 +42,9 @@ def declare(family: Family) -> None:
     Raises:
         InstrumentError: one line that names both and the way out.
     """
+    declared = runtime.state(Definitions).declared
     for name in family.exposed_names:
-        known = _declared.setdefault(name, family)
+        known = declared.setdefault(name, family)
         if known.name != family.name:
             raise InstrumentError(
                 f"{family.name} and {known.name} would both be shown as {name}: "
@@ -51,7 +56,7 @@ def declare(family: Family) -> None:
 
 def declared(name: str) -> Family | None:
     """What this process defined under this name, if anything."""
-    return _declared.get(name)
+    return runtime.state(Definitions).declared.get(name)
 
 
 def define(
@@ -152,8 +157,8 @@ def label_value(value: object) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-# Families that record into the directory of the settings in force, whichever that was at a series' first use.
-_of_settings: weakref.WeakSet[Labelled[Any]] = weakref.WeakSet()
+# Families that record into the directory of the active settings. A module's own outlive a runtime: code holds them.
+_living: weakref.WeakSet[Labelled[Any]] = weakref.WeakSet()
 
 
 class Labelled(Generic[Bound]):
@@ -166,7 +171,7 @@ class Labelled(Generic[Bound]):
         self._children: dict[tuple[str, ...], Bound] = {}
         self._misses = 0  # series asked for since all were looked through in vain
         if writer is None:
-            _of_settings.add(self)
+            _living.add(self)
 
     def at(self, values: tuple[str, ...]) -> Bound:
         """The series with these label values, in the family's order; they are texts already.
@@ -204,11 +209,11 @@ class Labelled(Generic[Bound]):
 
 def defined(name: str) -> Labelled[Any] | None:
     """The family of this name that the code has defined and still holds, if any."""
-    return next((labelled for labelled in list(_of_settings) if labelled.family.name == name), None)
+    return next((labelled for labelled in list(_living) if labelled.family.name == name), None)
 
 
 def follow(writer: Writer) -> None:
     """Let every series record through another writer from now on, also those that somebody holds: for tests."""
-    for labelled in list(_of_settings):
+    for labelled in list(_living):
         for child in labelled._children.values():
             child.writer, child.where, child.dropped = writer, UNBOUND, False

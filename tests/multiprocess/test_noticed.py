@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import jobmetrics
-from jobmetrics import recorder, settings
+from jobmetrics import recorder, runtime, settings
 from jobmetrics.events import Job, Published
 from jobmetrics.registry.write import current
 from tests.multiprocess.support import Worker, child, in_child, record, serve, slot_files, worker
@@ -24,7 +24,8 @@ class Producer(Worker):
 
     def __init__(self, path: Path, **more: Any) -> None:
         super().__init__(path, **more)
-        current._writer, current._made_from = self.writer, settings.peek()
+        state = runtime.state(current.Current)
+        state.writer, state.made_from = self.writer, settings.peek()
         self.sent = jobmetrics.Counter("sent", "Labelled.", ["to"])
         self.plain = jobmetrics.Counter("plain", "Without labels.")
         self.level_set = jobmetrics.Gauge("level_set", "Labelled.", ["to"], multiprocess_mode="mostrecent")

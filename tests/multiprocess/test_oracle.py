@@ -84,12 +84,9 @@ class Ours(Instruments):
         super().__init__(jobmetrics)
 
     def begin(self, path: str) -> None:
-        from jobmetrics.instruments import definition
-        from jobmetrics.registry.write import zeros
+        from jobmetrics import runtime
 
-        definition._declared.clear()
-        zeros._known.clear()
-        zeros._waiting.clear()
+        runtime.use(runtime.Runtime())
         settings.configure(dir=path, propagate_errors=True)
         super().__init__(jobmetrics)
 

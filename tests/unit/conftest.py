@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +9,8 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
-from jobmetrics import families, guard, job_context, recorder, settings
+from jobmetrics import families, job_context, recorder, runtime, settings
 from jobmetrics.events import PYTHON
-from jobmetrics.instruments import adhoc, definition
-from jobmetrics.registry.write import current, zeros
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 from tests.unit.doubles import FakeClock, die
@@ -25,23 +21,14 @@ examples.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
-def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What this process knows of settings, writers, definitions and errors is forgotten, and restored after."""
-    monkeypatch.setattr(settings, "_in_force", None)
-    monkeypatch.setattr(settings, "_findings", None)
-    monkeypatch.setattr(current, "_writer", None)
-    monkeypatch.setattr(current, "_made_from", None)
     monkeypatch.setattr(recorder, "_default", None)
-    monkeypatch.setattr(definition, "_declared", {})
-    monkeypatch.setattr(adhoc, "_known", {})
-    monkeypatch.setattr(zeros, "_known", weakref.WeakSet())
-    monkeypatch.setattr(zeros, "_waiting", deque())
     monkeypatch.setattr(families, "_systems", {PYTHON})
     monkeypatch.setattr(job_context, "_by_job_type", {})
     monkeypatch.setattr(job_context, "_unnamed", [])
-    monkeypatch.setattr(guard, "_counts", {})
-    monkeypatch.setattr(guard, "_logged_at", {})
-    monkeypatch.setattr(guard, "_let_through", guard._let_through)
+    with runtime.replaced():
+        yield
 
 
 @pytest.fixture

@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from jobmetrics import guard, settings
+from jobmetrics import guard, runtime, settings
 from jobmetrics.registry.write import zeros
 from jobmetrics.registry.write.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
 
-show_dropped: Callable[[], None] | None = None  # of each writer; the recorder, a layer above, sets it
-_writer: Writer | None = None
-_made_from: settings.Settings | None = None
+show_dropped: Callable[[], None] | None = None  # of each writer; the recorder, a layer above, sets it at import
+
+
+class Current:
+    """The writer of this process and the settings that it was made from."""
+
+    def __init__(self) -> None:
+        self.writer: Writer | None = None
+        self.made_from: settings.Settings | None = None
 
 
 def settings_in_force() -> settings.Settings:
@@ -35,18 +41,18 @@ def settings_in_force() -> settings.Settings:
 
 def writer() -> Writer:
     """This process's writer, the same for all its instruments."""
-    global _writer, _made_from
-    if _writer is None or _made_from is not settings.peek():
+    current = runtime.state(Current)
+    if current.writer is None or current.made_from is not settings.peek():
         with settings.making():
-            in_force = settings_in_force()
-            if _writer is None or _made_from is not in_force:
-                if _writer is not None:
-                    _writer.shows_zeros = False
+            active = settings_in_force()
+            if current.writer is None or current.made_from is not active:
+                if current.writer is not None:
+                    current.writer.shows_zeros = False
                     zeros.again()
-                _writer, _made_from = Writer(in_force), in_force
-                _writer.shows_zeros = True
-                _writer.show_dropped = show_dropped
-    return _writer
+                current.writer, current.made_from = Writer(active), active
+                current.writer.shows_zeros = True
+                current.writer.show_dropped = show_dropped
+    return current.writer
 
 
 @guard.guarded("refresh")
@@ -62,5 +68,6 @@ def refresh() -> None:
 
 def show_zeros() -> None:
     """Show a new definition at once where this process records already; it waits until the process does elsewhere."""
-    if _writer is not None and _made_from is settings.peek():
-        _writer.show_zeros()
+    current = runtime.state(Current)
+    if current.writer is not None and current.made_from is settings.peek():
+        current.writer.show_zeros()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from jobmetrics import runtime
 from jobmetrics.registry.cells import BoundSeries
 
 MAX_WAITING = 10_000  # a process that never records may go on asking
@@ -22,13 +23,17 @@ class Metric(Protocol):
     def at(self, values: tuple[str, ...], /) -> BoundSeries: ...
 
 
-_known: weakref.WeakSet[Metric] = weakref.WeakSet()
-_waiting: deque[Callable[[], BoundSeries | None]] = deque()
+class Zeros:
+    """known: metrics without labels; waiting: what gives a series to be shown, or None."""
+
+    def __init__(self) -> None:
+        self.known: weakref.WeakSet[Metric] = weakref.WeakSet()
+        self.waiting: deque[Callable[[], BoundSeries | None]] = deque()
 
 
 def define(metric: Metric) -> None:
     """Show a metric without labels, in this generation of the directory and in those that follow."""
-    _known.add(metric)
+    runtime.state(Zeros).known.add(metric)
     _ask(_of(metric))
 
 
@@ -39,21 +44,22 @@ def ask(series: BoundSeries) -> None:
 
 def again() -> None:
     """Show all metrics without labels, in a new generation of the directory or in another directory."""
-    for metric in list(_known):
+    for metric in list(runtime.state(Zeros).known):
         _ask(_of(metric))
 
 
 def any_wait() -> bool:
     """Whether anything is to be shown."""
-    return bool(_waiting)
+    return bool(runtime.state(Zeros).waiting)
 
 
 def take() -> list[BoundSeries]:
     """What is to be shown now; other threads may add more meanwhile."""
     taken = []
-    for _ in range(len(_waiting)):
+    waiting = runtime.state(Zeros).waiting
+    for _ in range(len(waiting)):
         try:
-            series = _waiting.popleft()()
+            series = waiting.popleft()()
         except IndexError:  # another thread took it
             break
         if series is not None:
@@ -62,8 +68,9 @@ def take() -> list[BoundSeries]:
 
 
 def _ask(find: Callable[[], BoundSeries | None]) -> None:
-    if len(_waiting) < MAX_WAITING:
-        _waiting.append(find)
+    waiting = runtime.state(Zeros).waiting
+    if len(waiting) < MAX_WAITING:
+        waiting.append(find)
 
 
 def _of(metric: Metric) -> Callable[[], BoundSeries | None]:

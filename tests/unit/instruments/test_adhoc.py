@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobmetrics import Counter, Gauge, Histogram, duration, guard, increment, observe, set_gauge, settings
+from jobmetrics import Counter, Gauge, Histogram, duration, guard, increment, observe, runtime, set_gauge, settings
 from jobmetrics.errors import InstrumentError
 from jobmetrics.instruments import adhoc
 from jobmetrics.registry.write import current
@@ -152,5 +152,5 @@ def test_names_without_end_are_capped() -> None:
         settings.use(settings.load({}, dir=settings.in_force().dir, max_series=50))
         for number in range(100):
             increment(f"orders_{number}")
-        assert len(adhoc._known) == 50
+        assert len(runtime.state(adhoc.AdHocMetrics).known) == 50
         assert guard.take_counts() == {"increment": 50}
