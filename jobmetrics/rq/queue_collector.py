@@ -169,9 +169,9 @@ class RedisQueues:
         readings = [Reading(f.JOBS_CRON_SCHEDULERS, labels, float(len(schedulers)))]
         if schedulers:
             readings.append(Reading(f.JOBS_CRON_HEARTBEAT, labels, min(score for _, score in schedulers)))
-        planned = min((moment for plan in plans for moment in planned(plan)), default=None)
-        if planned is not None:
-            readings.append(Reading(f.JOBS_CRON_NEXT, labels, planned))
+        next_run = min((run for plan in plans for run in planned(plan)), default=None)
+        if next_run is not None:
+            readings.append(Reading(f.JOBS_CRON_NEXT, labels, next_run))
         return readings
 
     def close(self) -> None:
