@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from jobmetrics.events import PYTHON, STATUSES, WITHDRAWN_REASONS
+from jobmetrics.runtime import state
 from jobmetrics.settings import DEFAULT_BUCKETS
 
 COUNTER = "counter"
@@ -34,9 +35,15 @@ SPARE_SYSTEMS = 3  # job systems whose overflow series have room in a directory 
 
 _FIXED_VALUES = {"system": REGISTERED, "status": STATUSES}
 _SYSTEM_NAME = r"[a-z][a-z0-9_]{0,31}\Z"
-_systems = {PYTHON}
 
 JOB_LABELS = ("system", "job_type", "queue_name")
+
+
+class RegisteredSystems:
+    """The values of the label `system` that stay apart beyond the cap in this process."""
+
+    def __init__(self) -> None:
+        self.names = {PYTHON}
 
 
 def register_system(name: str) -> None:
@@ -51,9 +58,10 @@ def register_system(name: str) -> None:
     Raises:
         ValueError: for any other name.
     """
-    if name not in _systems:
+    names = state(RegisteredSystems).names
+    if name not in names:
         check_system_name(name)
-        _systems.add(name)
+        names.add(name)
 
 
 def check_system_name(name: str) -> None:
@@ -126,8 +134,9 @@ class Family(NamedTuple):
     def overflow(self, values: tuple[str, ...]) -> tuple[str, ...]:
         """The label values of the series that counts for these beyond the cap."""
         kept = dict(self.closed)
+        systems = state(RegisteredSystems).names
         return tuple(
-            value if label in kept and value in (kept[label] or _systems) else OVERFLOW
+            value if label in kept and value in (kept[label] or systems) else OVERFLOW
             for label, value in zip(self.labels, values, strict=True)
         )
 

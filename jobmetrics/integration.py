@@ -21,6 +21,7 @@ from jobmetrics import recorder
 from jobmetrics.events import PYTHON
 from jobmetrics.families import Family, register_system
 from jobmetrics.instruments import BoundGauge, Labelled
+from jobmetrics.runtime import state
 
 if TYPE_CHECKING:
     from jobmetrics.collector_api import Collector, CollectorOptions
@@ -197,7 +198,11 @@ class _WorkerGauges:
             self._reserved.at((self._system, queue)).set(0.0)
 
 
-_gauges: dict[str, _WorkerGauges] = {}  # by system
+class ShownWorkers:
+    """The workers that this process is."""
+
+    def __init__(self) -> None:
+        self.by_system: dict[str, _WorkerGauges] = {}
 
 
 def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[str, int] | None = None) -> None:
@@ -211,14 +216,15 @@ def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[s
         reserved: jobs taken from the broker and not started, by queue.
     """
     writer = recorder.default().writer
-    gauges = _gauges.get(system)
+    workers = state(ShownWorkers).by_system
+    gauges = workers.get(system)
     if gauges is None or gauges.writer is not writer:
-        gauges = _gauges[system] = _WorkerGauges(writer, system)
+        gauges = workers[system] = _WorkerGauges(writer, system)
     gauges.show(capacity, reserved or {})
 
 
 def clear_worker_gauges(system: str) -> None:
     """Show that this process, which may live on, is no longer a worker of the system."""
-    gauges = _gauges.get(system)
+    gauges = state(ShownWorkers).by_system.get(system)
     if gauges is not None:
         gauges.clear()

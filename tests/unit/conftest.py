@@ -9,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
-from jobmetrics import families, job_context, recorder, runtime, settings
-from jobmetrics.events import PYTHON
+from jobmetrics import job_context, recorder, runtime, settings
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 from tests.unit.doubles import FakeClock, die
@@ -24,7 +23,6 @@ examples.load_profile("unhurried")
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What this process knows of settings, writers, definitions and errors is forgotten, and restored after."""
     monkeypatch.setattr(recorder, "_default", None)
-    monkeypatch.setattr(families, "_systems", {PYTHON})
     monkeypatch.setattr(job_context, "_by_job_type", {})
     monkeypatch.setattr(job_context, "_unnamed", [])
     with runtime.replaced():

@@ -159,8 +159,7 @@ def test_gauge_takes_two_cells_where_it_must_know_whether_it_was_set(mode: str, 
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "_systems", {PYTHON})
+def registered() -> None:
     families.register_system("rq")
 
 

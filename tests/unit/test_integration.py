@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import jobmetrics
-from jobmetrics import integration, recorder
+from jobmetrics import recorder
 from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.families import OVERFLOW
 from jobmetrics.integration import (
@@ -126,8 +127,7 @@ def test_what_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture
-def gauges(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(integration, "_gauges", {})
+def gauges(in_force: Settings) -> Iterator[None]:
     yield
     die(recorder.default().writer)
 

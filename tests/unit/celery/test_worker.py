@@ -9,7 +9,7 @@ import pytest
 from celery.signals import beat_init, before_task_publish
 from celery.worker.request import Request
 
-from jobmetrics import integration, recorder
+from jobmetrics import recorder
 from jobmetrics.celery import beat, instrument, signals, uninstrument, worker
 from jobmetrics.settings import Settings
 from tests.support.readings import samples, values
@@ -17,8 +17,7 @@ from tests.unit.doubles import die
 
 
 @pytest.fixture(autouse=True)
-def clean(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(integration, "_gauges", {})
+def clean(in_force: Settings) -> Iterator[None]:
     yield
     die(recorder.default().writer)
 
