@@ -169,7 +169,7 @@ class Recorder:
         """As `started`, without an event, for a job that is not ignored."""
         execution = self.begin(job, execution_id, execution_hash(job.job.system, execution_id), ready_at)
         if not self._greenlets:
-            in_main = get_ident() == fork_hooks.main_thread
+            in_main = get_ident() == fork_hooks.hooks.main_thread
             execution.cpu_clock = clock = self._process_cpu if in_main else self.thread_cpu
             execution.cpu = -clock()
         return execution
@@ -189,7 +189,7 @@ class Recorder:
         entry = writer.begin(job.active, execution, at)
         if ready_at is not None:
             job.wait.observe(max(0.0, at - ready_at))  # clocks of two hosts may disagree
-        begun = Execution(job, execution_id, at, start, entry, fork_hooks.count)
+        begun = Execution(job, execution_id, at, start, entry, fork_hooks.hooks.count)
         if self._greenlets:
             begun.cpu = None
         if job.target is not None:
@@ -211,7 +211,7 @@ class Recorder:
         if execution.ended:
             return
         execution.ended = True
-        if execution.forks != fork_hooks.count:
+        if execution.forks != fork_hooks.hooks.count:
             return  # a forked child's copy: nobody runs in it any more
         job: JobSeries = execution.series
         at, cpu = self._wall(), execution.cpu

@@ -337,11 +337,11 @@ def _row(directory: Directory, name: str, identity: bytes) -> _Row | None:
     row = _Row(array("d", data[header.cells_offset :]))
     if live:
         try:
-            owner = layout.Owner.unpack(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
+            lease, _ = layout.unpack_owner(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
         except Damaged:
             return row
         row.live = True
-        entries = journal.entries(data, header, owner.lease)
+        entries = journal.entries(data, header, lease)
         row.running = [(entry.series, entry.start) for entry in entries if entry.running]
     return row
 

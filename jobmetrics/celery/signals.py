@@ -24,7 +24,6 @@ _HANDLERS = (
     (signals.task_unknown, lost_tasks.unknown),
     (signals.task_rejected, lost_tasks.rejected),
     (signals.worker_init, worker.worker_init),
-    (signals.worker_before_create_process, worker.before_fork),
     (signals.worker_process_init, worker.process_init),
     (signals.worker_process_shutdown, worker.process_ends),
     (signals.worker_shutdown, worker.ended),

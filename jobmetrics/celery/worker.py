@@ -134,19 +134,13 @@ def worker_init(sender: Any = None, **_: Any) -> None:
     """A worker starts: its blueprints are built after this signal."""
     writer = recorder.default().writer
     writer.describe(SYSTEM, "main")
-    writer.prepare(SYSTEM, CHILD)
+    writer.prepare()
     steps = getattr(getattr(sender, "app", None), "steps", None)
     if steps is not None:
         steps["worker"].add(WorkerStep)
         steps["consumer"].add(ConsumerStep)
     pid = os.getpid()
     atexit.register(lambda: os.getpid() == pid and lost_tasks.settle())  # a cold shutdown sends no signal
-
-
-@guarded("celery worker start")
-def before_fork(**_: Any) -> None:
-    """A pool process will be forked."""
-    recorder.default().writer.prepare(SYSTEM, CHILD)  # once here, and not in each child
 
 
 @guarded("celery worker start")

@@ -12,7 +12,7 @@ import psutil
 from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
 from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.registry.directory import Directory
-from jobmetrics.registry.layout import Owner
+from jobmetrics.registry.layout import ProcessIdentity
 from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
 from jobmetrics.registry.slots import pid_namespace
 
@@ -93,7 +93,7 @@ class WorkerMemory:
         self._namespace = pid_namespace()
         self._processes: dict[tuple[int, int], psutil.Process] = {}  # by pid and start: making one costs the most
 
-    def by_system(self, owners: Iterable[Owner]) -> dict[str, float]:
+    def by_system(self, owners: Iterable[ProcessIdentity]) -> dict[str, float]:
         """Bytes by system, each process once; pages that processes share count in each.
 
         A system is absent where one of its processes may not be looked at, or runs in another pid namespace: a sum
@@ -110,7 +110,7 @@ class WorkerMemory:
                 found[owner.system] = found.get(owner.system, 0.0) + size
         return {system: size for system, size in found.items() if system not in unknown}
 
-    def _resident(self, owner: Owner, known: dict[tuple[int, int], psutil.Process]) -> float | None:
+    def _resident(self, owner: ProcessIdentity, known: dict[tuple[int, int], psutil.Process]) -> float | None:
         """One process's; 0 when it has ended meanwhile, None when it may not be looked at."""
         key = owner.pid, owner.start
         try:

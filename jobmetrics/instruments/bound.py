@@ -17,8 +17,7 @@ from jobmetrics import families, guard
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import Family
 from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
-from jobmetrics.registry.cells import NOWHERE, BoundSeries, Row, raise_to, set_at
-from jobmetrics.registry.write.writer import Writer
+from jobmetrics.registry.cells import NOWHERE, BoundSeries, Row, SeriesWriter, raise_to, set_at
 
 
 def _exact(value: object) -> float:
@@ -108,7 +107,7 @@ class BoundGauge(_Bound):
 
     __slots__ = ("_is_present",)
 
-    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
+    def __init__(self, writer: SeriesWriter, family: Family, values: tuple[str, ...]) -> None:
         super().__init__(writer, family, values)
         self._is_present = family.mode not in (families.MOST_RECENT, families.HIGH_WATER)
 
@@ -218,7 +217,7 @@ class BoundHistogram(_Bound):
 
     __slots__ = ("_bounds", "_sum")
 
-    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
+    def __init__(self, writer: SeriesWriter, family: Family, values: tuple[str, ...]) -> None:
         super().__init__(writer, family, values)
         self._bounds = family.buckets
         self._sum = family.width - 1

@@ -108,7 +108,7 @@ class _Metric(Labelled[Bound]):
 
     def _remove(self, values: tuple[str, ...]) -> None:
         child = self._children.pop(values, None)
-        if child is not None and child.writer.slot is not None:
+        if child is not None:
             child.writer.erase(child, hide=True)
 
     def _values(self, labelvalues: tuple[object, ...], labelkwargs: dict[str, object]) -> tuple[str, ...]:

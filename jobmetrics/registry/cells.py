@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from math import copysign
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from jobmetrics.families import HIGH_WATER, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM, Family
 from jobmetrics.registry.layout import MAX_WIDTH
-
-if TYPE_CHECKING:
-    from jobmetrics.registry.write.writer import Writer
-
 
 CAPACITY = 16_384  # cells: about 128 KiB, several hundred histograms
 NO_CELLS = memoryview(bytearray()).cast("d")  # writable, so that setting raises IndexError as adding does
@@ -145,12 +143,37 @@ def merge(
         set_at(target, j, source[i + 1], source[i], now)
 
 
+class SeriesWriter(Protocol):
+    """What a bound series and its metric ask of their writer; `Writer` documents each method.
+
+    clock: seconds that never go back; check_at: when `look` is due.
+    """
+
+    clock: Callable[[], float]
+    check_at: float
+
+    @property
+    def lock(self) -> threading.RLock: ...
+
+    def bind(self, series: BoundSeries, redo: Callable[[float], object], value: float = 0.0) -> bool: ...
+
+    def drop(self, reason: str, metric: str) -> None: ...
+
+    def erase(self, series: BoundSeries, *, hide: bool) -> None: ...
+
+    def left(self, row: Row, i: int) -> float: ...
+
+    def look(self) -> None: ...
+
+    def show_zeros(self) -> None: ...
+
+
 class BoundSeries:
     """One series as this process records it: its family, label values, and where its cells are."""
 
     __slots__ = ("__weakref__", "dropped", "family", "values", "where", "writer")
 
-    def __init__(self, writer: Writer, family: Family, values: tuple[str, ...]) -> None:
+    def __init__(self, writer: SeriesWriter, family: Family, values: tuple[str, ...]) -> None:
         self.writer = writer
         self.family = family
         self.values = values

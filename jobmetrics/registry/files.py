@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
 # Held while a descriptor is opened and noted, and over a fork: a child knows of each that it inherits.
 lock = threading.RLock()
@@ -44,22 +44,32 @@ def closing(fd: int) -> Iterator[int]:
         close(fd)
 
 
-def ours(*, besides: Collection[int]) -> list[int]:
-    """The noted descriptors that are still what they were; the others are forgotten.
+def ours() -> list[int]:
+    """The noted descriptors that are still what they were.
 
     A daemoniser closes them, and so does a forked child: their numbers serve again.
     """
+    found = []
     for fd, file in noted.copy().items():
-        if fd in besides:
-            continue
         try:
             info = os.fstat(fd)
         except OSError:
-            del noted[fd]
             continue
-        if file is not None and file != (info.st_dev, info.st_ino):
-            del noted[fd]
-    return [fd for fd in noted if fd not in besides]
+        if file is None or file == (info.st_dev, info.st_ino):
+            found.append(fd)
+    return found
+
+
+def forget_inherited() -> list[int]:
+    """In a forked child: the descriptors that its parent had open, for the caller to close.
+
+    A thread of the parent may have held the lock: the child has another one.
+    """
+    global lock
+    lock = threading.RLock()
+    inherited = ours()
+    noted.clear()
+    return inherited
 
 
 try:

@@ -5,9 +5,10 @@ appends to it under its lock.
 """
 
 # Annotations are no texts here: NamedTuple would compile each of them at import.
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
@@ -363,16 +364,7 @@ class IndexFile:
             if overflow is not None:
                 return Placement(overflow.first, overflow.width, dropped=True)
             values = asked
-        try:
-            fd = self._directory.open(INDEX_NAME, os.O_RDWR)
-        except FileNotFoundError:
-            raise Moved from None
-        with closing(fd):
-            if not lock_within(fd, wait):
-                raise Contended
-            if not same_file(fd, self._directory.file(INDEX_NAME)):
-                raise Moved
-            self._catch_up(fd, index)
+        with self._locked(index, wait) as fd:
             return self._place_locked(fd, index, family, values)
 
     def place_all(self, index: SeriesIndex, wanted: Iterable[tuple[Family, tuple[str, ...]]], wait: float) -> None:
@@ -382,6 +374,17 @@ class IndexFile:
             Contended: when the lock was not to be had within `wait` seconds.
             Moved: when another index has taken this one's place.
             OSError: when it cannot be written, such as on a full disk.
+        """
+        with self._locked(index, wait) as fd:
+            for family, values in wanted:
+                if index.find(family, values) is None and not index.refuses(family):
+                    self._place_locked(fd, index, family, values)
+
+    @contextlib.contextmanager
+    def _locked(self, index: SeriesIndex, wait: float) -> Iterator[int]:
+        """The index file, locked for an append, once `index` has everything that others appended.
+
+        Raises Contended, Moved or OSError.
         """
         try:
             fd = self._directory.open(INDEX_NAME, os.O_RDWR)
@@ -393,9 +396,7 @@ class IndexFile:
             if not same_file(fd, self._directory.file(INDEX_NAME)):
                 raise Moved
             self._catch_up(fd, index)
-            for family, values in wanted:
-                if index.find(family, values) is None and not index.refuses(family):
-                    self._place_locked(fd, index, family, values)
+            yield fd
 
     def _place_locked(self, fd: int, index: SeriesIndex, family: Family, values: tuple[str, ...]) -> Placement:
         dropped = False
@@ -406,19 +407,19 @@ class IndexFile:
             dropped = overflow != values
             values, found = overflow, index.find(family, overflow)
         if declare is not None:
-            self._append(fd, index, lambda: declare)
+            self._append(fd, index, declare)
         if found is None:
             number = index.number(family)
             assert number is not None, "the family was declared a moment ago"
-            self._append(fd, index, lambda: index.series_record(family, number, values))
+            self._append(fd, index, index.series_record(family, number, values))
             found = index.find(family, values)
             if found is None:
                 raise Damaged("the index does not hold what was appended to it")
         return Placement(found.first, found.width, dropped)
 
     @staticmethod
-    def _append(fd: int, index: SeriesIndex, build: Callable[[], layout.Record]) -> None:
-        data = build().pack(index.identity, index.fed_to)
+    def _append(fd: int, index: SeriesIndex, record: layout.Record) -> None:
+        data = record.pack(index.identity, index.fed_to)
         if os.pwrite(fd, data, index.fed_to) != len(data):
             raise OSError(28, "no space left for the index")
         os.pwrite(fd, layout.pack_committed(index.fed_to + len(data)), layout.COMMITTED_OFFSET)

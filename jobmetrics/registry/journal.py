@@ -97,7 +97,7 @@ class Journal:
     def _another(self) -> int | None:
         """An entry when none is known to be free."""
         if not self._sorted:
-            self.sort_entries()
+            self._sort_entries()
         for entries in (self._free, self._kept):
             try:
                 return entries.popleft()
@@ -105,7 +105,7 @@ class Journal:
                 continue
         return None
 
-    def sort_entries(self) -> None:
+    def _sort_entries(self) -> None:
         """Free are empty and long ended entries; the rest are taken last, the oldest first."""
         n = self._entries
         starts, ends = self._times[2 * n : 3 * n].tolist(), self._times[3 * n : 4 * n].tolist()

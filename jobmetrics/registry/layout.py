@@ -15,7 +15,6 @@ Slot file
 """
 
 # Annotations are no texts here: NamedTuple would compile each of them at import.
-import functools
 import hashlib
 import json
 import struct
@@ -46,7 +45,6 @@ MAX_RECORD = 1 << 20
 MAX_WIDTH = 256  # cells of one series at the most
 
 _SLOT_HEADER = struct.Struct("<8sIII16s8s16x")  # magic, version, journal entries, cells offset, identity, serial
-SLOT_KIND_SIZE = 36  # the bytes of it that all slots of a generation with journals of one length share
 SLOT_HEADER_SIZE = 64
 OWNER_OFFSET = 64
 _OWNER = struct.Struct("<QQQII16s16s4x")  # lease, start, pid namespace, capacity, zero, system, role
@@ -219,66 +217,58 @@ class SlotHeader(NamedTuple):
         return header
 
 
-def is_whole(slot_header: "bytes | memoryview[int]") -> bool:
-    """Whether a slot header's bytes agree with its CRC."""
-    (crc,) = _CRC.unpack_from(slot_header, _SLOT_HEADER.size)
-    return bool(crc == zlib.crc32(slot_header[: _SLOT_HEADER.size]))
-
-
 def is_slot_size(size: int, cells_offset: int) -> bool:
     """Whether a slot whose cells begin there can have this size: cells come in powers of two."""
     cells, rest = divmod(size - cells_offset, CELL)
     return rest == 0 and cells >= MIN_CELLS and cells & (cells - 1) == 0
 
 
-class Owner(NamedTuple):
-    """Who holds a slot. lease: counts the slot's owners, from 1; start: of the process, in the kernel's own
-    unit (0 when unknown); namespace: of its pid (0 when unknown); capacity: jobs it can run at once."""
+class ProcessIdentity(NamedTuple):
+    """Who holds a slot. start: of the process, in the kernel's own unit (0 when unknown); namespace: of its pid (0 when
+    unknown); capacity: jobs it can run at once."""
 
-    lease: int
-    pid: int
-    start: int
-    namespace: int
-    system: str
-    role: str
-    capacity: int
-
-    @classmethod
-    def unpack(cls, data: bytes) -> "Owner":
-        """Raises Damaged when the record is not complete (never leased, or its owner died while writing it)."""
-        body = data[: _OWNER.size]
-        if len(data) < OWNER_SIZE or data[len(body) : len(body) + _CRC.size] != _crc(body):
-            raise Damaged("the slot's owner record is not complete")
-        (word,) = _WORD.unpack_from(data, PID_OFFSET - OWNER_OFFSET)
-        pid = word & 0xFFFFFFFF
-        if not pid or word != pid_word(pid):
-            raise Damaged("the slot's owner record is not complete")
-        lease, start, namespace, capacity, _, system, role = _OWNER.unpack(body)
-        return cls(
-            lease, pid, start, namespace,
-            system.rstrip(b"\0").decode("ascii", "replace"), role.rstrip(b"\0").decode("ascii", "replace"), capacity,
-        )  # fmt: skip
+    pid: int = 0
+    start: int = 0
+    namespace: int = 0
+    system: str = ""
+    role: str = ""
+    capacity: int = 1
 
 
-def write_owner(
-    slot: "memoryview[int]", lease: int, pid: int, start: int, namespace: int, capacity: int, system: bytes, role: bytes
-) -> None:
-    """Write an owner record into a slot's bytes, its CRC and pid last; see `Owner`. Texts are cut at 16 bytes.
+def unpack_owner(data: bytes) -> tuple[int, ProcessIdentity]:
+    """The owner record of a slot: its lease, which counts the slot's owners from 1, and its owner.
 
-    pid: 0 for a record that is not complete before its owner, a child yet to be forked, has written its own.
+    Raises Damaged when the record is not complete (never leased, or its owner died while writing it).
     """
-    _OWNER.pack_into(slot, OWNER_OFFSET, lease, start, namespace, capacity, 0, system, role)
+    body = data[: _OWNER.size]
+    if len(data) < OWNER_SIZE or data[len(body) : len(body) + _CRC.size] != _crc(body):
+        raise Damaged("the slot's owner record is not complete")
+    (word,) = _WORD.unpack_from(data, PID_OFFSET - OWNER_OFFSET)
+    pid = word & 0xFFFFFFFF
+    if not pid or word != _pid_word(pid):
+        raise Damaged("the slot's owner record is not complete")
+    lease, start, namespace, capacity, _, system, role = _OWNER.unpack(body)
+    return lease, ProcessIdentity(
+        pid, start, namespace,
+        system.rstrip(b"\0").decode("ascii", "replace"), role.rstrip(b"\0").decode("ascii", "replace"), capacity,
+    )  # fmt: skip
+
+
+def write_owner(slot: "memoryview[int]", lease: int, owner: ProcessIdentity) -> None:
+    """Write an owner record into a slot's bytes, its CRC and pid last. Names become ASCII, cut at 16 bytes."""
+    system, role = (name.encode("ascii", "replace") for name in (owner.system, owner.role))
+    _OWNER.pack_into(slot, OWNER_OFFSET, lease, owner.start, owner.namespace, owner.capacity, 0, system, role)
     _CRC.pack_into(slot, OWNER_CRC_OFFSET, zlib.crc32(slot[OWNER_OFFSET:OWNER_CRC_OFFSET]))
-    _WORD.pack_into(slot, PID_OFFSET, pid_word(pid) if pid else 0)
+    _WORD.pack_into(slot, PID_OFFSET, _pid_word(owner.pid))
 
 
-def pid_word(pid: int) -> int:
+def _pid_word(pid: int) -> int:
     """A pid and its complement, so that half a write or a flipped bit is no pid."""
     return pid | (pid ^ 0xFFFFFFFF) << 32
 
 
 def owner_process(record: bytes) -> tuple[int, int, int]:
-    """Pid, start and pid namespace in an owner record, as in `Owner`; pid 0 for a record that is not complete.
+    """Pid, start and pid namespace in an owner record, see `ProcessIdentity`; pid 0 for a record that is not complete.
 
     Only the pid is checked: a process that leases a slot needs nothing else.
     """
@@ -287,13 +277,13 @@ def owner_process(record: bytes) -> tuple[int, int, int]:
     _, start, namespace, *_rest = _OWNER.unpack_from(record)
     (word,) = _WORD.unpack_from(record, PID_OFFSET - OWNER_OFFSET)
     pid = word & 0xFFFFFFFF
-    return (pid if word == pid_word(pid) else 0), start, namespace
+    return (pid if word == _pid_word(pid) else 0), start, namespace
 
 
 def lease_of(slot: bytes) -> int | None:
     """The lease number of a complete owner record in a slot's bytes; None when it is not complete."""
     try:
-        return Owner.unpack(slot[OWNER_OFFSET : OWNER_OFFSET + OWNER_SIZE]).lease
+        return unpack_owner(slot[OWNER_OFFSET : OWNER_OFFSET + OWNER_SIZE])[0]
     except Damaged:
         return None
 
@@ -326,13 +316,7 @@ def unpack_state(word: int) -> tuple[int, int]:
     return word >> 8, word & 0xFF
 
 
-@functools.cache
-def _hash_of(system: str) -> hashlib.blake2b:
-    return hashlib.blake2b(f"{system}\0".encode("utf-8", "surrogatepass"), digest_size=8)
-
-
 def execution_hash(system: str, execution_id: str) -> int:
     """64 bits that stand for one job system's name of an execution."""
-    digest = _hash_of(system).copy()  # two thirds of the time of a new one
-    digest.update(execution_id.encode("utf-8", "surrogatepass"))
-    return int.from_bytes(digest.digest(), "little")
+    name = f"{system}\0{execution_id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

@@ -7,7 +7,6 @@ import mmap
 import os
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from jobmetrics.errors import Damaged
 from jobmetrics.families import LIVE_SUM
@@ -16,6 +15,7 @@ from jobmetrics.registry.cells import NO_CELLS, PresentCell, end_ownership
 from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
 from jobmetrics.registry.files import close, closing, say_ready
 from jobmetrics.registry.journal import Journal
+from jobmetrics.registry.layout import ProcessIdentity
 
 _MARK = 1 << 40  # far beyond what a job's own file is read at, within what every file system allows
 
@@ -37,21 +37,15 @@ def journal_entries(capacity: int) -> int:
 
 
 class SlotPlan:
-    """What a slot of one generation looks like, worked out once for a process and its forked children.
+    """What a slot of one generation looks like, worked out once for a process and its forked children."""
 
-    A child that finds a slot just as planned leases it with a handful of system calls; each Python object that it
-    would touch besides costs it a copied page.
-    """
-
-    __slots__ = ("cells_offset", "directory", "entries", "identity", "kind", "namespace", "prefix")
+    __slots__ = ("cells_offset", "directory", "entries", "identity", "namespace", "prefix")
 
     def __init__(self, directory: Directory, identity: bytes, capacity: int) -> None:
         self.directory = directory
         self.identity = identity
         self.entries = journal_entries(capacity)
-        header = layout.SlotHeader(self.entries, identity)
-        self.kind = header.pack()[: layout.SLOT_KIND_SIZE]
-        self.cells_offset = header.cells_offset
+        self.cells_offset = layout.SlotHeader(self.entries, identity).cells_offset
         self.namespace = pid_namespace()
         self.prefix = directory.file(SLOT_PREFIX)
 
@@ -81,11 +75,10 @@ class Slot:
         "left",
         "lock_fd",
         "number",
-        "pid_word",
     )
 
     def __init__(
-        self, plan: SlotPlan, number: int, lock_fd: int, info: os.stat_result, header: layout.SlotHeader | None
+        self, plan: SlotPlan, number: int, lock_fd: int, info: os.stat_result, header: layout.SlotHeader
     ) -> None:
         self._plan = plan
         self.number = number
@@ -94,12 +87,11 @@ class Slot:
         self._ino = info.st_ino
         self._mark = _MARK + (os.getpid() << 12) + (number & 0xFFF)
         os.lseek(lock_fd, self._mark, os.SEEK_SET)
-        self._entries = plan.entries if header is None else header.journal
-        self._offset = plan.cells_offset if header is None else header.cells_offset
+        self._entries = header.journal
+        self._offset = header.cells_offset
         self._lease = 0
         self._journal: Journal | None = None
         self._bytes = memoryview(b"")
-        self.pid_word: memoryview[int] | None = None  # of the owner record, where a child is to write it
         self.cells: memoryview[float] = NO_CELLS
         self.left: dict[int, float] = {}
 
@@ -155,30 +147,9 @@ class Slot:
         self.cells = self._bytes[self._offset :].cast("d")
         return self.cells
 
-    def map_as(self, other: Slot) -> None:
-        """Take over the mapping of the same file by an earlier lease of it."""
-        self._bytes, self.cells = other._bytes, other.cells
-
-    def is_file(self, info: os.stat_result) -> bool:
-        """Whether the mapping is of this file, as long as it is now."""
-        size = info.st_size
-        return info.st_ino == self._ino and info.st_dev == self._dev and size - size % layout.CELL == len(self._bytes)
-
-    def has_last_owner_of(self, other: Slot) -> bool:
-        """Whether nobody has leased it between the other lease, of the same file, and this one."""
-        return self._ino == other._ino and layout.last_lease(self._bytes) == other._lease
-
-    def is_of(self, kind: bytes) -> bool:
-        """Whether the mapped file's header is whole and begins with these bytes."""
-        return self._bytes[: len(kind)] == kind and layout.is_whole(self._bytes[: layout.SLOT_HEADER_SIZE])
-
-    def take_over(self, holder: Holder, present_cells: Iterable[PresentCell], started: int) -> None:
+    def take_over(self, owner: ProcessIdentity, present_cells: Iterable[PresentCell]) -> None:
         """Become the owner: what the last owner left in its present cells is settled before the owner record is
         complete."""
-        self.prepare(holder, present_cells, started, os.getpid())
-
-    def prepare(self, holder: Holder, present_cells: Iterable[PresentCell], started: int, pid: int = 0) -> None:
-        """As `take_over`, for a child yet to be forked if pid is 0: the record is complete with its `pid_word`."""
         keep_mapped(self._bytes)
         layout.clear_owner(self._bytes)
         cells = self.cells
@@ -186,24 +157,12 @@ class Slot:
             if first + (mode != LIVE_SUM) < len(cells):  # beyond them are series that the last owner never had
                 end_ownership(mode, cells, first)
         self._lease = layout.last_lease(self._bytes) + 1
-        self.describe(holder, started, pid)
-        if not pid:
-            self.pid_word = self._bytes[layout.PID_OFFSET : layout.PID_OFFSET + layout.CELL].cast("Q")
-            self.journal.sort_entries()
+        self.describe(owner)
         say_ready(self.lock_fd)  # until now a reader sees a slot that nobody holds, not its dead owner's
 
-    def describe(self, holder: Holder, started: int, pid: int) -> None:
-        """Write the owner record. started: of the process, as `process_start` gives it."""
-        layout.write_owner(
-            self._bytes,
-            self._lease,
-            pid,
-            started,
-            self._plan.namespace,
-            holder.capacity,
-            holder.system,
-            holder.role,
-        )
+    def describe(self, owner: ProcessIdentity) -> None:
+        """Write the owner record."""
+        layout.write_owner(self._bytes, self._lease, owner)
 
 
 def reserve(fd: int, start: int, end: int) -> None:
@@ -242,14 +201,6 @@ def fallocate(fd: int, start: int, end: int) -> bool:
 
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _DEAD = (b"", b"Z", b"X")  # /proc/PID/stat does not exist; a zombie; a process that is exiting
-
-
-class Holder(NamedTuple):
-    """Who holds a slot, in ASCII, cut at 16 bytes. capacity: jobs it can run at once."""
-
-    system: bytes = b""
-    role: bytes = b""
-    capacity: int = 1
 
 
 def process_start() -> int:

@@ -19,7 +19,8 @@ import pytest
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import SET_ASIDE_SUFFIX, Directory, same_file, slot_name
 from jobmetrics.registry.files import try_lock
-from jobmetrics.registry.slots import Holder, Slot, SlotPlan
+from jobmetrics.registry.layout import ProcessIdentity
+from jobmetrics.registry.slots import Slot, SlotPlan
 from jobmetrics.registry.write.lease import acquire
 from tests.multiprocess.interruption import BEFORE, Interruption
 from tests.multiprocess.places import small_disk
@@ -56,7 +57,7 @@ def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Pa
 
     def run(_: Connection) -> None:
         one = Worker(registry_dir)
-        one.writer.prepare("python", "child")
+        one.writer.prepare()
         for n in range(times):
             pid = os.fork()
             if pid == 0:
@@ -133,7 +134,9 @@ def test_many_processes_that_start_at_once_share_no_slot(times: int, registry_di
 
 
 def lease_one(path: Path) -> Slot:
-    return acquire(SlotPlan(Directory(str(path)), bytes(16), 1), Holder(), cells=1, present_cells=list)
+    return acquire(
+        SlotPlan(Directory(str(path)), bytes(16), 1), ProcessIdentity(os.getpid()), cells=1, present_cells=list
+    )
 
 
 class Neighbours:

@@ -19,7 +19,7 @@ import pytest
 from jobmetrics.registry import files
 from jobmetrics.registry.index import SeriesIndex
 from jobmetrics.registry.write import fork_hooks
-from jobmetrics.registry.write.session import Holding
+from jobmetrics.registry.write.session import DirectorySession
 from jobmetrics.registry.write.writer import Writer
 from tests.multiprocess.support import Child, Worker, child, fork, in_child, in_order, record, serve, slot_files
 from tests.support import readings
@@ -46,10 +46,9 @@ def in_new_interpreter(call: str) -> None:
 
 
 def parent(path: Path) -> Worker:
-    """In the process that forks: it has recorded, and its next child is given the slot that one child had."""
+    """In the process that forks: it has recorded, and so has a child."""
     one = Worker(path)
     one.hit()
-    one.writer.prepare("rq", "work-horse")
     fork(lambda _: one.hit()).join()
     return one
 
@@ -87,6 +86,33 @@ def require_no_lock_held(one: Worker) -> None:
     assert (values["other thread",], values["this thread",]) == (1.0, 1.0)
 
 
+HOOKS_OF_OURS = """
+import os
+registered = []
+register = os.register_at_fork
+
+def note(**hooks):
+    if any(str(getattr(hook, "__module__", "")).startswith("jobmetrics") for hook in hooks.values()):
+        registered.append(hooks)
+    register(**hooks)
+
+os.register_at_fork = note
+import jobmetrics, jobmetrics.celery.plugin, jobmetrics.rq, jobmetrics.recorder, jobmetrics.testing
+counter = jobmetrics.Counter("hits", "Counted.")
+assert registered == [], "a process that only imports and defines has no hook"
+counter.inc()
+assert len(registered) == 1, "one that records has them once"
+jobmetrics.configure(dir=os.environ["JOBMETRICS_DIR"] + "/another")
+counter.inc()
+assert len(registered) == 1, "another writer needs no more"
+"""
+
+
+def test_no_fork_hook_is_registered_before_something_records(registry_dir: Path) -> None:
+    environment = {**os.environ, "JOBMETRICS_DIR": str(registry_dir)}
+    subprocess.run([sys.executable, "-c", HOOKS_OF_OURS], env=environment, check=True)
+
+
 def test_a_thread_that_forks_while_another_ends_its_fork_gives_the_child_a_slot_of_its_own(registry_dir: Path) -> None:
     """The second thread has prepared its fork when the first, whose locks it waited for, comes back from its own."""
     in_new_interpreter(f"fork_in_two_threads(Path({str(registry_dir)!r}))")
@@ -98,11 +124,11 @@ def fork_in_two_threads(path: Path) -> None:
     prepared, back = threading.Event(), threading.Event()
 
     def second() -> None:
-        at(RETURN, fork_hooks._before_fork, in_order(prepared.set, back.wait))
+        at(RETURN, fork_hooks.ForkHooks.before, in_order(prepared.set, back.wait))
         fork(lambda _: one.hit("all", 10.0)).join()
 
     thread = threading.Thread(target=second)
-    at(RETURN, Holding.after_fork_in_parent, in_order(thread.start, prepared.wait))
+    at(RETURN, DirectorySession.after_fork_in_parent, in_order(thread.start, prepared.wait))
     fork(lambda _: None).join()
     in_order(back.set, thread.join)()
     assert readings.values(path, "hits_total") == {("all",): 11.0}
@@ -128,7 +154,7 @@ def test_a_writer_made_by_another_thread_during_the_hook_is_the_childs_own(insid
             ready.set()
 
         thread = threading.Thread(target=configure_anew)
-        at(RETURN, fork_hooks._tell_all, in_order(thread.start, ready.wait))
+        at(RETURN, fork_hooks.ForkHooks._prepare, in_order(thread.start, ready.wait))
         started = fork(lambda _: require_no_lock_held(made[0]))
         forked.set()
         thread.join()
@@ -139,7 +165,7 @@ def test_a_writer_made_by_another_thread_during_the_hook_is_the_childs_own(insid
     assert len(slot_files(anew)) == 2, "the child wrote its parent's slot"
 
 
-@pytest.mark.parametrize(("event", "hook"), [(RETURN, "_before_fork"), (CALL, "_after_fork_in_parent")])
+@pytest.mark.parametrize(("event", "hook"), [(RETURN, "before"), (CALL, "after_in_parent")])
 def test_a_signal_handler_forks_while_its_thread_forks(event: str, hook: str, registry_dir: Path) -> None:
     in_new_interpreter(f"fork_within_fork(Path({str(registry_dir)!r}), {event!r}, {hook!r})")
 
@@ -152,34 +178,30 @@ def fork_within_fork(path: Path, event: str, hook: str) -> None:
         started.append(all_children.enter_context(child(lambda pipe: serve(one, pipe))))
 
     with contextlib.ExitStack() as all_children:
-        at(event, getattr(fork_hooks, hook), start)
+        at(event, getattr(fork_hooks.ForkHooks, hook), start)
         start()
         for each in started:
             each.ask("hit")
         assert len(started) == 2
         require_owners(path, *started)
         require_no_lock_held(one)
-    with child(lambda pipe: pipe.send((True, one.writer.slot is not None))) as after:
-        assert after.answer(), "no child is given a slot any more"
+    with child(lambda pipe: pipe.send((True, one.writer.session.index is not None))) as after:
+        assert after.answer(), "no fork is prepared any more"
 
 
 def test_what_a_signal_handler_records_during_the_hook_waits_until_the_fork_is_over(registry_dir: Path) -> None:
-    """The hook was about to take what another process had appended to the index."""
+    """The hook was about to read what another child had appended to the index."""
 
-    def run(pipe: Connection) -> None:
+    def run() -> None:
         one = parent(registry_dir)
-        pause(pipe)
+        fork(lambda _: one.hit("other")).join()
         at(CALL, SeriesIndex.feed, lambda: one.hit("handler"))
         fork(lambda _: one.hit()).join()
-        assert getattr(one.writer._index, "damaged", None) == 0, "the same records were taken twice"
+        assert getattr(one.writer.session.index, "damaged", None) == 0, "the same records were taken twice"
         assert readings.values(registry_dir, "hits_total") == {("all",): 3.0, ("other",): 1.0, ("handler",): 1.0}
         require_no_lock_held(one)
 
-    with child(run) as one:
-        one.answer()
-        record(registry_dir, ("hit", "other"))
-        one.pipe.send(None)
-        one.join()
+    in_child(run)
 
 
 def test_a_signal_handler_that_starts_a_job_during_the_hook_changes_nothing_for_the_child(registry_dir: Path) -> None:
@@ -192,7 +214,7 @@ def test_a_signal_handler_that_starts_a_job_during_the_hook_changes_nothing_for_
         def wipe_and_start() -> None:
             in_order(*(file.unlink for file in registry_dir.iterdir()), one.later, one.hit)()
 
-        at(RETURN, Holding._beginning, wipe_and_start)
+        at(RETURN, DirectorySession.before_fork, wipe_and_start)
         with child(lambda pipe: serve(one, pipe)) as started:
             for each in ("later", "hit"):
                 getattr(one, each)()
@@ -233,7 +255,7 @@ def test_a_dead_childs_gauge_is_gone_when_a_fork_of_its_own_told_it_of_the_serie
         with child(fork_and_set) as dead:
             dead.answer()
             pause(pipe)
-            fork(lambda _: one.hit()).join()  # its slot is the one that the dead one's child is offered
+            fork(lambda _: one.hit()).join()  # its slot is the one that the dead one's child had
             dead.pipe.send(None)
             dead.join()
         with child(lambda there: serve(one, there)) as lasting:

@@ -128,7 +128,7 @@ def test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk(d
         one.hit()
         one.writer.tick()
         n = 0
-        while one.writer._index is not None and one.writer._index.next_cell < MIN_CELLS:
+        while one.writer.session.index is not None and one.writer.session.index.next_cell < MIN_CELLS:
             one.hit(f"{n}")
             n += 1
         fill(disk)

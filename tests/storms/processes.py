@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jobmetrics
 from jobmetrics import settings
+from jobmetrics.registry.write import current
 from tests.multiprocess.support import run_and_exit
 from tests.storms.ledger import LANES, Account, Ledger
 
@@ -46,8 +47,8 @@ class Instruments:
 
     def in_slot(self) -> bool:
         """Whether updates reach the directory now. They wait in process memory while it has no room."""
-        writer = self._bound.writer
-        return writer.slot is not None and not writer.process.waiting
+        process = current.writer().session.process
+        return process.slot is not None and not process.waiting
 
 
 @dataclass

@@ -111,7 +111,7 @@ def test_end_in_a_forked_child_is_not_counted(
 ) -> None:
     execution = record.started(Started(JOB, "1"))
     assert execution is not None
-    monkeypatch.setattr(fork_hooks, "count", fork_hooks.count + 1)
+    monkeypatch.setattr(fork_hooks.hooks, "count", fork_hooks.hooks.count + 1)
     record.ended(execution, OK)
     assert jobs(registry_dir) == {}
     assert readings.active(registry_dir) == {LABELS: 1}

@@ -88,7 +88,7 @@ class Reading:
     slot of another generation, or one that is gone; problem: what is wrong with it, for the log."""
 
     row: Cells | None
-    owner: layout.Owner | None = None
+    owner: layout.ProcessIdentity | None = None
     running: tuple[journal.Entry, ...] = ()
     state: str | None = None
     problem: str | None = None
@@ -174,10 +174,10 @@ class SlotFile:
             known = bad[bad < len(self._row)]
             row[known] = self._row[known]
         self._row = row
-        owner = _owner(data) if live else None
+        lease, owner = _owner(data) if live else (0, None)
         running: tuple[journal.Entry, ...] = ()
         if owner is not None:
-            running = tuple(entry for entry in journal.entries(data, header, owner.lease) if entry.running)
+            running = tuple(entry for entry in journal.entries(data, header, lease) if entry.running)
         state = DAMAGED if problem else LIVE if live else FREE
         return Reading(self._total(), owner, running, state, problem)
 
@@ -278,11 +278,11 @@ def _highest(one: Cells, other: Cells) -> Cells:
     return highest
 
 
-def _owner(data: bytes) -> layout.Owner | None:
+def _owner(data: bytes) -> tuple[int, layout.ProcessIdentity | None]:
     try:
-        return layout.Owner.unpack(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
+        return layout.unpack_owner(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
     except Damaged:
-        return None
+        return 0, None
 
 
 def _sum(first: Cells, second: Cells) -> Cells:

@@ -66,7 +66,7 @@ class Snapshot:
     taken_at: float
     families: list[tuple[Family, list[Sample]]] = field(default_factory=list)
     active: list[Active] = field(default_factory=list)
-    owners: list[layout.Owner] = field(default_factory=list)
+    owners: list[layout.ProcessIdentity] = field(default_factory=list)
     live: int = 0
     free: int = 0
     damaged: int = 0
@@ -228,7 +228,7 @@ class Totals:
     def __init__(self, index: SeriesIndex, now: float) -> None:
         self._index = index
         self.cells: Cells = np.zeros(index.next_cell)
-        self.owners: list[layout.Owner] = []
+        self.owners: list[layout.ProcessIdentity] = []
         self.slots = {LIVE: 0, FREE: 0, DAMAGED: 0}
         self._live: Cells = np.zeros(index.next_cell)  # of slots with an owner only
         self._extremes = _Extremes(index, now)

@@ -13,7 +13,8 @@ from jobmetrics.registry import layout
 from jobmetrics.registry.cells import PresentCell
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
 from jobmetrics.registry.files import close, closing, lock_within, open_noted, try_lock
-from jobmetrics.registry.slots import NO_SPACE, Holder, Slot, SlotPlan, fallocate, is_alive, reserve
+from jobmetrics.registry.layout import ProcessIdentity
+from jobmetrics.registry.slots import NO_SPACE, Slot, SlotPlan, fallocate, is_alive, reserve
 
 _MAX_SLOTS = 100_000
 _PASSES = 20
@@ -23,22 +24,19 @@ _MAKING_WAIT = 0.05  # seconds a new file's maker waits for a process that has i
 # What no other file would get either. ENODEV: the file system maps no files.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV})
 
-PresentCells = Callable[[], Iterable[PresentCell]]
-
 
 def acquire(
     plan: SlotPlan,
-    holder: Holder,
+    owner: ProcessIdentity,
     *,
     cells: int,
-    present_cells: PresentCells,
+    present_cells: Callable[[], Iterable[PresentCell]],
     hint: int = 0,
-    started: int = 0,
 ) -> Slot:
     """Lease a slot: the one at the hint if it is free, else the first free one, else a new file.
 
-    present_cells: asked for first cell and mode of each such series once the slot is leased, since its last owner may
-    have been the first to record one; started: of this process, as `process_start` gives it.
+    owner: this process; present_cells: asked for first cell and mode of each such series once the slot is leased, since
+    its last owner may have been the first to record one.
 
     On a full disk the slot may have fewer cells: as many as there is room for.
 
@@ -47,16 +45,16 @@ def acquire(
         OSError: when the directory cannot be used, or there is no space.
     """
     size = plan.size(cells)
-    slot = lease(plan, hint, size) or _search(plan, hint, size)
+    slot = _lease(plan, hint, size) or _search(plan, hint, size)
     try:
-        slot.take_over(holder, present_cells(), started)
+        slot.take_over(owner, present_cells())
     except BaseException:
         slot.release()
         raise
     return slot
 
 
-def lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
+def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
     """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready.
 
     Raises:
@@ -97,10 +95,6 @@ def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_re
     """The slot, if what is mapped is one of this generation with a journal that is long enough."""
     if not stat.S_ISREG(info.st_mode):
         return None
-    slot = Slot(plan, number, lock_fd, info, None)
-    slot.map(fd, info.st_size)
-    if slot.is_of(plan.kind) and layout.is_slot_size(info.st_size, plan.cells_offset):
-        return slot
     try:
         header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
     except RegistryError:
@@ -111,32 +105,6 @@ def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_re
         return None
     slot = Slot(plan, number, lock_fd, info, header)
     slot.map(fd, info.st_size)
-    return slot
-
-
-def lease_again(plan: SlotPlan, mapped: Slot, size: int) -> Slot | Literal[False] | None:
-    """As `lease`, for a slot that this process has mapped before. None when anything about it is another."""
-    path = f"{plan.prefix}{mapped.number:05d}"
-    try:
-        lock_fd = open_noted(path, _OPEN)
-    except OSError:
-        return None
-    slot = None
-    try:
-        if not try_lock(lock_fd) or _owner_lives(plan, lock_fd):
-            return False
-        info = os.fstat(lock_fd)
-        if info.st_size < size or not mapped.is_file(info) or not same_file(lock_fd, path):
-            return None
-        again = Slot(plan, mapped.number, lock_fd, info, None)
-        again.map_as(mapped)
-        if again.is_of(plan.kind):
-            slot = again
-    except OSError:
-        return None
-    finally:
-        if slot is None:
-            close(lock_fd)
     return slot
 
 
@@ -157,7 +125,7 @@ def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
         if new:
             slot = _make(plan, number, size)
         else:
-            slot = lease(plan, number, size)
+            slot = _lease(plan, number, size)
             if slot is None:
                 slot = _lay_out(plan, number, size)
         if slot:
@@ -174,7 +142,7 @@ def _lay_out(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | 
         if error.errno not in NO_SPACE:
             raise
         size = plan.size(1)
-    return lease(plan, number, size)
+    return _lease(plan, number, size)
 
 
 def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
@@ -309,54 +277,3 @@ def _reformat(fd: int, header: layout.SlotHeader, identity: bytes, size: int) ->
 
 def _header(entries: int, identity: bytes) -> layout.SlotHeader:
     return layout.SlotHeader(entries, identity, os.urandom(8))
-
-
-class HandOver:
-    """The parent's side between its hooks around a fork. slot: what the child is to have, None between forks."""
-
-    def __init__(self) -> None:
-        self.slot: Slot | None = None
-        self._last: Slot | None = None  # given to the last child; its mapping serves again
-
-    def offer(
-        self,
-        plan: SlotPlan,
-        holder: Holder,
-        *,
-        cells: int,
-        present_cells: PresentCells,
-        unchanged: Iterable[PresentCell] | None,
-        hint: int,
-        started: int,
-    ) -> None:
-        """Before a fork: lease the slot that the last child had, or the one at the hint; none if that is held.
-
-        For the arguments see `leasing.acquire`; unchanged: the live cells unless a child has added to the index, which
-        spares a look at it where the last child was the slot's last owner too.
-
-        Raises:
-            OSError: when the directory cannot be used.
-        """
-        size = plan.size(cells)
-        slot = lease_again(plan, self._last, size) if self._last is not None else None
-        if slot is None:
-            slot = lease(plan, hint, size)
-        if not slot:
-            return
-        try:
-            ours = unchanged is not None and self._last is not None and slot.has_last_owner_of(self._last)
-            slot.prepare(holder, unchanged if ours and unchanged is not None else present_cells(), started)
-        except BaseException:
-            slot.release()
-            raise
-        self.slot = self._last = slot
-
-    def close(self) -> None:
-        """In the parent, after the fork: from now on the lease is the child's alone.
-
-        Raises:
-            OSError: when the descriptor was closed by somebody else.
-        """
-        slot, self.slot = self.slot, None
-        if slot is not None:
-            slot.release()

@@ -1,4 +1,4 @@
-"""What a writer has in one process. A forked child begins with a state of its own, which its parent has made for it."""
+"""What a session has in one process. A forked child begins with a state of its own."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from typing import TypeVar
 
 from jobmetrics.registry.cells import BoundSeries, Memory, Row
 from jobmetrics.registry.index import SeriesIndex
-from jobmetrics.registry.slots import Holder, Slot
-from jobmetrics.registry.write.lease import HandOver
+from jobmetrics.registry.layout import ProcessIdentity
+from jobmetrics.registry.slots import Slot
 
 Result = TypeVar("Result")
 
 
 class ProcessState:
-    """A writer's hold on the directory in one process, and what waits to be written.
+    """A session's slot and what waits to be written, in one process.
 
-    lock: of the slow path; inside: the thread that is in there; slot: the one held now; started: when this process was
-    forked, in clock ticks since boot, 0 if it was not; waiting: series that are bound to memory; contended: another
-    process had the index lock, and no job waits for it twice; disk_full: what failed last failed for want of space.
+    identity: as far as it is known before a slot is leased; lock: of the slow path; inside: the thread that is in
+    there; slot: the one held now; waiting: series that are bound to memory; contended: another process had the index
+    lock, and no job waits for it twice; disk_full: what failed last failed for want of space.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], identity: ProcessIdentity) -> None:
         self.lock = threading.RLock()
         self.inside: int | None = None
         self.slot: Slot | None = None
-        self.holder = Holder()
-        self.child_holder: Holder | None = None  # what a forked child will say it is, where that is known
-        self.started = 0
+        self.identity = identity
         self.memory = Memory()
         self.waiting: list[BoundSeries] = []
         self.pauses = Pauses(clock)
@@ -47,17 +45,6 @@ class ProcessState:
         self.moved_from: list[tuple[SeriesIndex, Slot]] = []  # generations whose running executions go on
         self.dropped_updates: dict[tuple[str, str], int] = {}  # by reason and metric
         self.dropped_series = 0
-        self.handover = HandOver()
-        self._parent: ProcessState | None = None
-
-    def follow(self, parent: ProcessState, started: int) -> None:
-        """In the parent, before a fork: be what the child begins with. started: as `fork_moment` gives it."""
-        self.slot, self.started = parent.handover.slot, started
-        if self.slot is None:
-            self.holder, self.child_holder = parent.holder, parent.child_holder
-        else:
-            self.holder, self.child_holder = parent.child_holder or parent.holder, None
-        self._parent = parent  # or the child would free it, and copy all its pages
 
     def redo_postponed(self) -> None:
         """What a signal handler or a finaliser recorded meanwhile, in the thread that was in the slow path."""
@@ -75,10 +62,6 @@ class ProcessState:
                 self.left_behind[cell] = self.slot.cells[cell] - left
             self.slot = None
 
-    def rows_of_its_own(self) -> list[Row]:
-        """Rows besides the slot's whose values are this process's alone."""
-        return [*self.old_rows, self.memory.row] if self.old_rows or self.waiting else []
-
     def in_slow_path(self, step: Callable[..., Result], *arguments: object) -> Result:
         """Call it with the lock held and the thread marked as inside.
 
@@ -93,13 +76,16 @@ class ProcessState:
                 self.inside = before
 
 
-_LEASED_LAST, _CHILDREN_RECORD, _INDEX_LENGTH = range(3)
-_LOST = {"disk full": 3, "process ended": 4}  # by reason
+_LEASED_LAST, _INDEX_LENGTH = range(2)
+_LOST = {"disk full": 2, "process ended": 3}  # by reason
 
 
-class SharedHints:
-    """leased_last: the slot leased last, where the next child looks first; children_record: whether a child has
-    leased one; index_length: of the index, in bytes, as the one of them that appended last left it."""
+class ForkHints:
+    """leased_last: the slot leased last, where the next child looks first; index_length: of the index, in bytes, as the
+    process left it that appended last. A hint may be out of date, which costs nothing but time.
+
+    Besides, the updates are counted here that end with a child.
+    """
 
     __slots__ = ("_words",)
 
@@ -111,20 +97,17 @@ class SharedHints:
         return self._words[_LEASED_LAST]
 
     @property
-    def children_record(self) -> bool:
-        return self._words[_CHILDREN_RECORD] != 0
-
-    @property
     def index_length(self) -> int:
         return self._words[_INDEX_LENGTH]
 
-    def leased(self, slot: int, *, by_child: bool) -> None:
+    def leased(self, slot: int) -> None:
         self._words[_LEASED_LAST] = slot
-        if by_child:
-            self._words[_CHILDREN_RECORD] = 1
 
     def appended(self, index_length: int) -> None:
         self._words[_INDEX_LENGTH] = max(self._words[_INDEX_LENGTH], index_length)
+
+    def new_index(self) -> None:
+        self._words[_INDEX_LENGTH] = 0
 
     def lost(self, reason: str, updates: int) -> None:
         """Count the updates left in this process's memory at its end.
@@ -140,9 +123,6 @@ class SharedHints:
             if self._words[word]:
                 taken[reason], self._words[word] = self._words[word], 0
         return taken
-
-    def new_index(self) -> None:
-        self._words[_INDEX_LENGTH] = 0
 
 
 # What can fail, each with a pause of its own.

@@ -1,4 +1,4 @@
-"""One process's side of the registry directory: it finds series their cells in what `holding` holds, and keeps the
+"""One process's side of the registry directory: it finds series their cells in its session's slot, and keeps the
 journal. Everything here is the slow path; recording itself is in the instruments.
 
 A bound series holds `where`, a row and an offset in it, replaced together. Recording adds into
@@ -9,6 +9,7 @@ brings it here, once.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,16 +21,17 @@ from jobmetrics.errors import JobmetricsError
 from jobmetrics.families import GAUGE, HISTOGRAM, JOBS_ACTIVE, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
 from jobmetrics.registry import files
 from jobmetrics.registry import journal as journals
-from jobmetrics.registry.cells import NO_CELLS, NOWHERE, PRESENT, BoundSeries, Row, merge, set_at, take_along
-from jobmetrics.registry.directory import SAFE_FLAGS
+from jobmetrics.registry.cells import NOWHERE, PRESENT, BoundSeries, Row, merge, set_at, take_along
+from jobmetrics.registry.directory import SAFE_FLAGS, Directory
 from jobmetrics.registry.files import lock_directory_within
-from jobmetrics.registry.index import Moved, Placement, Refused, SeriesIndex
+from jobmetrics.registry.index import Moved, Placement, Refused
 from jobmetrics.registry.slots import Slot
 from jobmetrics.registry.write import fork_hooks, zeros
-from jobmetrics.registry.write.process import GROWTH, INDEX
-from jobmetrics.registry.write.session import CHECK_INTERVAL, Holding
+from jobmetrics.registry.write.process import INDEX
+from jobmetrics.registry.write.session import DirectorySession
 from jobmetrics.settings import Settings
 
+CHECK_INTERVAL = 1.0  # seconds between two looks at the index's identity
 REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
 MAX_POSTPONED = 10_000
 _LONG_AGO = 5e-324  # when a most recent gauge that no process has set yet was set to 0
@@ -40,14 +42,16 @@ SETTLE_INTERVAL = 0.05  # seconds between two tries there
 SETTLE_SECONDS = 2.0  # that a process waits for the index lock where it ends
 
 
-class Writer(Holding):
+class Writer:
     """Records for this process into one registry directory. Nothing is opened until something is recorded.
 
     Its methods raise nothing but what `guard` lets through.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(settings, clock)
+        self.clock = clock
+        self.check_at = 0.0
+        self.session = DirectorySession(settings, clock)
         self.max_series = settings.max_series
         self.buckets = settings.buckets
         self.shows_zeros = (
@@ -57,6 +61,21 @@ class Writer(Holding):
         self._dropping: set[str] = set()
         self._present: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # gauges of present values
 
+    @property
+    def directory(self) -> Directory:
+        """Where this process records."""
+        return self.session.directory
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot this process holds now."""
+        return self.session.process.slot
+
+    @property
+    def lock(self) -> threading.RLock:
+        """What builds without the GIL record under; another one after a fork."""
+        return self.session.process.lock
+
     # ---------------------------------------------------------------- recording's slow path
 
     def bind(self, series: BoundSeries, redo: Callable[[float], object], value: float = 0.0) -> bool:
@@ -64,76 +83,56 @@ class Writer(Holding):
 
         When a signal handler or a finaliser records while this very thread is in here, `redo(value)` is called later.
         """
-        if self.process.inside == get_ident():
-            if len(self.process.postponed) < MAX_POSTPONED:
-                self.process.postponed.append((redo, value))
+        process = self.session.process
+        if process.inside == get_ident():
+            if len(process.postponed) < MAX_POSTPONED:
+                process.postponed.append((redo, value))
             else:
                 self.drop("postponed", series.family.name)
             return False
-        placed = self.process.in_slow_path(self._bind, series)
+        placed = process.in_slow_path(self._bind, series)
         self.show_zeros()
-        if self.process.postponed:
-            self.process.redo_postponed()
+        if process.postponed:
+            process.redo_postponed()
         return placed
 
     def _bind(self, series: BoundSeries) -> bool:
-        if not self.enabled:
+        session = self.session
+        if not session.enabled:
             series.where = NOWHERE
             return True
         for _ in range(2):  # once more after a move to a new index
-            if not self._ready():
+            if not self._ensure_slot():
                 break
             try:
                 return self._bind_to_slot(series)
             except Moved:
-                self._move()
+                session.move()
             except Refused:
                 self.drop("no room for the metric", series.family.name)
                 return False
             except (OSError, ValueError, JobmetricsError) as error:
-                self._failed(INDEX, error)
+                session.failed(INDEX, error)
                 break
         return self._bind_to_memory(series)
 
     def _bind_to_slot(self, series: BoundSeries) -> bool:
-        index, slot = self._index, self.process.slot
-        assert index is not None and slot is not None, "ready() said so"
-        if series.where[0] is self._row and series.where[1] + series.family.width <= len(slot.cells):
+        session, (row, first) = self.session, series.where
+        if row is session.row and first + series.family.width <= len(row.cells):
             return True  # a fork: the offset is still true, the slot was leased just now
-        place = index.find(series.family, series.values)
-        if place is None:
-            if not self.process.pauses.is_over(INDEX):
-                return self._bind_to_memory(series)
-            place = self._file.place(index, series.family, series.values, self._lock_wait())
-            self._placed(index)
-        end = place.first + place.width
-        if end > len(slot.cells) and not self._grow(slot, max(end, index.next_cell)):
+        place = session.place(series.family, series.values)
+        if place is None or not session.ensure_room(place.first + place.width):
             return self._bind_to_memory(series)
         self._settle(series, place)
         return True
 
-    def _placed(self, index: SeriesIndex) -> None:
-        self.process.contended = False
-        self._succeeded(INDEX)
-        self._shared.appended(index.fed_to)
-
-    def _grow(self, slot: Slot, cells: int) -> bool:
-        if not self.process.pauses.is_over(GROWTH):
-            return False
-        try:
-            self._row.cells = slot.grow(cells)
-        except (OSError, ValueError, JobmetricsError) as error:
-            self._failed(GROWTH, error)
-            return False
-        self._succeeded(GROWTH)
-        return True
-
     def _settle(self, series: BoundSeries, place: Placement) -> None:
         """Point a series at its cells; what it had in memory follows it there."""
-        (row, offset), cells = series.where, self._row.cells
-        series.leased(self._row, place.first)
-        series.where = (self._row, place.first)
-        if row is self.process.memory.row and len(row.cells):
+        session, process = self.session, self.session.process
+        (row, offset), cells = series.where, session.row.cells
+        series.leased(session.row, place.first)
+        series.where = (session.row, place.first)
+        if row is process.memory.row and len(row.cells):
             merge(series.family.mode, place.width, row.cells, offset, cells, place.first, time.time())
             for i in range(offset, offset + place.width):
                 row.cells[i] = 0.0
@@ -142,17 +141,18 @@ class Writer(Holding):
         if series.family.mode in PRESENT:
             self._present.add(series)
         if place.dropped:
-            self.process.dropped_series += 1
+            process.dropped_series += 1
         series.dropped = place.dropped
-        if self._index is not None and self._index.has_erased and not place.dropped:
+        if session.index is not None and session.index.has_erased and not place.dropped:
             self._show_again(series)
 
     # ---------------------------------------------------------------- zeros, and what is taken away
 
     def show_zeros(self) -> None:
         """Place what the code defined and asked for, once this process records: 0 is shown before the first update."""
-        if self.shows_zeros and zeros.any_wait() and self.process.slot and self.process.inside != get_ident():
-            self.process.in_slow_path(self._show_zeros)
+        process = self.session.process
+        if self.shows_zeros and zeros.any_wait() and process.slot and process.inside != get_ident():
+            process.in_slow_path(self._show_zeros)
 
     def _show_zeros(self) -> None:
         for series in zeros.take():
@@ -166,15 +166,16 @@ class Writer(Holding):
 
         hide: show the series no more, until it is asked for again or anything is recorded in it.
         """
-        if self.enabled and self.process.inside != get_ident():
-            self.process.in_slow_path(self._erase, series, hide)
+        process = self.session.process
+        if self.session.enabled and process.inside != get_ident() and (process.slot is not None or not hide):
+            process.in_slow_path(self._erase, series, hide)
 
     def _erase(self, series: BoundSeries, hide: bool) -> None:
         if series.dropped or not self._bind(series):
             return
         (row, first), family = series.where, series.family
         cells, width = row.cells, family.width
-        if row is not self._row:  # in memory: all of it is this process's
+        if row is not self.session.row:  # in memory: all of it is this process's
             cells[first : first + width] = memoryview(bytes(width * 8)).cast("d")
             return
         if family.type == GAUGE:
@@ -187,7 +188,7 @@ class Writer(Holding):
         if mark is None:
             self.drop("not removed", family.name)
             return
-        cells = self._row.cells  # placing the mark may have made the slot grow
+        cells = self.session.row.cells  # placing the mark may have made the slot grow
         counted = mark + family.erased.width - 2
         if family.type != GAUGE:
             cells[mark:counted] = cells[first : first + width]
@@ -198,35 +199,36 @@ class Writer(Holding):
     def _mark_of(self, series: BoundSeries) -> int | None:
         """The first cell of what was erased of a series; None when it cannot be placed."""
         mark = BoundSeries(self, series.family.erased, series.values)
-        if not self._bind(mark) or mark.where[0] is not self._row or mark.dropped:
+        if not self._bind(mark) or mark.where[0] is not self.session.row or mark.dropped:
             return None
         return mark.where[1]
 
     def _show_again(self, series: BoundSeries) -> None:
-        index, erased = self._index, series.family.erased
-        place = None if index is None else index.find(erased, series.values)
-        if place is None or place.first + place.width > len(self._row.cells):
+        index, cells = self.session.index, self.session.row.cells
+        place = None if index is None else index.find(series.family.erased, series.values)
+        if place is None or place.first + place.width > len(cells):
             return  # it was never removed, or by a process whose slot is longer: the next update shows it
         stamps = place.first + place.width - 2
-        self._row.cells[stamps + 1] = max(time.time(), self._row.cells[stamps])
+        cells[stamps + 1] = max(time.time(), cells[stamps])
 
     def _bind_to_memory(self, series: BoundSeries) -> bool:
-        if series.where[0] is self.process.memory.row and len(self.process.memory.row.cells):
+        process = self.session.process
+        if series.where[0] is process.memory.row and len(process.memory.row.cells):
             return True
-        place = self.process.memory.place(series.family.width)
+        place = process.memory.place(series.family.width)
         if place is None:
-            self.drop("disk full" if self.process.disk_full else "no room in memory", series.family.name)
+            self.drop("disk full" if process.disk_full else "no room in memory", series.family.name)
             return False
         (row, offset), series.where = series.where, place
         if series.family.mode in PRESENT:
             take_along(series.family.mode, row.before, offset, place[0].cells, place[1])
-        self.process.waiting.append(series)
+        process.waiting.append(series)
         self._settle_at_exit()
         return True
 
     def _settle_at_exit(self) -> None:
-        if not self.process.has_exit_hook:
-            self.process.has_exit_hook = True
+        if not self.session.process.has_exit_hook:
+            self.session.process.has_exit_hook = True
             fork_hooks.settle_at_exit(self)
 
     def drop(self, reason: str, metric: str) -> None:
@@ -237,48 +239,52 @@ class Writer(Holding):
             else:
                 self._dropping.add(metric)
         self._settle_at_exit()
-        key = reason, metric
-        self.process.dropped_updates[key] = self.process.dropped_updates.get(key, 0) + 1
+        dropped, key = self.session.process.dropped_updates, (reason, metric)
+        dropped[key] = dropped.get(key, 0) + 1
 
     def take_dropped_updates(self) -> dict[tuple[str, str], int]:
         """Updates that were not recorded, by reason and metric, since the last call."""
-        taken, self.process.dropped_updates = self.process.dropped_updates, {}
-        if self.process.slot is not None:  # or they would end with this process too
-            for reason, count in self._shared.take_lost().items():
+        process = self.session.process
+        taken, process.dropped_updates = process.dropped_updates, {}
+        if process.slot is not None:  # or they would end with this process too
+            for reason, count in self.session.hints.take_lost().items():
                 taken[reason, OVERFLOW] = taken.get((reason, OVERFLOW), 0) + count
         return taken
 
     def take_dropped_series(self) -> int:
         """Series asked for beyond the cap since the last call."""
-        taken, self.process.dropped_series = self.process.dropped_series, 0
+        process = self.session.process
+        taken, process.dropped_series = process.dropped_series, 0
         return taken
 
     def left(self, row: Row, i: int) -> float:
         """What the slot's earlier owners left in a cell, as this process found it at first, less what it has itself
         in slots that it gave up; 0.0 in process memory, where nobody was before. Raises IndexError where there is no
         such cell."""
-        slot, found = self.slot, row.cells[i]
-        if slot is None or row is not self._row:
+        process, found = self.session.process, row.cells[i]
+        slot = process.slot
+        if slot is None or row is not self.session.row:
             return 0.0
         known = slot.left.get(i)
         if known is None:
             if isnan(found):
                 found = row.cells[i] = 0.0  # an earlier owner's unknown value says nothing of this one's
-            known = slot.left.setdefault(i, found - self.process.left_behind.get(i, 0.0))
+            known = slot.left.setdefault(i, found - process.left_behind.get(i, 0.0))
         return known
 
     # ---------------------------------------------------------------- generations, jobs that come and go
 
-    def _ready(self) -> bool:
-        if not super()._ready():
+    def _ensure_slot(self) -> bool:
+        if not self.session.ensure_slot():
             return False
-        if self.process.moved_from:
+        if self.session.process.moved_from:
             self._carry_over()
         return True
 
     def _carry_over(self) -> None:
         """What is true of this process now is true in the new generation: its present values and what it runs."""
-        moved_from, self.process.moved_from = self.process.moved_from, []
+        session, process = self.session, self.session.process
+        moved_from, process.moved_from = process.moved_from, []
         for series in list(self._present):
             self._bind(series)
         if self.shows_zeros:
@@ -286,21 +292,30 @@ class Writer(Holding):
         for index, left in moved_from:
             values = {place.first: values for (_, values), place in index.series.items()}
             for entry, _, _, first in left.journal.running():
-                series, slot = BoundSeries(self, JOBS_ACTIVE, values.get(first, ())), self.process.slot
-                if first in values and self._bind(series) and slot is not None and series.where[0] is self._row:
+                series, slot = BoundSeries(self, JOBS_ACTIVE, values.get(first, ())), process.slot
+                if first in values and self._bind(series) and slot is not None and series.where[0] is session.row:
                     left.journal.go_on_in(slot.journal, entry, series.where[1])
+
+    def prepare(self) -> None:
+        """For parents whose children record: read the index once, and not in each child. No slot is leased."""
+        self.session.load_index()
+
+    def describe(self, system: str, role: str, capacity: int = 1) -> None:
+        """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
+        self.session.describe(system, role, capacity)
 
     def tick(self) -> None:
         """To be called at each job's start: confirms the lease, follows a new index, empties memory."""
-        fork_hooks.catch_up()
-        slot = self.process.slot
+        fork_hooks.hooks.catch_up()
+        session, process = self.session, self.session.process
+        slot = process.slot
         if slot is not None and not slot.is_held():
-            self.process.in_slow_path(self._forget, slot)
+            process.in_slow_path(session.forget, slot)
         now = self.clock()
-        if now < self.check_at or not self.enabled or self.process.inside == get_ident():
+        if now < self.check_at or not session.enabled or process.inside == get_ident():
             return
-        self.process.in_slow_path(self._follow_index, now)
-        self.process.redo_postponed()
+        process.in_slow_path(self._follow_index, now)
+        process.redo_postponed()
 
     def look(self) -> None:
         """As `tick`, at most once a second: for processes that run no jobs."""
@@ -309,18 +324,11 @@ class Writer(Holding):
             if self.show_dropped is not None:
                 self.show_dropped()
 
-    def _forget(self, slot: Slot) -> None:
-        """Its lease was ended by somebody who closed our descriptor."""
-        if self.process.slot is slot:
-            self.process.give_up_slot()
-            self._row.cells = NO_CELLS
-
     def _follow_index(self, now: float) -> None:
         self.check_at = now + CHECK_INTERVAL
-        if self._index is not None and not self._file.is_current(self._index):
-            self._move()
+        self.session.follow_index()
         self._empty_memory()
-        if self.shows_zeros and zeros.any_wait() and self.process.slot:
+        if self.shows_zeros and zeros.any_wait() and self.session.process.slot:
             self._show_zeros()
 
     def flush(self) -> None:
@@ -328,9 +336,9 @@ class Writer(Holding):
 
         The next job's start does the rest. It also looks for a slot, which may take longer than a job's end should.
         """
-        process = self.process
+        process = self.session.process
         due = process.waiting and process.inside != get_ident() and self.clock() >= process.retry_at
-        if due and process.slot is not None and self._index is not None:
+        if due and process.slot is not None and self.session.index is not None:
             process.in_slow_path(self._empty_memory, FEW)
             process.redo_postponed()
         self.show_zeros()
@@ -341,7 +349,7 @@ class Writer(Holding):
         seconds: how long to wait for the index lock; nothing else is delayed at the end. After a wait without success,
         further calls do nothing: what was left is counted as lost.
         """
-        process = self.process
+        process = self.session.process
         if process.dropped_updates and process.inside != get_ident() and self.show_dropped is not None:
             self.show_dropped()
         if not process.waiting or process.inside == get_ident() or process.patient_until:
@@ -357,19 +365,19 @@ class Writer(Holding):
             time.sleep(min(SETTLE_INTERVAL, left))  # another process had the file that this one made
         if process.waiting:
             lost = sum(_updates(series) for series in process.waiting)
-            self._shared.lost("disk full" if process.disk_full else "process ended", lost)
+            self.session.hints.lost("disk full" if process.disk_full else "process ended", lost)
         else:
             process.patient_until = 0.0  # the process may go on yet
 
     def _empty_memory(self, most: int | None = None) -> None:
         """Find the series in memory their cells, the first so many of them. Those that find none stay there."""
-        process = self.process
+        process = self.session.process
         process.retry_at = self.clock() + RETRY_INTERVAL
         waiting = process.waiting
-        if not waiting or not self._ready() or self._index is None:
+        if not waiting or not self._ensure_slot():
             return
         tried = waiting[:most]
-        if not self._place_all(self._index, tried) and most is not None:
+        if not self.session.place_all((series.family, series.values) for series in tried) and most is not None:
             return
         for series in tried:
             if self._is_due(series):
@@ -380,24 +388,10 @@ class Writer(Holding):
 
     def _is_due(self, series: BoundSeries) -> bool:
         """Whether a series that waits may find its cells: it is known, or the index may be appended to."""
-        index = self._index
-        if index is None or self.process.pauses.is_over(INDEX):
+        index = self.session.index
+        if index is None or self.session.process.pauses.is_over(INDEX):
             return True
         return index.find(series.family, series.values) is not None
-
-    def _place_all(self, index: SeriesIndex, waiting: list[BoundSeries]) -> bool:
-        """Append the series to the index in one use of its lock, for which this process may have to wait."""
-        if not self.process.pauses.is_over(INDEX):
-            return False
-        try:
-            self._file.place_all(index, ((series.family, series.values) for series in waiting), self._lock_wait())
-        except Moved:
-            return True  # binding the first of them finds that out
-        except (OSError, ValueError, JobmetricsError) as error:
-            self._failed(INDEX, error)
-            return False
-        self._placed(index)
-        return True
 
     # ---------------------------------------------------------------- journal
 
@@ -407,13 +401,13 @@ class Writer(Holding):
         Returns the journal and the entry in it, for its end; None when it could not be noted (no slot, or
         more running than the journal holds).
         """
-        row, first = series.where
-        if row is not self._row or not row.cells:
+        session, (row, first) = self.session, series.where
+        if row is not session.row or not row.cells:
             if not self.bind(series, _nothing):
                 return None
             row, first = series.where
-        slot = self.process.slot
-        if slot is None or row is not self._row:
+        slot = session.process.slot
+        if slot is None or row is not session.row:
             return None
         entry = slot.journal.begin(execution, at, first)
         if entry is None:

@@ -19,20 +19,20 @@ def fd(tmp_path: Path) -> int:
 
 
 def test_open_descriptor_is_ours(fd: int) -> None:
-    assert fd in files.ours(besides=())
+    assert fd in files.ours()
     files.close(fd)
 
 
 def test_closed_descriptor_is_not(fd: int) -> None:
     files.close(fd)
     assert fd not in files.noted
-    assert fd not in files.ours(besides=())
+    assert fd not in files.ours()
 
 
 def test_descriptor_that_is_another_file_now_is_not(fd: int, tmp_path: Path) -> None:
     other = os.open(tmp_path, os.O_RDONLY)
     os.dup2(other, fd)
-    ours = files.ours(besides=())
+    ours = files.ours()
     os.close(other)
     os.close(fd)
     assert fd not in ours
@@ -40,13 +40,19 @@ def test_descriptor_that_is_another_file_now_is_not(fd: int, tmp_path: Path) -> 
 
 def test_descriptor_that_somebody_else_closed_is_not(fd: int) -> None:
     os.close(fd)
-    assert fd not in files.ours(besides=())
-    assert fd not in files.noted
+    assert fd not in files.ours()
 
 
-def test_descriptor_that_is_kept_is_left_out(fd: int) -> None:
-    assert fd not in files.ours(besides=[fd])
+def test_a_child_forgets_what_it_inherited_and_has_another_lock(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, lock = {fd: files.noted[fd]}, files.lock
     files.close(fd)
+    reopened = os.dup(0)
+    monkeypatch.setattr(files, "noted", {**parents, reopened: None})
+    monkeypatch.setattr(files, "lock", lock)
+    inherited = files.forget_inherited()
+    os.close(reopened)
+    assert (inherited, files.noted) == ([reopened], {})
+    assert files.lock is not lock
 
 
 Open = Callable[[int], int]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import time
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from jobmetrics.registry import journal, layout
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.journal import KEEP, Entry, Journal
-from jobmetrics.registry.layout import SlotHeader
-from jobmetrics.registry.slots import Holder, Slot, SlotPlan
+from jobmetrics.registry.layout import ProcessIdentity, SlotHeader
+from jobmetrics.registry.slots import Slot, SlotPlan
 from jobmetrics.registry.write.lease import acquire
 
 IDENTITY = bytes(range(16))
@@ -182,7 +183,7 @@ def test_state_that_is_none_is_no_entry() -> None:
 
 def lease(registry_dir: Path) -> Slot:
     plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 1)
-    return acquire(plan, Holder(), cells=1, present_cells=list)
+    return acquire(plan, ProcessIdentity(os.getpid()), cells=1, present_cells=list)
 
 
 def test_find_asks_every_slot_the_latest_start_first(registry_dir: Path) -> None:
@@ -216,7 +217,7 @@ def test_find_passes_over_slots_that_cannot_be_read(registry_dir: Path) -> None:
 
 def test_find_reads_a_journal_longer_than_a_page(registry_dir: Path) -> None:
     plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 200)
-    slot = acquire(plan, Holder(capacity=200), cells=1, present_cells=list)
+    slot = acquire(plan, ProcessIdentity(os.getpid(), capacity=200), cells=1, present_cells=list)
     for execution in range(200):
         slot.journal.begin(execution, NOW, 0)
     slot.release()

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from jobmetrics.errors import Damaged, FormatRefused
 from jobmetrics.registry import layout
-from jobmetrics.registry.layout import IndexHeader, Owner, Record, SlotHeader
+from jobmetrics.registry.layout import IndexHeader, ProcessIdentity, Record, SlotHeader
 
 IDENTITY = bytes(range(16))
 HEADER = IndexHeader(IDENTITY, 10_000, 1_700_000_000.25)
-OWNER = Owner(7, 4711, 123_456, 4_026_531_836, "celery", "child", 4)
+LEASE = 7
+OWNER = ProcessIdentity(4711, 123_456, 4_026_531_836, "celery", "child", 4)
 RECORD = Record(layout.SERIES_RECORD, 123, 19, {"family": 3, "values": ["celery", "app.größe", "high"]})
 
 identities = st.binary(min_size=16, max_size=16)
@@ -23,17 +24,10 @@ bodies = st.dictionaries(json_texts, json_texts | st.integers() | st.lists(json_
 made_records = st.builds(Record, st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1), st.integers(0, 256), bodies)
 
 
-def write(slot: memoryview[int], owner: Owner) -> None:
-    layout.write_owner(
-        slot, owner.lease, owner.pid, owner.start, owner.namespace, owner.capacity,
-        owner.system.encode(), owner.role.encode(),
-    )  # fmt: skip
-
-
-def packed(owner: Owner) -> bytes:
+def packed(owner: ProcessIdentity, lease: int = LEASE) -> bytes:
     """The owner record's bytes alone."""
     slot = bytearray(layout.JOURNAL_OFFSET)
-    write(memoryview(slot), owner)
+    layout.write_owner(memoryview(slot), lease, owner)
     return bytes(slot[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
 
 
@@ -263,38 +257,35 @@ def test_index_header_is_no_slot_header() -> None:
 def test_owner_comes_back(
     lease: int, pid: int, start: int, namespace: int, system: str, role: str, capacity: int
 ) -> None:
-    owner = Owner(lease, pid, start, namespace, system, role, capacity)
-    assert Owner.unpack(packed(owner)) == owner
+    owner = ProcessIdentity(pid, start, namespace, system, role, capacity)
+    assert layout.unpack_owner(packed(owner, lease)) == (lease, owner)
 
 
 def test_every_flipped_bit_of_an_owner_record_is_found() -> None:
-    assert [bit for bit, data in enumerate(flips(packed(OWNER))) if not detected(Owner.unpack, data)] == []
+    assert [bit for bit, data in enumerate(flips(packed(OWNER))) if not detected(layout.unpack_owner, data)] == []
 
 
-def test_owner_record_prepared_for_a_child_has_no_lease_before_its_pid() -> None:
-    slot = bytearray(bytes(64) + packed(OWNER._replace(pid=0)))
-    assert layout.lease_of(bytes(slot)) is None
-    slot[layout.PID_OFFSET : layout.PID_OFFSET + 8] = layout.pid_word(4711).to_bytes(8, "little")
-    assert Owner.unpack(bytes(slot[layout.OWNER_OFFSET :])) == OWNER
+def test_owner_record_without_a_pid_has_no_lease() -> None:
+    assert layout.lease_of(bytes(64) + packed(OWNER._replace(pid=0))) is None
 
 
 def test_every_cut_of_an_owner_record_is_found() -> None:
     data = packed(OWNER)
-    assert [length for length in range(len(data)) if not detected(Owner.unpack, data[:length])] == []
+    assert [length for length in range(len(data)) if not detected(layout.unpack_owner, data[:length])] == []
 
 
 def test_slot_that_was_never_leased_has_no_owner() -> None:
     with pytest.raises(Damaged):
-        Owner.unpack(bytes(layout.OWNER_SIZE))
+        layout.unpack_owner(bytes(layout.OWNER_SIZE))
 
 
 def test_owner_names_too_long_are_cut() -> None:
-    owner = Owner.unpack(packed(OWNER._replace(role="r" * 40)))
+    _, owner = layout.unpack_owner(packed(OWNER._replace(role="r" * 40)))
     assert owner.role == "r" * 16
 
 
 def test_lease_of_a_complete_owner_record() -> None:
-    assert layout.lease_of(bytes(64) + packed(OWNER)) == 7
+    assert layout.lease_of(bytes(64) + packed(OWNER)) == LEASE
 
 
 def test_cleared_owner_record_has_no_lease() -> None:
@@ -306,12 +297,12 @@ def test_cleared_owner_record_has_no_lease() -> None:
 def test_last_lease_is_known_from_a_cleared_owner_record() -> None:
     slot = bytearray(bytes(64) + packed(OWNER))
     layout.clear_owner(memoryview(slot))
-    assert layout.last_lease(bytes(slot)) == 7
+    assert layout.last_lease(bytes(slot)) == LEASE
 
 
 def test_owner_record_is_written_between_header_and_journal_only() -> None:
     slot = bytearray(b"\xff" * 512)
-    write(memoryview(slot), OWNER)
+    layout.write_owner(memoryview(slot), LEASE, OWNER)
     end = layout.OWNER_OFFSET + layout.OWNER_SIZE
     assert slot[: layout.OWNER_OFFSET] + slot[end:] == b"\xff" * (512 - layout.OWNER_SIZE)
 

@@ -12,14 +12,15 @@ from jobmetrics.errors import Damaged
 from jobmetrics.families import LIVE_SUM, MAX
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import Directory
-from jobmetrics.registry.layout import Owner
-from jobmetrics.registry.slots import Holder, Slot, SlotPlan, process_start, reserve
+from jobmetrics.registry.layout import ProcessIdentity
+from jobmetrics.registry.slots import Slot, SlotPlan, pid_namespace, process_start, reserve
 from jobmetrics.registry.write.lease import acquire
 
 MIN_CELLS = 512
 
 IDENTITY = bytes(range(16))
 OTHER = bytes(range(16, 32))
+SELF = ProcessIdentity(os.getpid(), 77, pid_namespace())
 
 Lease = Callable[..., Slot]
 
@@ -30,11 +31,10 @@ def lease(registry_dir: Path) -> Iterator[Lease]:
     held: list[Slot] = []
 
     def lease_one(
-        identity: bytes = IDENTITY, *, holder: Holder | None = None, cells: int = 1, live: Any = (), hint: int = 0
+        identity: bytes = IDENTITY, *, owner: ProcessIdentity = SELF, cells: int = 1, live: Any = (), hint: int = 0
     ) -> Slot:
-        holder = holder or Holder()
-        plan = SlotPlan(Directory(str(registry_dir)), identity, holder.capacity)
-        held.append(acquire(plan, holder, cells=cells, present_cells=lambda: live, hint=hint, started=77))
+        plan = SlotPlan(Directory(str(registry_dir)), identity, owner.capacity)
+        held.append(acquire(plan, owner, cells=cells, present_cells=lambda: live, hint=hint))
         return held[-1]
 
     yield lease_one
@@ -47,9 +47,9 @@ def files(registry_dir: Path) -> list[str]:
     return sorted(path.name for path in registry_dir.iterdir())
 
 
-def owner(registry_dir: Path, number: int = 0) -> Owner:
+def owner(registry_dir: Path, number: int = 0) -> tuple[int, ProcessIdentity]:
     data = (registry_dir / f"slot-{number:05d}").read_bytes()
-    return Owner.unpack(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
+    return layout.unpack_owner(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
 
 
 # ------------------------------------------------------------------ who gets which
@@ -93,13 +93,13 @@ def test_gap_in_the_numbers_is_filled(registry_dir: Path, lease: Lease) -> None:
 def test_lease_number_counts_the_owners(registry_dir: Path, lease: Lease) -> None:
     for _ in range(3):
         lease().release()
-    assert owner(registry_dir).lease == 3
+    assert owner(registry_dir)[0] == 3
 
 
 def test_owner_record_tells_of_this_process(registry_dir: Path, lease: Lease) -> None:
-    lease(holder=Holder(b"celery", b"child", 3))
+    lease(owner=SELF._replace(system="celery", role="child", capacity=3))
     namespace = Path("/proc/self/ns/pid").stat().st_ino
-    assert owner(registry_dir) == Owner(1, os.getpid(), 77, namespace, "celery", "child", 3)
+    assert owner(registry_dir) == (1, ProcessIdentity(os.getpid(), 77, namespace, "celery", "child", 3))
 
 
 def test_process_start_is_the_kernels() -> None:
@@ -194,18 +194,18 @@ def test_growth_of_a_file_that_was_replaced_is_refused(registry_dir: Path, lease
 
 
 def test_journal_has_room_for_twice_the_capacity(registry_dir: Path, lease: Lease) -> None:
-    lease(holder=Holder(capacity=100))
+    lease(owner=SELF._replace(capacity=100))
     assert layout.SlotHeader.unpack((registry_dir / "slot-00000").read_bytes()).journal == 256
 
 
 def test_slot_with_too_short_a_journal_is_left_to_others(lease: Lease) -> None:
     lease().release()
-    assert lease(holder=Holder(capacity=100)).number == 1
+    assert lease(owner=SELF._replace(capacity=100)).number == 1
     assert lease().number == 0
 
 
 def test_slot_with_a_longer_journal_is_leased(lease: Lease) -> None:
-    first = lease(holder=Holder(capacity=100))
+    first = lease(owner=SELF._replace(capacity=100))
     first.cells[3] = 2.5
     first.release()
     second = lease()
@@ -288,10 +288,10 @@ def test_lease_is_gone_when_its_descriptor_is_another_file_now(lease: Lease, tmp
 
 
 def test_describing_anew_keeps_the_lease(registry_dir: Path, lease: Lease) -> None:
-    slot = lease(holder=Holder(b"celery", b"child"))
-    slot.describe(Holder(b"rq", b"worker", 2), 88, os.getpid())
-    found = owner(registry_dir)
-    assert (found.lease, found.system, found.role, found.capacity, found.start) == (1, "rq", "worker", 2, 88)
+    slot = lease(owner=SELF._replace(system="celery", role="child"))
+    described = SELF._replace(start=88, system="rq", role="worker", capacity=2)
+    slot.describe(described)
+    assert owner(registry_dir) == (1, described)
 
 
 # ------------------------------------------------------------------ space

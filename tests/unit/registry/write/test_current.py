@@ -59,7 +59,7 @@ def test_bad_value_in_the_environment_does_not_keep_from_recording(
 ) -> None:
     monkeypatch.setenv(f"JOBMETRICS_{name}", value)
     writer = current.writer()
-    assert (writer.enabled, writer.max_series, writer.directory.path) == (True, 10_000, default_dir)
+    assert (writer.session.enabled, writer.max_series, writer.directory.path) == (True, 10_000, default_dir)
 
 
 def test_a_default_directory_that_another_user_holds_is_logged_once(
@@ -80,7 +80,7 @@ def test_bad_file_does_not_keep_from_recording(
     file = tmp_path / "jobmetrics.toml"
     file.write_text(line)
     monkeypatch.setenv("JOBMETRICS_CONFIG", str(file))
-    assert current.writer().enabled is True
+    assert current.writer().session.enabled is True
 
 
 def test_bad_values_are_logged_once_in_a_line_each_and_counted(
@@ -104,7 +104,7 @@ def test_unknown_variables_are_one_warning_and_no_error(
 ) -> None:
     monkeypatch.setenv("JOBMETRICS_PORT", "tcp://10.0.0.1:9909")
     monkeypatch.setenv("JOBMETRICS_SERVICE_HOST", "10.0.0.1")
-    assert current.writer().enabled is True
+    assert current.writer().session.enabled is True
     current.writer()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING

@@ -12,12 +12,11 @@ from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
 from jobmetrics.registry.cells import CAPACITY, BoundSeries
 from jobmetrics.registry.files import try_lock
 from jobmetrics.registry.index import Contended
-from jobmetrics.registry.layout import execution_hash
+from jobmetrics.registry.layout import execution_hash, last_lease
 from jobmetrics.registry.write import session, zeros
 from jobmetrics.registry.write import writer as writers
 from jobmetrics.registry.write.process import FIRST_PAUSE, LOAD, LONGEST_PAUSE
-from jobmetrics.registry.write.session import CHECK_INTERVAL
-from jobmetrics.registry.write.writer import Writer
+from jobmetrics.registry.write.writer import CHECK_INTERVAL, Writer
 from jobmetrics.settings import Settings
 from tests.support import readings
 from tests.unit.doubles import FakeClock, die
@@ -107,13 +106,13 @@ def test_switched_off_writer_touches_nothing(registry_dir: Path) -> None:
     counter(off).inc()
     BoundHistogram(off, SIZES, ()).observe(1.0)
     off.tick()
-    off.prepare("rq", "work-horse")
+    off.prepare()
     assert list(registry_dir.iterdir()) == []
     assert off.take_dropped_updates() == {}
 
 
 def test_index_is_prepared_without_leasing_a_slot(registry_dir: Path, writer: Writer) -> None:
-    writer.prepare("rq", "work-horse")
+    writer.prepare()
     assert [path.name for path in registry_dir.iterdir()] == ["index"]
     assert writer.slot is None
 
@@ -135,7 +134,8 @@ def test_owner_record_says_what_is_described_after_the_lease(registry_dir: Path,
     counter(writer).inc()
     writer.describe("celery", "child", 2)
     (owner,) = readings.snapshot(registry_dir).owners
-    assert (owner.lease, owner.system, owner.role, owner.capacity) == (1, "celery", "child", 2)
+    assert (owner.pid, owner.system, owner.role, owner.capacity) == (os.getpid(), "celery", "child", 2)
+    assert last_lease((registry_dir / "slot-00000").read_bytes()) == 1
 
 
 # ------------------------------------------------------------------ the cap
@@ -234,14 +234,14 @@ def test_lock_is_waited_for_once(
     writer: Writer, clock: FakeClock, held_index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    place = writer._file.place
+    place = writer.session.file.place
     monkeypatch.setattr(session, "LOCK_WAIT", 0.05)
 
     def spy(index: object, family: object, values: object, wait: float) -> object:
         waits.append(wait)
         return place(index, family, values, 0.0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(writer._file, "place", spy)
+    monkeypatch.setattr(writer.session.file, "place", spy)
     counter(writer, "a").inc()
     counter(writer, "waits for the first one's next try").inc()
     clock.advance(FIRST_PAUSE)
@@ -298,7 +298,7 @@ def test_pause_doubles_up_to_its_longest(writer: Writer, unusable: Path, clock: 
     pauses = []
     for number in range(10):
         counter(writer, str(number)).inc()
-        seconds, until = writer.process.pauses._known[LOAD]
+        seconds, until = writer.session.process.pauses._known[LOAD]
         pauses.append(seconds)
         clock.now = until
     assert pauses[:4] == [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4, FIRST_PAUSE * 8]
@@ -344,11 +344,12 @@ def test_wiped_index_is_noticed_at_the_next_look(registry_dir: Path, writer: Wri
 
 def test_wiped_index_is_not_looked_for_more_often(registry_dir: Path, writer: Writer, clock: FakeClock) -> None:
     counter(writer).inc()
+    writer.tick()
     (registry_dir / "index").unlink()
     clock.advance(CHECK_INTERVAL / 2)
     writer.tick()
     assert not (registry_dir / "index").exists()
-    assert writer._index is not None
+    assert writer.session.index is not None
 
 
 def test_wiped_index_is_noticed_at_the_next_new_series(registry_dir: Path, writer: Writer) -> None:
@@ -365,7 +366,7 @@ def test_old_slot_stays_held_after_a_move(registry_dir: Path, writer: Writer) ->
     (registry_dir / "index").unlink()
     counter(writer, "new").inc()
     assert sorted(path.name for path in registry_dir.glob("slot-*")) == ["slot-00000", "slot-00001"]
-    writer.process.old_slots[0].release()
+    writer.session.process.old_slots[0].release()
 
 
 @pytest.mark.parametrize("mode", [LIVE_SUM, MAX, MIN])
@@ -401,14 +402,14 @@ def test_live_gauge_that_finds_no_room_in_the_new_generation_waits_in_memory(
     """While the memory is being emptied, at that: what it waits in is not forgotten with what has gone."""
     level = BoundGauge(writer, LIVE, ())
     level.set(3.0)
-    place, refusals = writer._file.place, [Contended(), Contended()]
+    place, refusals = writer.session.file.place, [Contended(), Contended()]
 
     def contended(*arguments: Any) -> Any:
         if refusals:
             raise refusals.pop()
         return place(*arguments)
 
-    monkeypatch.setattr(writer._file, "place", contended)
+    monkeypatch.setattr(writer.session.file, "place", contended)
     counter(writer).inc()  # waits in memory
     for path in registry_dir.iterdir():
         path.unlink()
@@ -424,7 +425,7 @@ def test_live_gauge_that_finds_no_room_in_the_new_generation_waits_in_memory(
 
 
 def test_update_from_within_the_slow_path_is_made_later(registry_dir: Path, writer: Writer) -> None:
-    writer.process.in_slow_path(counter(writer).inc, 3.0)  # a signal handler's
+    writer.session.process.in_slow_path(counter(writer).inc, 3.0)  # a signal handler's
     assert list(registry_dir.iterdir()) == []
     counter(writer, "b").inc()
     assert counted(registry_dir) == {("a",): 3.0, ("b",): 1.0}
@@ -437,7 +438,7 @@ def test_postponed_updates_are_bounded_and_counted(writer: Writer, monkeypatch: 
         for number in range(5):
             counter(writer, str(number)).inc()
 
-    writer.process.in_slow_path(signal_handler)
+    writer.session.process.in_slow_path(signal_handler)
     assert writer.take_dropped_updates() == {("postponed", "c_total"): 3}
 
 

@@ -1,4 +1,4 @@
-"""Invariants 1, 4 and 5 for slots that a parent leases for the child it is about to fork."""
+"""Invariants 1, 4 and 5 for the children that one parent forks, one after another or at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmetrics.registry.write import fork_hooks, session
+from jobmetrics.registry.write import fork_hooks
+from jobmetrics.registry.write.process import ForkHints
 from tests.multiprocess.interruption import AFTER, BEFORE, Interruption, interrupted_at
 from tests.multiprocess.support import (
     Child,
@@ -30,15 +31,15 @@ from tests.support import readings
 
 
 class Parent(Worker):
-    """A parent whose children record, and were told so or seen to."""
+    """A parent whose children record."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.hits.at(("all",))
         self.children: dict[int, Child] = {}
 
-    def told(self) -> None:
-        self.writer.prepare("rq", "work-horse")
+    def prepare(self) -> None:
+        self.writer.prepare()
 
     def once(self, *steps: str) -> None:
         """A child that does these, and ends."""
@@ -65,18 +66,12 @@ class Parent(Worker):
     def end_child(self, pid: int) -> None:
         self.children.pop(pid).kill()
 
-    def hand_over_nothing(self) -> None:
-        """From now on children lease for themselves."""
-        setattr(self.writer, "_offer", lambda: None)  # noqa: B010 - a method to mypy
+    def describe(self) -> None:
+        self.writer.describe("rq", "work-horse")
 
-    def lease_nothing(self) -> None:
-        """From now on a lease of one's own fails."""
-
-        def refuse(*_: object, **__: object) -> None:
-            raise AssertionError("a slot was leased by the child itself")
-
-        assert hasattr(session, "acquire")
-        setattr(session, "acquire", refuse)  # noqa: B010 - a function to mypy
+    def forget_hints(self) -> None:
+        """From now on this parent reads nothing that its children append to the index."""
+        setattr(ForkHints, "appended", lambda *_: None)  # noqa: B010 - a method to mypy
 
     def high(self) -> None:
         self.level(9.0)
@@ -96,8 +91,8 @@ class Parent(Worker):
 
     def no_fork(self) -> None:
         """What the hooks see when a fork fails."""
-        fork_hooks._before_fork()
-        fork_hooks._after_fork_in_parent()
+        fork_hooks.hooks.before()
+        fork_hooks.hooks.after_in_parent()
 
 
 @contextlib.contextmanager
@@ -111,26 +106,6 @@ def parent(path: Path) -> Iterator[Child]:
                     lasting.kill()
 
 
-def test_a_child_records_without_a_lease_of_its_own(registry_dir: Path) -> None:
-    with parent(registry_dir) as one:
-        one.ask("told")
-        one.ask("once", "hit")
-        for _ in range(5):
-            one.ask("once", "lease_nothing", "hit", "job")
-        one.leave()
-    assert readings.values(registry_dir, "hits_total") == {("all",): 6.0}
-    assert slot_files(registry_dir) == ["slot-00000"]
-
-
-def test_children_that_were_seen_to_record_are_given_one_too(registry_dir: Path) -> None:
-    with parent(registry_dir) as one:
-        one.ask("hit")
-        one.ask("once", "hit")
-        one.ask("once", "lease_nothing", "hit")
-        one.leave()
-    assert readings.values(registry_dir, "hits_total") == {("all",): 3.0}
-
-
 def test_a_parent_whose_children_record_nothing_leases_nothing_for_them(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("hit")
@@ -141,20 +116,20 @@ def test_a_parent_whose_children_record_nothing_leases_nothing_for_them(registry
         assert slot_files(registry_dir) == ["slot-00000"]
 
 
-def test_the_child_is_the_owner_by_what_it_was_said_to_be(registry_dir: Path) -> None:
+def test_a_child_is_what_its_parent_is_before_it_says_otherwise(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
-        one.ask("once", "hit")
-        pid = one.ask("lasting")
+        one.ask("describe")
+        one.ask("prepare")
+        pid = one.ask("lasting", "hit")
         (owner,) = readings.snapshot(registry_dir).owners
         assert (owner.pid, owner.system, owner.role) == (pid, "rq", "work-horse")
 
 
 def test_the_lease_ends_with_the_child(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit")
-        pid = one.ask("lasting", "lease_nothing", "hit")
+        pid = one.ask("lasting", "hit")
         assert readings.snapshot(registry_dir).live == 1
         one.ask("end_child", pid)
         assert readings.snapshot(registry_dir).live == 0
@@ -164,9 +139,9 @@ def test_the_lease_ends_with_the_child(registry_dir: Path) -> None:
 
 def test_the_lease_outlives_the_parent(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit")
-        pid = one.ask("lasting", "lease_nothing", "hit")
+        pid = one.ask("lasting", "hit")
         one.kill()
         try:
             assert [owner.pid for owner in readings.snapshot(registry_dir).owners] == [pid]
@@ -178,9 +153,9 @@ def test_the_lease_outlives_the_parent(registry_dir: Path) -> None:
 
 def test_a_grandchild_does_not_keep_the_lease(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit")
-        one.ask("once", "lease_nothing", "hit", "idle_grandchild")
+        one.ask("once", "hit", "idle_grandchild")
         grandchild = int((registry_dir / "grandchild").read_text())
         try:
             os.kill(grandchild, 0)
@@ -191,7 +166,7 @@ def test_a_grandchild_does_not_keep_the_lease(registry_dir: Path) -> None:
 
 def test_a_grandchild_that_records_has_a_slot_of_its_own(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit")
         one.ask("once", "hit", "once_more")
         one.leave()
@@ -199,19 +174,19 @@ def test_a_grandchild_that_records_has_a_slot_of_its_own(registry_dir: Path) -> 
     assert len(slot_files(registry_dir)) == 2
 
 
-def test_children_that_record_nothing_hold_one_slot_in_all(registry_dir: Path) -> None:
+def test_children_that_record_nothing_hold_no_slot(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("hit")
         one.ask("once", "hit")
         for _ in range(6):
             one.ask("lasting")
             one.ask("once", "hit")
-        assert len(slot_files(registry_dir)) == 3, "the parent's, one that an idle child holds, one for the rest"
+        assert len(slot_files(registry_dir)) == 2, "the parent's, and one for the children that record"
 
 
-def test_a_second_child_at_the_same_time_leases_for_itself(registry_dir: Path) -> None:
+def test_children_at_the_same_time_have_a_slot_each(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         pids = [one.ask("lasting", "hit", "job") for _ in range(4)]
         snapshot = readings.snapshot(registry_dir)
         assert sorted(owner.pid for owner in snapshot.owners) == sorted(pids)
@@ -222,30 +197,30 @@ def test_a_second_child_at_the_same_time_leases_for_itself(registry_dir: Path) -
     assert readings.values(registry_dir, "hits_total") == {("all",): 4.0}
 
 
-def test_a_fork_that_fails_leaves_the_slot_free(registry_dir: Path) -> None:
+def test_a_fork_that_fails_changes_nothing(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit")
         one.ask("no_fork")
         assert readings.snapshot(registry_dir).live == 0
-        one.ask("once", "lease_nothing", "hit")
+        one.ask("once", "hit")
         one.leave()
     assert readings.values(registry_dir, "hits_total") == {("all",): 2.0}
 
 
 def test_live_gauges_of_the_child_before_are_gone(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "high")
-        one.ask("lasting", "lease_nothing", "hit")
+        one.ask("lasting", "hit")
         assert readings.values(registry_dir, "level") == {}
 
 
-def test_live_gauges_that_the_parent_never_heard_of_are_gone_too(registry_dir: Path) -> None:
-    """A child that leases for itself knows no series that were placed after its parent read the index."""
+def test_live_gauges_of_series_that_the_parent_does_not_know_are_gone_too(registry_dir: Path) -> None:
+    """They were placed after the parent read the index; the next child reads it again."""
     with parent(registry_dir) as one:
         one.ask("hit")
-        one.ask("hand_over_nothing")
+        one.ask("forget_hints")
         one.ask("once", "high")
         one.ask("lasting", "hit")
         assert len(slot_files(registry_dir)) == 2
@@ -254,13 +229,13 @@ def test_live_gauges_that_the_parent_never_heard_of_are_gone_too(registry_dir: P
 
 def test_what_a_killed_child_was_running_is_known_to_be_lost(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit", "job")
-        pid = one.ask("lasting", "lease_nothing", "begin")
+        pid = one.ask("lasting", "begin")
         assert sum(readings.active(registry_dir).values()) == 1
         one.ask("end_child", pid)
         assert readings.active(registry_dir) == {}
-        one.ask("once", "lease_nothing", "hit")
+        one.ask("once", "hit")
         assert one.ask("lost", "it")
         assert not one.ask("lost", "it")
         one.leave()
@@ -270,14 +245,14 @@ def test_what_a_killed_child_was_running_is_known_to_be_lost(registry_dir: Path)
 
 def test_a_wiped_directory_is_followed(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit")
         for path in registry_dir.iterdir():
             path.unlink()
         one.ask("later")
-        one.ask("told")
+        one.ask("prepare")
         one.ask("once", "hit")
-        one.ask("once", "lease_nothing", "hit")
+        one.ask("once", "hit")
         one.leave()
     assert readings.values(registry_dir, "hits_total") == {("all",): 2.0}
     assert slot_files(registry_dir) == ["slot-00000"]
@@ -285,11 +260,11 @@ def test_a_wiped_directory_is_followed(registry_dir: Path) -> None:
 
 @pytest.mark.parametrize("when", [BEFORE, AFTER])
 def test_a_parent_killed_at_each_call_around_the_fork(when: str, tmp_path: Path) -> None:
-    """The slot is free again, or the child's that was born in time; nothing counted is lost."""
+    """The slot of the child before is free; nothing counted is lost."""
 
     def victim(path: Path, interruption: Interruption, pipe: Connection) -> None:
         one = Parent(path)
-        one.told()
+        one.prepare()
         one.once("hit")
         with interruption.armed():
             one.no_fork()
@@ -308,12 +283,12 @@ def test_a_parent_killed_at_each_call_around_the_fork(when: str, tmp_path: Path)
         number += 1
 
 
-def test_the_parents_pages_are_its_own(registry_dir: Path) -> None:
-    """After many forks the parent holds no descriptor and no lock of any child's slot."""
+def test_forks_leave_no_descriptor_open_in_the_parent(registry_dir: Path) -> None:
+    """Neither of a child's slot nor of any other file."""
 
     def look(pipe: Connection) -> None:
         one = Parent(registry_dir)
-        one.told()
+        one.prepare()
         one.once("hit")
         one.once("hit")
         before = _open_descriptors()
