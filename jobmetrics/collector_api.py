@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from jobmetrics.errors import SettingsError
 from jobmetrics.families import OVERFLOW, Family
 
+__all__ = ["Collector", "CollectorOptions", "Reading", "Target", "capped", "safe_url", "without_secrets"]
+
 DEFAULT_NAME = "default"
 DEFAULT_TIMEOUT = 5.0  # seconds
 DEFAULT_MAX_QUEUES = 2000

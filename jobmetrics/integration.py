@@ -8,8 +8,8 @@ A package adds a job system with an entry point of the group `jobmetrics.systems
 Every command loads that object, for its options, so its module must import neither the job system nor anything slow.
 Its collectors and checks import what they need when they are called.
 
-In a worker, an integration registers its system's name, reports the job events to `recorder.default()`, and shows its
-worker by `worker_gauges`. Nothing here imports what workers do without.
+In a worker, an integration registers its system's name, gives events to the `current_recorder()` inside `guarded`
+functions, and shows its worker by `worker_gauges`. Nothing here imports what workers do without.
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string.
@@ -17,10 +17,26 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobmetrics import families as f
-from jobmetrics import recorder
-from jobmetrics.events import PYTHON
+from jobmetrics.events import (
+    FAILURE,
+    IGNORED,
+    PYTHON,
+    REJECTED,
+    RETRY,
+    REVOKED,
+    SUCCESS,
+    Ended,
+    Job,
+    Lost,
+    Published,
+    Started,
+    Withdrawn,
+)
 from jobmetrics.families import Family, register_system
+from jobmetrics.guard import guarded
 from jobmetrics.instruments import BoundGauge, Labelled
+from jobmetrics.recorder import Recorder
+from jobmetrics.recorder import default as current_recorder
 from jobmetrics.runtime import state
 
 if TYPE_CHECKING:
@@ -29,15 +45,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "FAILURE",
+    "IGNORED",
     "NOTE",
     "OK",
     "PROBLEM",
+    "REJECTED",
+    "RETRY",
+    "REVOKED",
+    "SUCCESS",
+    "Ended",
     "Finding",
+    "Job",
+    "Lost",
     "Option",
+    "Published",
+    "Recorder",
+    "Started",
     "System",
     "Systems",
+    "Withdrawn",
     "clear_worker_gauges",
+    "current_recorder",
     "find_systems",
+    "guarded",
     "known_names",
     "register_system",
     "worker_gauges",
@@ -215,7 +246,7 @@ def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[s
         capacity: jobs that the worker can run at once; None while it is not known, which changes nothing.
         reserved: jobs taken from the broker and not started, by queue.
     """
-    writer = recorder.default().writer
+    writer = current_recorder().writer
     workers = state(ShownWorkers).by_system
     gauges = workers.get(system)
     if gauges is None or gauges.writer is not writer:

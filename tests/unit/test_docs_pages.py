@@ -62,7 +62,10 @@ def test_every_page_is_built_and_reached_from_the_first(site: Path) -> None:
 
 PUBLIC_MODULES = (
     "jobmetrics",
-    *(f"jobmetrics.{name}" for name in ("celery", "rq", "exporter", "testing", "integration", "conformance")),
+    *(
+        f"jobmetrics.{name}"
+        for name in ("celery", "rq", "exporter", "testing", "integration", "collector_api", "conformance")
+    ),
 )
 
 
