@@ -19,6 +19,7 @@ from jobmetrics import (
     current_job,
     duration,
     increment,
+    integration,
     items,
     observe,
     refresh,
@@ -26,6 +27,8 @@ from jobmetrics import (
     stage,
     timed_job,
 )
+from jobmetrics.collector_api import Collector, CollectorOptions, Reading
+from jobmetrics.families import JOBS_DURATION
 from jobmetrics.testing import RememberingRecorder, read_sample, remembering, temporary_registry
 
 T = TypeVar("T")
@@ -207,3 +210,48 @@ def tests() -> Iterator[RememberingRecorder]:
     assert_type(read_sample("rows_total", {"table": "orders"}), float | None)
     with remembering() as remembered:
         yield remembered
+
+
+# ------------------------------------------------------------------ a job system
+
+
+class Queues:
+    name = "spool"
+    broker = "default"
+
+    def collect(self) -> list[Reading]:
+        return []
+
+    def close(self) -> None: ...
+
+
+def collectors(options: CollectorOptions) -> Iterator[Collector]:
+    assert_type(options.timeout, float)
+    yield Queues()
+
+
+def checks(recorded: integration.Recorded) -> Iterator[integration.Finding]:
+    yield integration.Finding(integration.NOTE, f"{sum(recorded(JOBS_DURATION).values())} jobs")
+
+
+def a_job_system() -> None:
+    folder = integration.Option("spool_folder", "DIR", "Folder to read.", repeatable=True)
+    integration.System("spool", options=[folder], collectors=collectors, checks=checks)
+    integration.System("spool", "Spool")  # type: ignore[call-arg]
+    assert_type(integration.find_systems().systems, tuple[integration.System, ...])
+    assert_type(integration.known_names(), tuple[str, ...])
+    integration.worker_gauges("spool", 2, {"mails": 1})
+
+
+@integration.guarded("spool start")
+def started(name: str) -> int:
+    recorder = integration.current_recorder()
+    execution = recorder.started(integration.Started(integration.Job("spool", name, "mails"), "1"))
+    if execution is not None:
+        recorder.ended(execution, integration.Ended(integration.FAILURE, ValueError()))
+    return 1
+
+
+def a_hook() -> None:
+    assert_type(started("resize"), int | None)
+    started(1)  # type: ignore[arg-type]
