@@ -85,7 +85,9 @@ def _side(name: str, worker: str, url: str, base: Path) -> Iterator[Side]:
     if name == "peer":
         command.append("benchmarks.rq_peer")
     environment = {
-        **compiled.beforehand("benchmarks.rq_worker", "benchmarks.rq_jobs", "benchmarks.rq_peer", "jobmetrics.rq"),
+        **compiled.beforehand(
+            "benchmarks.rq_worker", "benchmarks.rq_jobs", "benchmarks.rq_peer", "jobmetrics.rq.worker"
+        ),
         "JOBMETRICS_DIR": str(directory),
         "PROMETHEUS_MULTIPROC_DIR": str(directory),
     }

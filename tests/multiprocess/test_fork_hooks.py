@@ -97,7 +97,7 @@ def note(**hooks):
     register(**hooks)
 
 os.register_at_fork = note
-import jobmetrics, jobmetrics.celery.plugin, jobmetrics.rq, jobmetrics.recorder, jobmetrics.testing
+import jobmetrics, jobmetrics.celery.plugin, jobmetrics.rq.worker, jobmetrics.recorder, jobmetrics.testing
 counter = jobmetrics.Counter("hits", "Counted.")
 assert registered == [], "a process that only imports and defines has no hook"
 counter.inc()
