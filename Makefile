@@ -17,7 +17,7 @@ LONG_SECONDS ?= 180
 # What is done side by side prints what it has to say when it ends, where make can do that.
 TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # Of nox; the newest releases are in .venv already.
-LANES := celery-suite celery-oldest rq-oldest
+LANES := celery-suite celery-oldest rq-oldest wheel
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo servers checks test test-all test-full test-serial test-fast test-long coverage $(LANES:%=lane-%) bench lint types layers docs reference dist dashboards clean

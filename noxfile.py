@@ -6,6 +6,8 @@ the tests that need no job system on each supported Python.
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import nox
@@ -28,9 +30,31 @@ def each(system: str, versions: tuple[str, ...]) -> Any:
 @nox.session(python=nox.project.python_versions(PYPROJECT))
 def pythons(session: nox.Session) -> None:
     """Each Python that the classifiers name; one that is not installed is skipped."""
-    tools = nox.project.dependency_groups(PYPROJECT, "test")
+    tools = nox.project.dependency_groups(PYPROJECT, "dev")
     session.install("-c", "constraints.txt", "-e", ".[all]", *tools)
     session.run(*PYTEST, "tests/unit", "tests/multiprocess", *session.posargs)
+
+
+@nox.session(tags=["wheel"])
+def wheel(session: nox.Session) -> None:
+    """The built wheel, away from the checkout: its commands, the demo, a job system that meets the truth table."""
+    built = Path(session.virtualenv.location).resolve() / "built"
+    shutil.rmtree(built, ignore_errors=True)
+    session.install("-c", "constraints.txt", "hatchling")
+    session.run("python", "-m", "hatchling", "build", "-t", "wheel", "-d", str(built))
+    (package,) = built.glob("*.whl")
+    tools = nox.project.dependency_groups(PYPROJECT, "test", "docs")
+    session.install("-c", "constraints.txt", f"{package}[all]", *tools)
+    session.install("--force-reinstall", "--no-deps", str(package))  # the version is the same as the last time's
+    for name in ("tests", "docs", "examples", "tools", "pyproject.toml"):
+        copy = shutil.copytree if Path(name).is_dir() else shutil.copy
+        copy(name, built / name)
+    session.chdir(built)
+    session.run("jobmetrics", "--version")
+    session.run("jobmetrics", "rules", "--namespace", "acme", silent=True)
+    session.run("jobmetrics", "dashboards", "--output", str(built / "dashboards"), silent=True)
+    session.run("jobmetrics", "demo", "--seconds", "5", silent=True)
+    session.run(*PYTEST, "tests/e2e/test_integrations.py", "tests/unit/test_testing.py", *session.posargs)
 
 
 RQ_VERSIONS = ("1.16", "2.0", "2.6", "2.12", "3.0")

@@ -228,7 +228,8 @@ def test_other_rows(jobmetrics_registry):
 
 def test_the_package_brings_a_fixture(tmp_path: Path) -> None:
     (tmp_path / "test_rows.py").write_text(WITH_THE_FIXTURE)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
