@@ -18,19 +18,20 @@ import tarfile
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 PLUGIN = ("-p", "jobmetrics.celery.plugin")  # importing it turns recording on, as `imports` does in a worker
-TESTS = ("t/unit", "t/integration")
+CANVAS = "t/integration/test_canvas.py"  # waits as long as all other integration tests together
+PARTS = (("t/unit",), (CANVAS,), ("t/integration", f"--ignore={CANVAS}"))
 REQUIREMENTS = ("test.txt", "test-ci-base.txt", "extras/redis.txt", "extras/django.txt")  # Celery's own lists
 ATTEMPTS = 3  # some tests depend on time: a difference counts when it shows in each run
 TEST_SECONDS = 300
 REDIS_SECONDS = 60.0
-AT_ONCE = 4
+AT_ONCE = 2 * len(PARTS)
 
 Results = dict[str, str]
 
@@ -51,9 +52,9 @@ def fetch(directory: Path) -> None:
     (directory / "requirements.txt").write_text("".join(lines))
 
 
-def compare(directory: Path, tests: Sequence[str]) -> int:
+def compare(directory: Path, parts: Sequence[Sequence[str]]) -> int:
     """Run the tests bare and with the plugin; the exit code."""
-    bare, ours = _both(directory, tests)
+    bare, ours = _both(directory, parts)
     print(f"Celery {version('celery')}: bare {_summary(bare)}; with the plugin {_summary(ours)}", flush=True)
     if "passed" not in bare.values() or not _recorded(directory):
         print("celery_suite: no test passed, or nothing was recorded")
@@ -63,33 +64,30 @@ def compare(directory: Path, tests: Sequence[str]) -> int:
         if not differing:
             break
         print(f"again, for what differed: {', '.join(sorted(differing))}", flush=True)
-        files = sorted({_file(directory, name) for name in differing})
-        bare, ours = _both(directory, files)
+        bare, ours = _both(directory, _by_file(directory, differing))
         differing &= _differing(bare, ours)
     for name in sorted(differing):
         print(f"differs: {name}: bare {bare.get(name, 'absent')}, with the plugin {ours.get(name, 'absent')}")
     return 1 if differing else 0
 
 
-def _both(directory: Path, tests: Sequence[str]) -> tuple[Results, Results]:
+def _both(directory: Path, parts: Sequence[Sequence[str]]) -> tuple[Results, Results]:
     """The results bare and with the plugin. Many tests wait for a worker, so all parts run side by side.
 
-    Each part has a process of its own: unit tests leave a Celery that cannot work.
+    Each part has a process and a copy of the tests of its own: unit tests leave a Celery that cannot work, and write
+    files beside them.
     """
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = {
-            plugin: [pool.submit(_run, directory, plugin, part) for part in sorted(tests)] for plugin in ((), PLUGIN)
-        }
+        runs = {plugin: [pool.submit(_run, directory, plugin, part) for part in parts] for plugin in ((), PLUGIN)}
         bare, ours = ({name: value for run in runs[key] for name, value in run.result().items()} for key in runs)
         return bare, ours
 
 
-def _run(directory: Path, plugin: Sequence[str], part: str) -> Results:
+def _run(directory: Path, plugin: Sequence[str], part: Sequence[str]) -> Results:
     """One run: outcome by test. Tests of one id, such as subtests, have all their outcomes in one."""
-    report = directory / f"{'plugin' if plugin else 'bare'}-{part.replace('/', '-')}.xml"
-    report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *plugin]
-    with _redis() as port:
+    with tempfile.TemporaryDirectory() as made, _redis() as port:
+        copy = shutil.copytree(directory, Path(made) / "celery", ignore=shutil.ignore_patterns("registry"))
+        report = copy / "report.xml"
         environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
@@ -99,10 +97,12 @@ def _run(directory: Path, plugin: Sequence[str], part: str) -> Results:
             "REDIS_PORT": str(port),
             "JOBMETRICS_DIR": str(directory / "registry"),
         }
-        options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", part]
-        subprocess.run([*command, *options], cwd=directory, env=environment, check=False)
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *plugin]
+        options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *part]
+        subprocess.run([*command, *options], cwd=copy, env=environment, check=False)
+        cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
     found: dict[str, list[str]] = {}
-    for case in ET.parse(report).iter("testcase") if report.exists() else ():
+    for case in cases:
         outcome = next((child.tag for child in case if child.tag in {"failure", "error", "skipped"}), "passed")
         found.setdefault(f"{case.get('classname')}::{case.get('name')}", []).append(outcome)
     return {name: "+".join(sorted(set(outcomes))) for name, outcomes in found.items()}
@@ -112,13 +112,23 @@ def _differing(bare: Results, ours: Results) -> set[str]:
     return {name for name in bare.keys() | ours.keys() if bare.get(name) != ours.get(name)}
 
 
-def _file(directory: Path, name: str) -> str:
-    """The file of a test. In the name, a class may follow the module."""
-    parts = name.split("::", maxsplit=1)[0].split(".")
+def _by_file(directory: Path, names: Iterable[str]) -> list[list[str]]:
+    """The node ids of these tests, those of a file together."""
+    files: dict[str, list[str]] = {}
+    for name in sorted(names):
+        file, node = _node_id(directory, name)
+        files.setdefault(file, []).append(node)
+    return list(files.values())
+
+
+def _node_id(directory: Path, name: str) -> tuple[str, str]:
+    """The file of a test, and its id. In the name, classes may follow the module."""
+    module, test = name.split("::", maxsplit=1)
+    parts = module.split(".")
     for end in range(len(parts), 0, -1):
         path = Path(*parts[:end]).with_suffix(".py")
         if (directory / path).is_file():
-            return str(path)
+            return str(path), "::".join([str(path), *parts[end:], test])
     raise SystemExit(f"celery_suite: no file holds {name}")
 
 
@@ -168,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "fetch":
         fetch(directory)
         return 0
-    return compare(directory, arguments[2:] or TESTS)
+    return compare(directory, [arguments[2:]] if arguments[2:] else PARTS)
 
 
 if __name__ == "__main__":
