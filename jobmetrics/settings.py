@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import itertools
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -18,6 +16,7 @@ from dataclasses import MISSING, FrozenInstanceError, dataclass, field
 from typing import Any, NoReturn
 
 from jobmetrics import runtime
+from jobmetrics import setting_values as accept
 from jobmetrics.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "JOBMETRICS_"
@@ -27,19 +26,7 @@ EXPORTER_TABLE = "exporter"
 DEFAULT_BUCKETS: tuple[float, ...] = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0,
 )  # fmt: skip
-MAX_BUCKETS = 128
-MAX_LIMIT = 1024  # characters, or labels: what a record of the index has room for
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-
-_NO_ACCOUNT = 2**32 - 1  # what chown takes for "leave it"
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
-# Texts: re compiles and keeps them at their first use, which most workers never come to.
-_METRIC_PATTERN = r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z"
 _MAX_NAMES = 100  # of default directories that other users hold
-_NAMESPACE = r"[a-zA-Z][a-zA-Z0-9_]*\Z"
-_APP = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z"
-_LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
 
 
 def default_dir(app: str = "") -> str:
@@ -63,183 +50,6 @@ def default_dir(app: str = "") -> str:
     return missing or path
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
-        raise ValueError("a non-empty text")
-    return str(os.fspath(value))
-
-
-def _directory(value: Any) -> str:
-    try:
-        path = _text(value)
-    except ValueError:
-        path = "\0"
-    if "\0" in path:
-        raise ValueError("the path of a directory")
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def _group(value: Any) -> int:
-    """A group's name or number as its number."""
-    import grp  # not on Windows, where nothing is recorded
-
-    return _account(value, lambda name: grp.getgrnam(name).gr_gid, "the name or number of a group on this machine")
-
-
-def _user(value: Any) -> int:
-    """A user's name or number as its number."""
-    import pwd  # not on Windows, where nothing is recorded
-
-    return _account(value, lambda name: pwd.getpwnam(name).pw_uid, "the name or number of a user on this machine")
-
-
-def _account(value: Any, number_of: Callable[[str], int], allowed: str) -> int:
-    try:
-        if isinstance(value, int) or _is_number(value):
-            number = -1 if isinstance(value, bool) else int(value)
-        else:
-            number = number_of(_text(value))
-    except (KeyError, ValueError):
-        number = -1
-    if not 0 <= number < _NO_ACCOUNT:
-        raise ValueError(allowed)
-    return number
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, str) and value.isascii() and value.isdecimal()
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise ValueError("true or false")
-
-
-def _positive_int(value: Any) -> int:
-    try:
-        number = 0 if isinstance(value, (bool, float)) else int(value)
-    except (TypeError, ValueError):
-        number = 0
-    if not 1 <= number <= 10_000_000:
-        raise ValueError("a whole number from 1 to 10000000")
-    return number
-
-
-def _limit(value: Any) -> int:
-    try:
-        number = _positive_int(value)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= MAX_LIMIT:
-        raise ValueError(f"a whole number from 1 to {MAX_LIMIT}")
-    return number
-
-
-def _bounds(value: Any) -> tuple[float, ...]:
-    try:
-        numbers = value.split(",") if isinstance(value, str) else list(value)
-        bounds = tuple(float(number) for number in numbers)
-    except (TypeError, ValueError, OverflowError):
-        bounds = ()
-    if bounds and bounds[-1] == float("inf"):
-        bounds = bounds[:-1]
-    in_order = all(low < high for low, high in itertools.pairwise(bounds))
-    if not bounds or len(bounds) > MAX_BUCKETS or not in_order or not all(abs(b) < float("inf") for b in bounds):
-        raise ValueError(f"metric name or pattern = 1 to {MAX_BUCKETS} finite bounds, each above the one before")
-    return bounds
-
-
-def _pairs(value: Any, separator: str, allowed: str) -> dict[Any, Any]:
-    """A mapping as it is, or the text 'a=b<separator>c=d' as one."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if not isinstance(value, str):
-        raise ValueError(allowed)
-    pairs: dict[Any, Any] = {}
-    for part in filter(None, (part.strip() for part in value.split(separator))):
-        name, sign, rest = part.partition("=")
-        if not sign or not name.strip() or not rest.strip():
-            raise ValueError(allowed)
-        pairs[name.strip()] = rest.strip()
-    return pairs
-
-
-def _buckets(value: Any) -> Mapping[str, tuple[float, ...]]:
-    allowed = "jobs_duration_seconds=0.1,1,10;jobs_*=1,60 or a table of the same"
-    found = _pairs(value, ";", allowed)
-    if not all(isinstance(name, str) and re.match(_METRIC_PATTERN, name) for name in found):
-        raise ValueError(allowed)
-    return {name: _bounds(bounds) for name, bounds in found.items()}
-
-
-def _error_types(value: Any) -> Mapping[str, str]:
-    """Exception classes, or their dotted names, to the name the error_type label shows."""
-    allowed = "package.module.Class=name,... or a table of the same"
-    names: dict[str, str] = {}
-    for key, name in _pairs(value, ",", allowed).items():
-        path = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else key
-        if not isinstance(path, str) or not isinstance(name, str) or not name:
-            raise ValueError(allowed)
-        names[path] = name
-    return names
-
-
-def _patterns(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple, set, frozenset)) or not all(isinstance(part, str) for part in parts):
-        raise ValueError("job type patterns such as app.tasks.ping,app.reports.*")
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-def _log_level(value: Any) -> str:
-    level = str(value).lower()
-    if level not in LOG_LEVELS:
-        raise ValueError(", ".join(LOG_LEVELS))
-    return level
-
-
-def _namespace(value: Any) -> str:
-    if value == "":
-        return ""
-    if not isinstance(value, str) or not re.match(_NAMESPACE, value) or value.endswith("_"):
-        raise ValueError("letters, digits and _, starting with a letter, such as acme")
-    return value
-
-
-def _app(value: Any) -> str:
-    if value == "":
-        return ""
-    if not isinstance(value, str) or not re.match(_APP, value):
-        raise ValueError("1 to 64 letters, digits, ., _ and -, starting with a letter or digit, such as shop")
-    return value
-
-
-def _labels(value: Any) -> Mapping[str, str]:
-    allowed = "name=value,... with names of letters, digits and _, that no metric of jobmetrics uses itself"
-    labels = {str(name): str(text) for name, text in _pairs(value, ",", allowed).items()}
-    if not all(re.match(_LABEL, name) and not name.startswith("__") for name in labels):
-        raise ValueError(allowed)
-    return labels
-
-
-def listen_address(value: Any) -> str:
-    """'HOST:PORT', '[V6]:PORT' or ':PORT' (all interfaces), as it is, if it is one.
-
-    Raises:
-        ValueError: with what is allowed.
-    """
-    host, colon, port = str(value).rpartition(":")
-    if not colon or not _is_number(port) or int(port) > 65535 or (":" in host and not re.match(r"\[.*\]\Z", host)):
-        raise ValueError("HOST:PORT such as 127.0.0.1:9909, with a port from 0 to 65535")
-    return str(value)
-
-
 def _setting(parse: Callable[[Any], Any], description: str, *, default: Any = MISSING, **kw: Any) -> Any:
     return field(default=default, metadata={"parse": parse, "help": description}, **kw)
 
@@ -250,48 +60,48 @@ class Settings:
 
     # What dataclass would make itself is written out: it compiles that anew in every process that starts.
 
-    dir: str = _setting(_directory, "the registry directory", default_factory=default_dir)
+    dir: str = _setting(accept.directory, "the registry directory", default_factory=default_dir)
     dir_group: int | None = _setting(
-        _group,
+        accept.group,
         "group whose members share the directory (mode 2770); none: only its owner (0700)",
         default=None,
     )
     dir_owner: int | None = _setting(
-        _user,
+        accept.user,
         "another user; the commands may read that user's directory. Without it: only their own user's and root's",
         default=None,
     )
     app: str = _setting(
-        _app,
+        accept.app,
         "name of the application, for a default directory of its own; workers and exporter take the same",
         default="",
     )
-    enabled: bool = _setting(_flag, "record at all", default=True)
+    enabled: bool = _setting(accept.flag, "record at all", default=True)
     buckets: Mapping[str, tuple[float, ...]] = _setting(
-        _buckets, "histogram bounds by metric name or pattern, in the metric's unit", default_factory=dict
+        accept.buckets, "histogram bounds by metric name or pattern, in the metric's unit", default_factory=dict
     )
     max_series: int = _setting(
-        _positive_int,
+        accept.positive_int,
         "series the whole directory may hold; taken when the directory is created",
         default=10_000,
     )
-    max_name_length: int = _setting(_limit, "characters a metric's name may have", default=128)
-    max_label_name_length: int = _setting(_limit, "characters a label's name may have", default=64)
-    max_label_value_length: int = _setting(_limit, "characters of a label value that are kept", default=256)
-    max_labels: int = _setting(_limit, "labels a metric may have", default=16)
-    ignore: tuple[str, ...] = _setting(_patterns, "job types that are not recorded, as patterns", default=())
+    max_name_length: int = _setting(accept.limit, "characters a metric's name may have", default=128)
+    max_label_name_length: int = _setting(accept.limit, "characters a label's name may have", default=64)
+    max_label_value_length: int = _setting(accept.limit, "characters of a label value that are kept", default=256)
+    max_labels: int = _setting(accept.limit, "labels a metric may have", default=16)
+    ignore: tuple[str, ...] = _setting(accept.patterns, "job types that are not recorded, as patterns", default=())
     error_types: Mapping[str, str] = _setting(
-        _error_types, "names the error_type label shows for exception classes", default_factory=dict
+        accept.error_types, "names the error_type label shows for exception classes", default_factory=dict
     )
     propagate_errors: bool = _setting(
-        _flag, "let errors of jobmetrics surface instead of counting them (for tests)", default=False
+        accept.flag, "let errors of jobmetrics surface instead of counting them (for tests)", default=False
     )
-    log_level: str = _setting(_log_level, "level of the logger 'jobmetrics'", default="info")
-    namespace: str = _setting(_namespace, "prefix of every metric name the exporter shows", default="")
+    log_level: str = _setting(accept.log_level, "level of the logger 'jobmetrics'", default="info")
+    namespace: str = _setting(accept.namespace, "prefix of every metric name the exporter shows", default="")
     labels: Mapping[str, str] = _setting(
-        _labels, "constant labels the exporter adds to every metric", default_factory=dict
+        accept.labels, "constant labels the exporter adds to every metric", default_factory=dict
     )
-    listen: str = _setting(listen_address, "address the exporter serves on", default="127.0.0.1:9909")
+    listen: str = _setting(accept.listen_address, "address the exporter serves on", default="127.0.0.1:9909")
 
     def __init__(self, **values: Any) -> None:
         fields = known()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from jobmetrics import settings
+from jobmetrics import setting_values, settings
 from jobmetrics.collector_api import DEFAULT_MAX_QUEUES, DEFAULT_TIMEOUT, CollectorOptions, Target
 from jobmetrics.errors import SettingsError
 from jobmetrics.integration import Option, find_systems
@@ -71,7 +71,7 @@ def _settings(function: F) -> F:
                 help="Constant label of every metric. Repeatable.",
             ),
             click.option(
-                "--log-level", metavar="LEVEL", help=f"One of {', '.join(settings.LOG_LEVELS)}.  [default: info]"
+                "--log-level", metavar="LEVEL", help=f"One of {', '.join(setting_values.LOG_LEVELS)}.  [default: info]"
             ),
         ]
     ):  # fmt: skip
