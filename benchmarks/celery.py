@@ -1,8 +1,7 @@
 """Design section 8, Celery: processor time added to an execution, and throughput against worker events.
 
-The added processor time is that of `task_received` in the main process, to which the plugin listens only while it
-has a lost task to tell of, and of `task_prerun` to `task_postrun` in the child, run through Celery's own tracer here,
-with the plugin less without, in microseconds. It is set against
+The added processor time is that of `task_received` in the main process, and of `task_prerun` to `task_postrun` in the
+child, run through Celery's own tracer here, with the plugin less without, in microseconds. It is set against
 what a bare worker of two children spends on an empty task, all its processes together, user and system time. Not in
 it: the main process's sample of its gauges, once a second whatever the tasks, and the producer's stamp.
 """

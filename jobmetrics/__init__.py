@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobmetrics.decorators import items, stage, timed_job
+from jobmetrics.decorators import add_items, items, stage, timed_job
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, duration, increment, observe, set_gauge
 from jobmetrics.job_context import CurrentJob, current_job
@@ -17,6 +17,7 @@ __all__ = [
     "Gauge",
     "Histogram",
     "JobmetricsError",
+    "add_items",
     "configure",
     "current_job",
     "duration",

@@ -14,74 +14,51 @@ from typing import Any, TypeVar, overload
 from jobmetrics import job_context, recorder
 from jobmetrics.cpu_time import Awaited, steps
 from jobmetrics.errors import InstrumentError
-from jobmetrics.events import FAILURE, PYTHON, SUCCESS, Job
-from jobmetrics.guard import guarded, note
+from jobmetrics.events import CPU_OF_CALLER, CPU_OF_THREAD, FAILURE, PYTHON, SUCCESS, Ended, Job, Started
+from jobmetrics.guard import guarded
 from jobmetrics.instruments.blocks import TimedBlock, with_signature_of
 from jobmetrics.job_context import Execution, current_execution, running
-from jobmetrics.recorder import JobSeries, Recorder
 
 # A function, a job system's task or a descriptor: what comes out is what went in, overloads and all.
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]")
 
 NO_QUEUE = ""
 
-# Names of calls: nobody asks for them from outside, so they need not be hard to guess, only hard to meet.
+# Ids of calls: only this process uses them, so they must be unlikely to meet and need not be hard to guess.
 _numbers = itertools.count(int.from_bytes(os.urandom(7), "little"))
 
 
 class _Timed:
-    """A function under `timed_job`: its job, its target in seconds, and its series once there are any.
+    """A function under `timed_job`: its job, its target in seconds, and whose processor time is its own."""
 
-    in_steps: whether its processor time is added step by step, by whoever runs the steps.
-    """
+    __slots__ = ("cpu", "job", "target")
 
-    __slots__ = ("_record", "_series", "in_steps", "job", "target")
-
-    def __init__(self, job_type: str, target: float | None, in_steps: bool) -> None:
+    def __init__(self, job_type: str, target: float | None, cpu: str) -> None:
         self.job = Job(PYTHON, job_type, NO_QUEUE)
         self.target = target
-        self.in_steps = in_steps
-        self._record: Recorder | None = None
-        self._series: JobSeries | None = None
+        self.cpu = cpu
 
+    @guarded("timed_job start")
     def start(self) -> Execution | None:
-        """Begin an execution; None when it is not recorded."""
-        try:
-            record, series = recorder.default(), self._series
-            if series is None or record is not self._record:
-                series = self._series = record.series_of(self.job)
-                self._record = record
-            if series.ignored:
-                return None
-            number = next(_numbers)
-            execution = record.begin(series, number, number)
-            if self.target is not None:
-                record.set_target(execution, self.target)
-            if not self.in_steps and execution.cpu is not None:
-                execution.cpu_clock = clock = record.thread_cpu
-                execution.cpu = -clock()
-            return execution
-        except Exception as error:  # noqa: BLE001 - noted; the function runs unrecorded
-            note("timed_job start", error)
-            return None
+        """Record the start of an execution; None when it is not recorded."""
+        return recorder.default().started(Started(self.job, next(_numbers), target=self.target, cpu=self.cpu))
 
+    @guarded("timed_job end")
     def end(self, execution: Execution, error: BaseException | None = None) -> None:
         """Record the end of an execution: a failure if there is an error."""
-        try:
-            execution.series.recorder.end(execution, SUCCESS if error is None else FAILURE, error)
-        except Exception as ours:  # noqa: BLE001 - noted; the function's result is not affected
-            note("timed_job end", ours)
+        execution.recorder.ended(execution, Ended(SUCCESS if error is None else FAILURE, error))
 
     @guarded("timed_job target")
-    def refine(self, execution: Execution, target: float, caller: str) -> None:
+    def refine(self, execution: Execution, caller: str) -> None:
         """Give the job that runs this function its target, if this is the job's own function.
 
         It is when it has the job's name, or when the job system itself calls it: systems are named as their
         packages are. caller: the module that called it.
         """
         job = execution.job
-        if job.system != PYTHON and (job.job_type == self.job.job_type or caller.partition(".")[0] == job.system):
-            execution.series.recorder.set_target(execution, target)
+        is_own = job.job_type == self.job.job_type or caller.partition(".")[0] == job.system
+        if self.target is not None and job.system != PYTHON and is_own:
+            execution.recorder.set_target(execution, self.target)
 
 
 @overload
@@ -119,7 +96,7 @@ def timed_job(function: Any = None, /, *, name: str | None = None, target: float
 
 def _check(name: object, target: object) -> None:
     if name is not None and (not isinstance(name, str) or not name):
-        raise InstrumentError(f"name={name!r} is not allowed for timed_job; it takes a non-empty text")
+        raise InstrumentError(f"name={name!r} is not allowed for timed_job; it takes a non-empty string")
     if target is None:
         return
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0.0 < target < math.inf:
@@ -137,12 +114,13 @@ def _decorate(function: Any, *, name: str | None, target: float | None) -> Any:
     if not callable(function):
         raise InstrumentError(f"timed_job takes a function, not {function!r}")
     wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _plain)
-    timed = _Timed(name or _name_of(function), None if target is None else float(target), wrap is not _plain)
+    cpu = CPU_OF_THREAD if wrap is _plain else CPU_OF_CALLER  # step by step, where it runs in steps
+    timed = _Timed(name or _name_of(function), None if target is None else float(target), cpu)
     return with_signature_of(function, wrap(function, timed))
 
 
 def _is_task(kind: type) -> bool:
-    """Whether objects of this class are a job system's tasks, lazy or not, told without waking a lazy one."""
+    """Whether objects of this class are a job system's tasks. A lazy one is not woken for it."""
     return any(callable(getattr(kind, name, None)) for name in ("apply_async", "_get_current_object"))  # a lazy proxy's
 
 
@@ -155,42 +133,34 @@ def _name_of(function: Any) -> str:
 
 
 def _plain(function: Callable[..., Any], timed: _Timed) -> Callable[..., Any]:
-    target, start, end = timed.target, timed.start, timed.end
-    now, enter, leave = running.get, running.set, running.reset
-
     def call(*args: Any, **kwargs: Any) -> Any:
-        outer = now()
-        if outer is not None and not outer.ended:
-            if target is not None:
-                timed.refine(outer, target, sys._getframe(1).f_globals.get("__name__", ""))
-            return function(*args, **kwargs)
-        execution = start()
+        execution = _begin(timed, has_caller=True)
         if execution is None:
             return function(*args, **kwargs)
-        token = enter(execution)
+        token = running.set(execution)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
-            leave(token)
-            end(execution, error)
+            running.reset(token)
+            timed.end(execution, error)
             raise
-        leave(token)
-        try:  # as end() does, one call less: this is the way of nearly all calls
-            execution.series.recorder.end(execution, SUCCESS)
-        except Exception as ours:  # noqa: BLE001 - noted; the function's result is not affected
-            note("timed_job end", ours)
+        running.reset(token)
+        timed.end(execution)
         return result
 
     return call
 
 
-def _begin(timed: _Timed) -> Execution | None:
-    """For functions that run in steps: the execution to record, None where another one is running."""
+def _begin(timed: _Timed, has_caller: bool = False) -> Execution | None:
+    """The execution to record; None where another one is running.
+
+    has_caller: whether this was called by what the function's own caller has called, and not in a step of it.
+    """
     outer = running.get()
     if outer is None or outer.ended:
         return timed.start()
     if timed.target is not None:
-        timed.refine(outer, timed.target, "")
+        timed.refine(outer, sys._getframe(2).f_globals.get("__name__", "") if has_caller else "")
     return None
 
 
@@ -200,7 +170,7 @@ def _coroutine(function: Callable[..., Any], timed: _Timed) -> Callable[..., Any
         if execution is None:
             return await function(*args, **kwargs)
         try:
-            result = await Awaited(function(*args, **kwargs), execution, _clock(execution))
+            result = await Awaited(function(*args, **kwargs), execution)
         except BaseException as error:
             timed.end(execution, error)
             raise
@@ -216,7 +186,7 @@ def _generator(function: Callable[..., Any], timed: _Timed) -> Callable[..., Any
         if execution is None:
             return (yield from function(*args, **kwargs))
         try:
-            result = yield from steps(function(*args, **kwargs), execution, _clock(execution))
+            result = yield from steps(function(*args, **kwargs), execution)
         except BaseException as error:
             timed.end(execution, _unless_closed(error))
             raise
@@ -236,7 +206,7 @@ def _async_generator(function: Callable[..., Any], timed: _Timed) -> Callable[..
             while True:
                 step = body.asend(sent) if thrown is None else body.athrow(thrown)
                 try:
-                    item = await (step if execution is None else Awaited(step, execution, _clock(execution)))
+                    item = await (step if execution is None else Awaited(step, execution))
                 except StopAsyncIteration:
                     break
                 finally:
@@ -256,13 +226,8 @@ def _async_generator(function: Callable[..., Any], timed: _Timed) -> Callable[..
 
 
 def _unless_closed(error: BaseException) -> BaseException | None:
-    """Whoever closes a generator had enough of it: that is no failure."""
+    """The caller that closes a generator wants no more of it: that is not a failure."""
     return None if isinstance(error, GeneratorExit) else error
-
-
-def _clock(execution: Execution) -> Callable[[], float]:
-    record: Recorder = execution.series.recorder
-    return record.thread_cpu
 
 
 _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Callable[..., Any], _Timed], Callable[..., Any]]], ...] = (
@@ -272,8 +237,8 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Callable[..., Any], _Timed]
 )
 
 
-# An execution, whoever records it, and that recorder's clock at the beginning; None outside a job.
-_Begun = tuple[Execution, Recorder, float] | None
+# An execution and its recorder's clock at the beginning; None outside a job.
+_Begun = tuple[Execution, float] | None
 
 
 class stage(TimedBlock[_Begun]):  # noqa: N801 - it is used as a function is
@@ -299,23 +264,24 @@ class stage(TimedBlock[_Begun]):  # noqa: N801 - it is used as a function is
         execution = current_execution()
         if execution is None:
             return None
-        record: Recorder = execution.series.recorder
-        return execution, record, record.clock()
+        return execution, execution.recorder.clock()
 
     @guarded("stage end")
     def end(self, begun: _Begun) -> None:
         if begun is not None:
-            execution, record, start = begun
-            record.stage(execution, self._name, record.clock() - start)
+            execution, start = begun
+            execution.recorder.stage(execution, self._name, execution.recorder.clock() - start)
 
 
 @guarded("items")
-def items(count: float = 1) -> None:
+def add_items(count: float = 1) -> None:
     """Add to the items that the running job has done. A negative number is dropped and counted.
 
     Outside a job nothing is recorded.
     """
     execution = current_execution()
     if execution is not None:
-        record: Recorder = execution.series.recorder
-        record.items(execution, count)
+        execution.recorder.add_items(execution, count)
+
+
+items = add_items  # its earlier name, kept for one release

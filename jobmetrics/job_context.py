@@ -1,32 +1,97 @@
 """The job that runs now, as a context variable.
 
 It follows where Python carries a context along: into asyncio tasks, `asyncio.to_thread` and forked children, and
-into threads that are given a copy (`contextvars.copy_context().run`). Once the job has ended it is nobody's, also
-in what outlives it.
+into threads that are given a copy (`contextvars.copy_context().run`). A job that has ended is not current, also in
+what outlives it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jobmetrics import guard
 
 if TYPE_CHECKING:
-    from jobmetrics.events import Job
+    from jobmetrics.events import Ended, Job
+    from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
+    from jobmetrics.registry.cells import BoundSeries
     from jobmetrics.registry.journal import Journal
 
 
-# Annotations are no texts here: NamedTuple would compile each of them at import.
+# No `from __future__ import annotations`: NamedTuple would compile each string at import.
+
+
+class ExecutionRecorder(Protocol):
+    """What a running execution asks of its recorder, which is a layer above."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds that never go back."""
+
+    @property
+    def thread_cpu(self) -> Callable[[], float]:
+        """Processor seconds of the calling thread."""
+
+    def ended(self, execution: Execution, event: Ended) -> None:
+        """Record the end of an execution of this process."""
+
+    def abandoned(self, execution: Execution) -> None:
+        """Leave the end of an execution to be recorded by another process."""
+
+    def set_target(self, execution: Execution, seconds: float) -> None:
+        """Declare the duration within which an execution should succeed."""
+
+    def stage(self, execution: Execution, name: str, seconds: float) -> None:
+        """Record the duration of a named part of an execution."""
+
+    def add_items(self, execution: Execution, count: float) -> None:
+        """Add to the items that an execution has done."""
+
+
+class ExecutionSeries(Protocol):
+    """Where an execution is recorded: its recorder, and the series of its job's labels."""
+
+    @property
+    def recorder(self) -> ExecutionRecorder:
+        """What records it."""
+
+    @property
+    def job(self) -> Job:
+        """Its job."""
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """Its job's label values, shortened where they are too long."""
+
+    @property
+    def active(self) -> BoundSeries:
+        """jobs_active."""
+
+    @property
+    def duration(self) -> BoundHistogram:
+        """jobs_duration_seconds."""
+
+    @property
+    def cpu(self) -> BoundCounter:
+        """jobs_cpu_seconds_total."""
+
+    @property
+    def success(self) -> BoundCounter:
+        """jobs_total with the status success."""
+
+    @property
+    def last_success(self) -> BoundGauge:
+        """jobs_last_success_timestamp_seconds."""
 
 
 class Execution:
     """One execution that this process runs.
 
-    series: the recorder's `JobSeries` of its job, found when it started. started_at: epoch seconds; clock_start: the
-    recorder's own clock. cpu: its processor seconds so far, less those that cpu_clock showed at its start, if there
-    is one; None where nobody can tell. target: seconds within which it should succeed.
+    series: found when it started. started_at: epoch seconds; clock_start: the recorder's own clock. cpu: its processor
+    seconds so far, less those that cpu_clock showed at its start, if there is one; None where they cannot be known.
+    target: seconds within which it should succeed.
     """
 
     __slots__ = (
@@ -44,7 +109,7 @@ class Execution:
 
     def __init__(
         self,
-        series: Any,
+        series: ExecutionSeries,
         execution_id: str | int,
         started_at: float,
         clock_start: float,
@@ -65,8 +130,18 @@ class Execution:
     @property
     def job(self) -> Job:
         """Whose execution it is."""
-        job: Job = self.series.job
-        return job
+        return self.series.job
+
+    @property
+    def recorder(self) -> ExecutionRecorder:
+        """What records it."""
+        return self.series.recorder
+
+    def cpu_seconds(self) -> float | None:
+        """Processor seconds that it has taken so far; None where they cannot be known."""
+        if self.cpu is None or self.cpu_clock is None:
+            return self.cpu
+        return self.cpu + self.cpu_clock()
 
 
 class CurrentJob(NamedTuple):
@@ -92,7 +167,7 @@ def current_execution() -> Execution | None:
 def current_job() -> CurrentJob | None:
     """The job this code runs in, for logs and the like; None outside a job and in jobs that are not recorded.
 
-    id: the job system's own; for a function under `timed_job`, 16 hexadecimal digits that tell its calls apart.
+    id: the job system's own; for a function under `timed_job`, 16 hexadecimal digits, different for each call.
     """
     execution = current_execution()
     if execution is None:

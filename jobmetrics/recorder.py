@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import os
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable
-from math import inf
 from threading import get_ident
 
 from jobmetrics import families as f
 from jobmetrics import guard, job_context
-from jobmetrics.events import FAILURE, RETRY, SUCCESS, Ended, Job, Lost, Published, Started, Withdrawn
+from jobmetrics.events import (
+    CPU_OF_CALLER,
+    CPU_OF_FAMILY,
+    CPU_OF_JOB,
+    FAILURE,
+    RETRY,
+    SUCCESS,
+    Ended,
+    Job,
+    Lost,
+    Published,
+    Started,
+    Withdrawn,
+)
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, label_value
-from jobmetrics.instruments.bound import has_gil
-from jobmetrics.job_context import Execution
-from jobmetrics.registry.cells import AHEAD, BoundSeries
+from jobmetrics.job_context import Execution, ExecutionSeries
+from jobmetrics.registry.cells import BoundSeries
 from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
 from jobmetrics.registry.write import current, fork_hooks
@@ -31,14 +42,12 @@ from jobmetrics.settings import Settings, making, peek
 logger = logging.getLogger("jobmetrics")
 
 UNKNOWN_ERROR = "unknown"
-MAX_TOLD = 1_000  # lost processes that are remembered, so that none is counted twice
+MAX_REPORTED = 1_000  # lost processes that are remembered, so that none is counted twice
 FLUSH_INTERVAL = 1.0  # seconds between two looks at what was dropped or kept from jobs
-
-_ONE_STEP = has_gil()  # whether an update needs no lock
 
 
 class ErrorType(str):
-    """What the error_type label shows, found before: by another process's recorder."""
+    """A value of the label error_type, as another process's recorder found it."""
 
     __slots__ = ()
 
@@ -47,8 +56,8 @@ class JobSeries:
     """The series of one job's common labels, found once: most jobs come again."""
 
     __slots__ = (
-        "_bounds", "_sum", "active", "cpu", "duration", "ignored", "job", "labels", "last_success", "recorder",
-        "success", "target", "wait",
+        "active", "cpu", "duration", "ignored", "job", "labels", "last_success", "recorder", "success", "target",
+        "wait",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder, job: Job) -> None:
@@ -64,41 +73,12 @@ class JobSeries:
         self.success = recorder.jobs.at((*labels, SUCCESS))
         self.last_success = recorder.last_success.at(labels)
         self.target = job_context.of(job.job_type)
-        self._bounds = self.duration.family.buckets
-        self._sum = self.duration.family.width - 1
 
-    def succeeded(self, seconds: float, cpu: float | None, at: float) -> None:
-        """Count a success: its run time and processor time (None when unknown) in seconds, its end since the epoch."""
-        self.duration.observe(seconds)
-        if cpu is not None:
-            self.cpu.inc(cpu)
-        self.success.inc()
-        self.last_success.set(at)
 
-    def succeeded_at_once(self, seconds: float, cpu: float, at: float) -> bool:
-        """The four updates of `succeeded`, with which most executions end, as one; False if nothing was written.
-
-        Their cells are in one row but for a process's first job. All are looked at before the first is written.
-        """
-        row, duration = self.duration.where
-        row_of_cpu, used = self.cpu.where
-        row_of_success, success = self.success.where
-        row_of_last, last = self.last_success.where
-        if not (row is row_of_cpu and row is row_of_success and row is row_of_last):
-            return False
-        cells, total = row.cells, duration + self._sum
-        try:
-            cells[total], cells[used], cells[success], cells[last + 1]  # or an IndexError
-        except IndexError:
-            return False
-        cells[total] += seconds
-        cells[duration + bisect_left(self._bounds, seconds)] += 1.0
-        cells[used] += cpu
-        cells[success] += 1.0
-        if at > cells[last + 1] or cells[last] == 0.0 or cells[last + 1] > at + AHEAD:  # as raise_to, one call less
-            cells[last + 1] = at
-            cells[last] = 1.0
-        return True
+def _family_cpu() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    now = os.times()  # its resolution is coarse, which matters less for whole processes
+    return time.process_time() + now.children_user + now.children_system
 
 
 def _has_greenlets() -> bool:
@@ -110,11 +90,11 @@ class Recorder:
     """Records events into a writer's cells.
 
     wall: epoch seconds; clock: seconds that never go back, for durations; process_cpu, thread_cpu: processor
-    seconds of this process and of the calling thread.
+    seconds of this process and of the calling thread; family_cpu: of this process and its children that have ended.
 
-    Processor time of an execution is its process's where a job system runs one job at a time in a process's main
-    thread (helper threads and all), its thread's anywhere else (pools of threads, plain functions). Among
-    greenlets nobody can tell whose it was, and none is recorded.
+    `started` is the one way in for an execution, `ended` the one way out; `lost` counts an end for another process.
+    The processor time of an execution is the one that `Started.cpu` names. Among greenlets it cannot be
+    attributed, and none is recorded.
     """
 
     def __init__(
@@ -126,6 +106,7 @@ class Recorder:
         clock: Callable[[], float] = time.perf_counter,
         process_cpu: Callable[[], float] = time.process_time,
         thread_cpu: Callable[[], float] = time.thread_time,
+        family_cpu: Callable[[], float] = _family_cpu,
     ) -> None:
         self.writer = writer
         self._ignore = settings.ignore
@@ -134,6 +115,7 @@ class Recorder:
         self.clock = clock
         self._process_cpu = process_cpu
         self.thread_cpu = thread_cpu
+        self._family_cpu = family_cpu
         self._greenlets = _has_greenlets()
         self.jobs = Labelled(BoundCounter, f.JOBS, writer)
         self.duration = Labelled(BoundHistogram, f.JOBS_DURATION, writer)
@@ -154,7 +136,7 @@ class Recorder:
         self._dropped_updates = Labelled(BoundCounter, f.DROPPED_UPDATES, writer)
         self._dropped_series = Labelled(BoundCounter, f.DROPPED_SERIES, writer)
         self._internal_errors = Labelled(BoundCounter, f.INTERNAL_ERRORS, writer)
-        self._told_processes: set[tuple[str, float]] = set()  # of the executions after which they died
+        self._reported_processes: set[tuple[str, float]] = set()  # of the executions after which they died
         self._jobs: dict[tuple[str, str, str], JobSeries] = {}
         self._flush_at = 0.0
 
@@ -162,82 +144,64 @@ class Recorder:
 
     def started(self, event: Started) -> Execution | None:
         """An execution starts here. Returns what `ended` wants; None for a job type that is ignored."""
-        job = self.series_of(event.job)
-        return None if job.ignored else self.start(job, event.execution_id, event.ready_at)
-
-    def start(self, job: JobSeries, execution_id: str, ready_at: float | None) -> Execution:
-        """As `started`, without an event, for a job that is not ignored."""
-        execution = self.begin(job, execution_id, execution_hash(job.job.system, execution_id), ready_at)
-        if not self._greenlets:
-            in_main = get_ident() == fork_hooks.hooks.main_thread
-            execution.cpu_clock = clock = self._process_cpu if in_main else self.thread_cpu
-            execution.cpu = -clock()
-        return execution
-
-    def begin(
-        self, job: JobSeries, execution_id: str | int, execution: int, ready_at: float | None = None
-    ) -> Execution:
-        """An execution of a job that is not ignored starts here; its processor time is the caller's to count.
-
-        execution: 64 bits that stand for it; ready_at: as in `Started`.
-        """
-        writer = self.writer
+        series = self.series_of(event.job)
+        if series.ignored:
+            return None
+        name, writer = event.execution_id, self.writer
         writer.tick()
         at, start = self._wall(), self.clock()
         if start >= self._flush_at:
             self._flush(start)
-        entry = writer.begin(job.active, execution, at)
-        if ready_at is not None:
-            job.wait.observe(max(0.0, at - ready_at))  # clocks of two hosts may disagree
-        begun = Execution(job, execution_id, at, start, entry, fork_hooks.hooks.count)
-        if self._greenlets:
-            begun.cpu = None
-        if job.target is not None:
-            self.set_target(begun, job.target)
-        return begun
+        number = name if isinstance(name, int) else execution_hash(event.job.system, name)
+        execution = Execution(series, name, at, start, writer.begin(series.active, number, at), fork_hooks.hooks.count)
+        if event.ready_at is not None:
+            series.wait.observe(max(0.0, at - event.ready_at))  # clocks of two hosts may disagree
+        target = series.target if event.target is None else event.target
+        if target is not None:
+            self.set_target(execution, target)
+        self._start_cpu(execution, event.cpu)
+        return execution
 
     def ended(self, execution: Execution, event: Ended) -> None:
         """An execution of this process ended; the second end of one is not counted."""
-        self.end(execution, event.status, event.error, event.cpu_seconds)
-
-    def end(
-        self,
-        execution: Execution,
-        status: str,
-        error: BaseException | str | None = None,
-        cpu_seconds: float | None = None,
-    ) -> None:
-        """As `ended`, without an event."""
         if execution.ended:
             return
         execution.ended = True
         if execution.forks != fork_hooks.hooks.count:
-            return  # a forked child's copy: nobody runs in it any more
-        job: JobSeries = execution.series
-        at, cpu = self._wall(), execution.cpu
-        duration = self.clock() - execution.clock_start
-        if cpu_seconds is not None:
-            cpu = cpu_seconds
-        elif cpu is not None and execution.cpu_clock is not None:
-            cpu += execution.cpu_clock()
+            return  # a forked child's copy: it runs in the parent
+        at, seconds = self._wall(), event.run_seconds
+        if seconds is None:
+            seconds = self.clock() - execution.clock_start
+        cpu = execution.cpu_seconds() if event.cpu_seconds is None else event.cpu_seconds
         if execution.entry is not None:
             journal, entry = execution.entry
             journal.end(entry, at)
-        if status == SUCCESS:
-            if not (_ONE_STEP and cpu is not None and 0.0 <= cpu < inf and job.succeeded_at_once(duration, cpu, at)):
-                job.succeeded(duration, cpu, at)
-            if execution.target is not None and duration <= execution.target:
-                self._within_target.at(job.labels).inc()
-        else:
-            job.duration.observe(duration)
-            if cpu is not None:
-                job.cpu.inc(cpu)
-            self._count_other_end(job, status, error)
+        execution.series.duration.observe(seconds)
+        if cpu is not None:
+            execution.series.cpu.inc(cpu)
+        self._count_end(execution.series, event.status, event.error, at)
+        if event.status == SUCCESS and execution.target is not None and seconds <= execution.target:
+            self._within_target.at(execution.series.labels).inc()
         self.writer.flush()
 
     def abandoned(self, execution: Execution) -> None:
-        """An execution left this process without an end known here: somebody else will report it."""
+        """An execution left this process without an end known here: another process will report it."""
         execution.ended = True
+
+    def counted_as_lost(self, execution: Execution) -> None:
+        """The end of an execution of this process was counted by `lost`: its journal entry ends."""
+        execution.ended = True
+        if execution.entry is not None:
+            journal, entry = execution.entry
+            journal.end(entry, execution.started_at)
+
+    def taken_over(self, execution: Execution, started_at: float) -> None:
+        """An execution goes on in this process, whose start at epoch second started_at a dead process's journal knows.
+
+        That start has its end in this process's journal.
+        """
+        series, name = execution.series, str(execution.execution_id)
+        self._note_end(series, execution_hash(series.job.system, name), started_at, execution.started_at)
 
     # ---------------------------------------------------------------- inside the job
 
@@ -249,12 +213,12 @@ class Recorder:
         self._within_target.at(labels).inc(0.0)  # there from the start, so that a ratio is 0 and not absent
 
     def stage(self, execution: Execution, name: str, seconds: float) -> None:
-        """A named part of an execution took so long."""
+        """Record the duration of a named part of an execution."""
         self.writer.look()
         self._stage_duration.at((*execution.series.labels, label_value(name))).observe(seconds)
 
-    def items(self, execution: Execution, count: float) -> None:
-        """An execution has done so many more items."""
+    def add_items(self, execution: Execution, count: float) -> None:
+        """Add to the items that an execution has done."""
         self.writer.look()
         self._items.at(execution.series.labels).inc(count)
 
@@ -276,13 +240,11 @@ class Recorder:
             if entry is not None and entry.running and not event.run_time_known:
                 return False  # called lost while it runs: its own process will count its end
             now = self._wall()
-            own = self.writer.begin(job.active, execution, entry.start if entry is not None else now)
-            if own is not None:
-                own[0].end(own[1], now)  # whoever hears of it again, finds it here
+            self._note_end(job, execution, entry.start if entry is not None else now, now)
         if event.process_died:
             self._processes_lost.at((event.job.system,)).inc()
         duration = max(0.0, now - entry.start) if entry is not None and event.run_time_known else None
-        self._count_lost(job, event, duration)
+        self._count_lost(job, event, duration, now)
         return True
 
     def process_lost(self, job: Job, execution_id: str) -> None:
@@ -297,12 +259,12 @@ class Recorder:
         if open_entry is not None or not known:
             return
         start = entries[0].start  # of the last run: the latest start comes first
-        told = (execution_id, start)
-        if any(entry.lost and entry.start == start for entry in entries) or told in self._told_processes:
+        died = (execution_id, start)
+        if any(entry.lost and entry.start == start for entry in entries) or died in self._reported_processes:
             return
-        if len(self._told_processes) >= MAX_TOLD:
-            self._told_processes.clear()
-        self._told_processes.add(told)
+        if len(self._reported_processes) >= MAX_REPORTED:
+            self._reported_processes.clear()
+        self._reported_processes.add(died)
         self._processes_lost.at((job.system,)).inc()
 
     def withdrawn(self, event: Withdrawn) -> None:
@@ -321,36 +283,53 @@ class Recorder:
 
     # ---------------------------------------------------------------- counting
 
-    def _count_lost(self, job: JobSeries, event: Lost, duration: float | None) -> None:
+    def _note_end(self, series: ExecutionSeries, execution: int, start: float, at: float) -> None:
+        """Note in this process's journal that another process's execution has ended: a second report finds it here."""
+        noted = self.writer.begin(series.active, execution, start)
+        if noted is not None:
+            journal, entry = noted
+            journal.end(entry, at)
+
+    def _count_lost(self, series: JobSeries, event: Lost, duration: float | None, now: float) -> None:
         if duration is None:
-            self._duration_unknown.at(job.labels).inc()
+            self._duration_unknown.at(series.labels).inc()
         else:
-            job.duration.observe(duration)
+            series.duration.observe(duration)
         if event.cpu_seconds is not None:
-            job.cpu.inc(event.cpu_seconds)
-        if event.status == SUCCESS:
-            job.success.inc()
-            job.last_success.set(self._wall())
-        else:
-            self._count_other_end(job, event.status, event.error)
+            series.cpu.inc(event.cpu_seconds)
+        self._count_end(series, event.status, event.error, now)
 
-    def _count_other_end(self, job: JobSeries, status: str, error: BaseException | str | None) -> None:
-        self.jobs.at((*job.labels, status)).inc()
+    def _count_end(self, series: ExecutionSeries, status: str, error: BaseException | str | None, at: float) -> None:
+        if status == SUCCESS:
+            series.success.inc()
+            series.last_success.set(at)
+            return
+        self.jobs.at((*series.labels, status)).inc()
         if status == FAILURE:
-            self._failures.at((*job.labels, self.error_type(error))).inc()
+            self._failures.at((*series.labels, self.error_type(error))).inc()
         elif status == RETRY:
-            self._retries.at(job.labels).inc()
+            self._retries.at(series.labels).inc()
 
-    def series_of(self, job: tuple[str, str, str]) -> JobSeries:
-        """The series of a `Job`'s labels, or of a plain tuple of them, which is made in a sixth of the time.
+    def _start_cpu(self, execution: Execution, whose: str) -> None:
+        if self._greenlets:
+            execution.cpu = None
+        elif whose != CPU_OF_CALLER:
+            execution.cpu_clock = clock = self._cpu_clock(whose)
+            execution.cpu = -clock()
 
-        Bounded, so that hostile job names do not fill the memory.
-        """
+    def _cpu_clock(self, whose: str) -> Callable[[], float]:
+        if whose == CPU_OF_FAMILY:
+            return self._family_cpu
+        in_main = whose == CPU_OF_JOB and get_ident() == fork_hooks.hooks.main_thread
+        return self._process_cpu if in_main else self.thread_cpu
+
+    def series_of(self, job: Job) -> JobSeries:
+        """The series of a job's labels. Bounded, so that hostile job names do not fill the memory."""
         known = self._jobs.get(job)
         if known is None:
             if len(self._jobs) >= self.writer.max_series:
                 self._jobs.clear()
-            known = self._jobs[job] = JobSeries(self, Job._make(job))
+            known = self._jobs[job] = JobSeries(self, job)
         return known
 
     def ignores(self, job_type: str) -> bool:

@@ -25,7 +25,7 @@ from functools import partial, reduce
 
 from jobmetrics import recorder, settings
 from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
-from jobmetrics.events import Job, Lost, Published, Withdrawn
+from jobmetrics.events import Ended, Job, Lost, Published, Started, Withdrawn
 from jobmetrics.families import (
     COUNTER,
     ERASED,
@@ -41,7 +41,7 @@ from jobmetrics.families import (
 )
 from jobmetrics.instruments import follow
 from jobmetrics.job_context import Execution
-from jobmetrics.recorder import JobSeries, Recorder
+from jobmetrics.recorder import Recorder
 from jobmetrics.registry import journal, layout
 from jobmetrics.registry.cells import extreme
 from jobmetrics.registry.directory import INDEX_NAME, Directory, slot_name
@@ -52,10 +52,10 @@ from jobmetrics.registry.write.writer import Writer
 
 __all__ = [
     "CountingClock",
-    "Remembered",
-    "RememberingRecorder",
+    "JobRecord",
+    "RecordedJobs",
     "read_sample",
-    "remembering",
+    "record_jobs",
     "temporary_registry",
 ]
 
@@ -83,10 +83,10 @@ class CountingClock:
 
 
 @dataclass
-class Remembered:
-    """One execution as a `RememberingRecorder` saw it. Times are seconds.
+class JobRecord:
+    """One execution in a `record_jobs` block. Times are seconds.
 
-    status and duration: None while it runs; cpu_seconds: what the job system said, if it did; stages: names and
+    status and duration: None while it runs; cpu_seconds: what the job system reported, if it did; stages: names and
     durations in the order of their ends.
     """
 
@@ -100,39 +100,33 @@ class Remembered:
     stages: list[tuple[str, float]] = field(default_factory=list)
 
 
-class RememberingRecorder(Recorder):
-    """Remembers what jobs did and writes no file.
+class RecordedJobs(Recorder):
+    """What jobs did in a `record_jobs` block. It writes no file.
 
-    executions: in the order of their starts; published, withdrawn and lost: the events as they came.
+    executions: in the order of their starts; events: what was published, withdrawn and lost, as it came.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         off = settings.load({}, enabled=False)
         super().__init__(Writer(off), off, clock=clock)
-        self.executions: list[Remembered] = []
+        self.executions: list[JobRecord] = []
         self.events: list[Published | Withdrawn | Lost] = []
-        self._of: dict[Execution, Remembered] = {}
+        self._of: dict[Execution, JobRecord] = {}
 
-    def begin(
-        self, job: JobSeries, execution_id: str | int, execution: int, ready_at: float | None = None
-    ) -> Execution:
-        begun = super().begin(job, execution_id, execution, ready_at)
-        self.executions.append(self._remembered(begun))
-        return begun
+    def started(self, event: Started) -> Execution | None:
+        execution = super().started(event)
+        if execution is not None:
+            self.executions.append(self._record_of(execution))
+        return execution
 
-    def end(
-        self,
-        execution: Execution,
-        status: str,
-        error: BaseException | str | None = None,
-        cpu_seconds: float | None = None,
-    ) -> None:
+    def ended(self, execution: Execution, event: Ended) -> None:
         if execution.ended:
             return
         execution.ended = True
-        known = self._remembered(execution)
-        known.status, known.error, known.cpu_seconds = status, error, cpu_seconds
-        known.duration = self.clock() - execution.clock_start
+        record = self._record_of(execution)
+        record.status, record.error, record.cpu_seconds = event.status, event.error, event.cpu_seconds
+        seconds = self.clock() - execution.clock_start
+        record.duration = seconds if event.run_seconds is None else event.run_seconds
 
     def lost(self, event: Lost) -> bool:
         self.events.append(event)
@@ -146,23 +140,23 @@ class RememberingRecorder(Recorder):
 
     def set_target(self, execution: Execution, seconds: float) -> None:
         super().set_target(execution, seconds)
-        self._remembered(execution).target = seconds
+        self._record_of(execution).target = seconds
 
     def stage(self, execution: Execution, name: str, seconds: float) -> None:
-        self._remembered(execution).stages.append((name, seconds))
+        self._record_of(execution).stages.append((name, seconds))
 
-    def items(self, execution: Execution, count: float) -> None:
-        self._remembered(execution).items += count
+    def add_items(self, execution: Execution, count: float) -> None:
+        self._record_of(execution).items += count
 
-    def _remembered(self, execution: Execution) -> Remembered:
-        return self._of.setdefault(execution, Remembered(execution.job))
+    def _record_of(self, execution: Execution) -> JobRecord:
+        return self._of.setdefault(execution, JobRecord(execution.job))
 
 
 @contextmanager
-def remembering(clock: Callable[[], float] = time.perf_counter) -> Iterator[RememberingRecorder]:
-    """Jobs in this block are remembered instead of recorded; clock: seconds, for their durations."""
+def record_jobs(clock: Callable[[], float] = time.perf_counter) -> Iterator[RecordedJobs]:
+    """Keep the jobs of this block in memory, and record nothing in a directory. clock: seconds, for durations."""
     before = settings.peek()
-    made = RememberingRecorder(clock)
+    made = RecordedJobs(clock)
     settings.configure(enabled=False, propagate_errors=True)
     recorder.use(made)
     try:

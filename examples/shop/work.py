@@ -1,4 +1,4 @@
-"""The work itself, on files. What it tells jobmetrics: a metric of its own, stages, items."""
+"""The work itself, on files. What it reports to jobmetrics: a metric of its own, stages, items."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from jobmetrics import Counter, items, stage
+from jobmetrics import Counter, add_items, stage
 
 REVENUE = Counter("shop_revenue_euros", "Value of the orders that were imported.", ["country"])
 
@@ -38,7 +38,7 @@ def import_orders(path: str) -> int:
     with stage("add up"):
         for country, value in _value_by_country(orders).items():
             REVENUE.labels(country).inc(value)
-    items(len(orders))
+    add_items(len(orders))
     return len(orders)
 
 
@@ -92,7 +92,7 @@ def clean_up(folder: str, seconds: float) -> int:
         if path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)
             deleted += 1
-    items(deleted)
+    add_items(deleted)
     return deleted
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.exceptions import Reject, WorkerLostError
-from celery.signals import task_received
 
 from jobmetrics import recorder
 from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
-from jobmetrics.celery.tasks import runs_here, told_of, unwrapped
+from jobmetrics.celery.tasks import find_failing_request, runs_here, unwrapped
 from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
@@ -19,34 +18,33 @@ from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.layout import execution_hash
 
 MAX_PENDING = 10_000
-TOLD = "jobmetrics_told"  # of a request: its main process will tell of the execution before it
-_UID = "jobmetrics.reports"
+REPORTED = "jobmetrics_reported"  # of a request: its main process will report the execution before it
 
 # By task id. Celery announces a kill before the process is gone, and the task may still end by itself in
-# between: what it says counts once the journal shows that nothing runs any more.
+# between: the report counts once the journal shows that nothing runs any more.
 _pending: dict[str, Lost] = {}
 
-# Executions of this very process whose greenlet was killed, until Celery tells why, by task id.
+# Executions of this very process whose greenlet was killed, until Celery sends the reason, by task id.
 _killed: dict[str, Execution] = {}
 
 
 @guarded("celery received")
 def received(request: Any = None, **_: Any) -> None:
-    """The main process took a task from the broker. Listened to only while something is pending: each task passes."""
+    """The main process took a task from the broker; if it came again, a report of its last execution may be pending."""
     if request.id in _pending:
-        request.request_dict[TOLD] = True
+        request.request_dict[REPORTED] = True
 
 
 @guarded("celery failure")
 def failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-    """A task failed: in its own process postrun tells how; else its process died or was killed."""
+    """A task failed: in its own process postrun records it; else its process died or was killed."""
     request = sender.request
-    # A rejected task counted as rejected when it ended; from 5.7 on its failure is told in the main process too.
+    # A rejected task counted as rejected when it ended; from 5.7 on the main process sends its failure too.
     if runs_here(request) or request.is_eager or isinstance(exception, Reject):
         return
     report(
         Lost(
-            job_of(sender, request if request.delivery_info else told_of(task_id) or request),
+            job_of(sender, request if request.delivery_info else find_failing_request(task_id) or request),
             task_id,
             FAILURE,
             unwrapped(exception),
@@ -111,17 +109,17 @@ def _withdraw(consumer: Any, message: Any, reason: str) -> None:
 
 
 def redelivered(task: Any, task_id: str, request: Any) -> None:
-    """A message came again: if its first execution died with its process, nobody else will tell.
+    """A message came again: count its first execution if that died with its process, as no signal reports it.
 
-    That is so for acks_late with reject_on_worker_lost, and for a worker that died as a whole. Only what ran on
-    this directory's host is known here: nobody counts a first execution that was lost on another.
+    That is so for acks_late with reject_on_worker_lost, and for a worker that died as a whole. Only executions on this
+    directory's host are known here: a first execution that was lost on another host is not counted.
     """
-    if not getattr(request, TOLD, False) and any(entry.lost for entry in _open_entries(task_id)):
+    if not getattr(request, REPORTED, False) and any(entry.lost for entry in _open_entries(task_id)):
         report(Lost(job_of(task, request), task_id, FAILURE, WorkerLostError.__name__, process_died=True))
 
 
 def killed(task_id: str, execution: Execution) -> None:
-    """A greenlet of this process was killed: Celery tells why, just before or just after."""
+    """A greenlet of this process was killed: Celery sends the reason, just before or just after."""
     event = _pending.get(task_id)
     if event is None:
         _killed[task_id] = execution
@@ -130,7 +128,7 @@ def killed(task_id: str, execution: Execution) -> None:
 
 
 def report(event: Lost) -> None:
-    """Count an end that this process tells of for another one, now or as soon as that one is gone."""
+    """Count an end that this process reports for another one, now or as soon as that one is gone."""
     execution = _killed.pop(event.execution_id, None)
     if execution is not None:
         recorder.default().ended(execution, Ended(event.status))
@@ -140,22 +138,19 @@ def report(event: Lost) -> None:
     if _still_runs(event.execution_id):
         if len(_pending) < MAX_PENDING:
             _pending[event.execution_id] = event
-            task_received.connect(received, weak=False, dispatch_uid=_UID)
         return
     _count(event)
 
 
 @guarded("celery report")
 def settle() -> None:
-    """Count what was told too early. To be called now and then, and when the worker has ended its pool."""
+    """Count what was reported too early. Call it now and then, and when the worker has ended its pool."""
     for task_id in list(_killed):
-        recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # by somebody else than Celery
+        recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # not by Celery
     for task_id, event in _pending.copy().items():
         if not _still_runs(task_id):
             del _pending[task_id]
             _count(event)
-    if not _pending:
-        task_received.disconnect(dispatch_uid=_UID)
 
 
 def _count(event: Lost) -> None:

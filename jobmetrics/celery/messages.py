@@ -1,4 +1,4 @@
-"""What a task's message tells: its queue, and when it could have run."""
+"""The queue of a task's message, and when the task could have run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _routes: dict[tuple[int, str, str], str] = {}  # by app, exchange and routing ke
 def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     """The queue a message came through or goes to.
 
-    The routing key is the queue only for direct delivery (exchange ''); otherwise the app's queues tell.
+    The routing key is the queue only for direct delivery (exchange ''); otherwise it is looked up in the app's queues.
     """
     exchange, routing_key = exchange or "", routing_key or ""
     if not exchange:
@@ -47,23 +47,15 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
 
 
 def queue_of(app: Any, delivery: Any) -> str:
-    """The queue that a request's or message's delivery_info tells of."""
+    """The queue in a request's or message's delivery_info."""
     if not isinstance(delivery, Mapping):
         return UNKNOWN_QUEUE
     return queue_name(app, delivery.get("exchange"), delivery.get("routing_key"))
 
 
-def labels_of(task: Any, request: Any) -> tuple[str, str, str]:
-    """The labels of a task's request, as in `Job`. The task's own name: a shadow name is anybody's text."""
-    delivery = request.delivery_info
-    if type(delivery) is dict and not delivery.get("exchange"):  # direct delivery: nearly always, so without a call
-        return SYSTEM, task.name, delivery.get("routing_key") or UNKNOWN_QUEUE
-    return SYSTEM, task.name, queue_of(task.app, delivery)
-
-
 def job_of(task: Any, request: Any) -> Job:
-    """Whose execution a task's request is."""
-    return Job._make(labels_of(task, request))
+    """The job of a task's request. Its type is the task's own name: a shadow name may be any string."""
+    return Job(SYSTEM, task.name, queue_of(task.app, request.delivery_info))
 
 
 def ready_at(request: Any) -> float | None:
@@ -83,7 +75,7 @@ def ready_at(request: Any) -> float | None:
 def is_redelivered(request: Any) -> bool:
     """Whether the broker delivers the message again."""
     delivery = request.delivery_info
-    return (type(delivery) is dict or isinstance(delivery, Mapping)) and bool(delivery.get("redelivered"))
+    return isinstance(delivery, Mapping) and bool(delivery.get("redelivered"))
 
 
 def published_at(headers: Any) -> float | None:

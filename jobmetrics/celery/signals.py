@@ -18,6 +18,7 @@ _UID = "jobmetrics.signals"
 _HANDLERS = (
     (signals.task_prerun, tasks.prerun),
     (signals.task_postrun, tasks.postrun),
+    (signals.task_received, lost_tasks.received),
     (signals.task_failure, lost_tasks.failure),
     (signals.task_retry, lost_tasks.retry),
     (signals.task_revoked, lost_tasks.revoked),

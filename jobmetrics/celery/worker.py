@@ -1,4 +1,4 @@
-"""A worker's main process: what its live gauges say of it, sampled by bootsteps in its own event loop."""
+"""A worker's main process: its live gauges, sampled by bootsteps in its own event loop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _delayed(consumer: Any) -> Iterator[Any]:
 
 @guarded("celery sample")
 def sample(pool: Any, consumer: Any = None) -> None:
-    """Write how this process's worker stands, and what it waited to tell."""
+    """Sample this process's worker, and count what it reported too early."""
     recorder.default().tick()
     waiting = Counter(queue_of(request.app, request.delivery_info) for request in reserved(consumer))
     worker_gauges(SYSTEM, capacity_of(pool), waiting)
@@ -80,7 +80,7 @@ class WorkerStep(bootsteps.StartStopStep):
         sample(worker.pool)
 
     def stop(self, worker: Any) -> None:
-        """The pool is still to be stopped: what is told of it afterwards is counted by `ended`."""
+        """The pool is still to be stopped: what is reported of it afterwards is counted by `ended`."""
 
     terminate = stop
 
@@ -109,11 +109,11 @@ class ConsumerStep(bootsteps.StartStopStep):
 
 def _count_undecodable(consumer: Any) -> None:
     """Celery acknowledges a message it cannot decode without any signal."""
-    tell = consumer.on_decode_error
+    original = consumer.on_decode_error
 
     def counted(message: Any, exc: Any) -> Any:
         lost_tasks.rejected(sender=consumer, message=message)
-        return tell(message, exc)
+        return original(message, exc)
 
     consumer.on_decode_error = counted
 

@@ -1,7 +1,7 @@
 """RQ's methods of a worker that has work-horses, as events.
 
-The worker speaks only where its work-horse was silent; the recorder asks the journals before it believes it. Where both
-share memory, the worker records for both.
+The worker reports an end only where its work-horse recorded none; the recorder asks the journals before it counts it.
+Where both share memory, the worker records for both.
 """
 
 from __future__ import annotations
@@ -20,70 +20,66 @@ from rq.registry import StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.version import VERSION
 
-from jobmetrics import guard, recorder
-from jobmetrics.events import REVOKED, SUCCESS, Job, Started
+from jobmetrics import recorder
+from jobmetrics.events import CPU_OF_FAMILY, REVOKED, Job, Started
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import running
-from jobmetrics.registry.write.writer import Writer
 from jobmetrics.rq.fork_horse import Forked, SharedPage, before_fork
 from jobmetrics.rq.jobs import described, execution_id, named_in, passed_execution, ready_at
-from jobmetrics.rq.outcomes import Killed, Method, Performing, report_abandoned, report_ended, report_lost
-from jobmetrics.rq.producer import instrument_queue
+from jobmetrics.rq.outcomes import (
+    KilledHorse,
+    Method,
+    Performing,
+    report_abandoned,
+    report_lost,
+    report_outcome_in_redis,
+)
 from jobmetrics.rq.system import SYSTEM
+from jobmetrics.rq.worker_state import WorkerState, state_of
 
 
-def prepared(worker: Any, record: recorder.Recorder) -> SharedPage:
-    """What a worker needs before its first job with this recorder; the page that it shares with its work-horses."""
-    known: tuple[Writer, SharedPage] | None = getattr(worker, "_jobmetrics_page", None)
-    if known is None or known[0] is not record.writer:
-        worker._jobmetrics_page = known = record.writer, SharedPage()
-        worker._jobmetrics = worker._jobmetrics_exit = worker._jobmetrics_counted = None
-        # else each work-horse's attributes would grow, and move
-        record.writer.describe(SYSTEM, "worker")
-        for queue in worker.queues:
-            instrument_queue(queue)
-    return known[1]
-
-
-# What is done for each job is guarded by hand, where it is called: with a wrapper more pages would be touched.
-
-
-def _before_fork(worker: Any, job: RQJob, queue: Any) -> Forked | None:
+@guarded("rq start")
+def _before_fork(worker: Any, state: WorkerState, job: RQJob, queue: Any) -> Forked | None:
     record = recorder.default()
-    page, name = prepared(worker, record), named_in(job.data)
+    state.prepare(worker, record)
+    name = named_in(job.data)
     if name is None:
-        return None  # naming it would run what the job brings along: its work-horse may, and records for itself
-    return before_fork(page, record, Started(Job(SYSTEM, name, queue.name), execution_id(worker, job), ready_at(job)))
+        return None  # naming it would unpickle the job's arguments: its work-horse may, and records for itself
+    if state.page is None:
+        state.page = SharedPage()
+    return before_fork(
+        state.page, record, Job(SYSTEM, name, queue.name), execution_id(worker, job), ready_at(job)
+    )  # fmt: skip
 
 
-def _after_exit(worker: Any, forked: Forked, job: RQJob, queue: Any) -> None:
-    told = forked.record_told()
+@guarded("rq end")
+def _after_exit(worker: Any, state: WorkerState, forked: Forked, job: RQJob, queue: Any) -> None:
+    reported = forked.record_reported()
     if worker.horse_pid:
         return  # this worker ends, and killed its work-horse
-    if not told:
-        forked.record_gone(job, queue, _is_stopped(worker, job))
-    if _has_died(worker, job):
+    if not reported:
+        forked.record_exit(job, queue, _is_stopped(worker, job))
+    if _has_died(worker, state, job):
         recorder.default().process_lost(forked.execution.job, str(forked.execution.execution_id))
 
 
 @guarded("rq lost")
-def _after_exit_of_another(worker: Any, job: RQJob, queue: Any, name: str) -> None:
+def _after_exit_of_another(worker: Any, state: WorkerState, job: RQJob, queue: Any, name: str) -> None:
     """Count the death of a work-horse that records for itself, and its job's end where only Redis has it."""
-    if worker.horse_pid or not _has_died(worker, job):
+    if worker.horse_pid or not _has_died(worker, state, job):
         return
-    if not report_ended(job, queue, name):
+    if not report_outcome_in_redis(job, queue, name):
         recorder.default().process_lost(described(job, queue), name)
 
 
-def _has_died(worker: Any, job: RQJob) -> bool:
+def _has_died(worker: Any, state: WorkerState, job: RQJob) -> bool:
     """Whether the job's work-horse died, of no shutdown and no stop command, and is not counted yet.
 
     The stop command is looked up as it was at the exit: RQ forgets it when it handles the stop.
     """
-    seen = worker._jobmetrics_exit
-    if seen is None or worker._jobmetrics_counted:
+    if state.exited is None or state.is_counted:
         return False
-    (_, status, _), stopped = seen
+    (_, status, _), stopped = state.exited
     if not status or stopped == job.id:
         return False
     # A warm shutdown on Heroku makes a work-horse raise, and exit with a code.
@@ -91,7 +87,7 @@ def _has_died(worker: Any, job: RQJob) -> bool:
 
 
 def _is_stopped(worker: Any, job: RQJob) -> bool:
-    """Whether an operator had the job's work-horse killed, and RQ has not said so yet."""
+    """Whether an operator had the job's work-horse killed, and RQ has not handled it yet."""
     return bool(worker._stopped_job_id == job.id)
 
 
@@ -106,9 +102,14 @@ def _named(worker: Any, job: RQJob, args: tuple[Any, ...], kwargs: dict[str, Any
     return execution_id(worker, job, passed_execution(args, kwargs))
 
 
+@guarded("rq worker")
+def _prepare(worker: Any, state: WorkerState) -> None:
+    state.prepare(worker, recorder.default())
+
+
 @guarded("rq lost")
-def _killed(worker: Any, job: RQJob, usage: Any) -> Killed:
-    killed = Killed(usage)
+def _killed(worker: Any, job: RQJob, usage: Any) -> KilledHorse:
+    killed = KilledHorse(usage)
     if killed.peak_bytes is not None:
         worker.log.warning(
             "Worker %s: work-horse killed for job %s had used up to %.0f MiB of memory and %.2f s of processor time",
@@ -122,18 +123,15 @@ def fork_work_horse_of(original: Method) -> Method:
 
     @functools.wraps(original)
     def fork_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        self._jobmetrics_forked = None
-        try:
-            self._jobmetrics_forked = _before_fork(self, job, queue)
-        except Exception as error:  # noqa: BLE001 - noted; the job runs unrecorded
-            guard.note("rq start", error)
+        state = state_of(self)
+        state.forked = _before_fork(self, state, job, queue)
         return original(self, job, queue, *args, **kwargs)
 
     return fork_work_horse
 
 
 def monitor_work_horse_of(original: Method) -> Method:
-    """Once the work-horse is gone, the worker records its end.
+    """The worker records what is known once its work-horse is gone.
 
     A work-horse that shares the worker's memory has its end recorded here, whether or not it reported one. Any other
     one records for itself, and RQ reports all deaths but one: a stopped job whose callback raises, before RQ 3.
@@ -141,9 +139,13 @@ def monitor_work_horse_of(original: Method) -> Method:
 
     @functools.wraps(original)
     def monitor_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        forked: Forked | None = getattr(self, "_jobmetrics_forked", None)
-        name = _named(self, job, args, kwargs) if forked is None else None
-        self._jobmetrics_exit = self._jobmetrics_counted = None
+        state = state_of(self)
+        forked = state.forked
+        name = None
+        if forked is None:
+            _prepare(self, state)
+            name = _named(self, job, args, kwargs)
+        state.exited, state.is_counted = None, False
         try:
             return original(self, job, queue, *args, **kwargs)
         except Exception:
@@ -152,13 +154,10 @@ def monitor_work_horse_of(original: Method) -> Method:
             raise
         finally:
             if name is not None:
-                _after_exit_of_another(self, job, queue, name)
+                _after_exit_of_another(self, state, job, queue, name)
             if forked is not None:
-                self._jobmetrics_forked = None
-                try:
-                    _after_exit(self, forked, job, queue)
-                except Exception as error:  # noqa: BLE001 - noted; the worker goes on
-                    guard.note("rq end", error)
+                state.forked = None
+                _after_exit(self, state, forked, job, queue)
 
     return monitor_work_horse
 
@@ -169,57 +168,65 @@ def wait_for_horse_of(original: Method) -> Method:
     @functools.wraps(original)
     def wait_for_horse(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = original(self, *args, **kwargs)
-        self._jobmetrics_exit = found, getattr(self, "_stopped_job_id", None)
+        state_of(self).exited = found, getattr(self, "_stopped_job_id", None)
         return found
 
     return wait_for_horse
 
 
 def handle_work_horse_killed_of(original: Method) -> Method:
-    """What the system told of a killed work-horse is kept for the end that follows."""
+    """What the system reported of a killed work-horse is kept for the end that follows."""
 
     @functools.wraps(original)
     def handle_work_horse_killed(self: Any, job: RQJob, *args: Any, **kwargs: Any) -> Any:
-        usage = kwargs.get("rusage", args[2] if len(args) > 2 else None)
-        if getattr(self, "_jobmetrics_killed", None) is None:
-            self._jobmetrics_killed = _killed(self, job, usage) or Killed(None)
+        state, usage = state_of(self), kwargs.get("rusage", args[2] if len(args) > 2 else None)
+        if state.killed is None:
+            state.killed = _killed(self, job, usage) or KilledHorse(None)
         return original(self, job, *args, **kwargs)
 
     return handle_work_horse_killed
 
 
 def handle_job_failure_of(original: Method) -> Method:
-    """The worker says how a job ended: what it is to say of its work-horse's."""
+    """Report the job lost unless the work-horse already recorded its end."""
 
     @functools.wraps(original)
     def handle_job_failure(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        quiet = self.is_horse or getattr(self, "_jobmetrics", None) is not None
-        if quiet or getattr(self, "_jobmetrics_failing", False):  # the last: a subclass and its base again
+        state = state_of(self)
+        in_job = self.is_horse or state.performing is not None
+        if in_job or state.is_failing:  # the last: a subclass and its base again
             return original(self, job, queue, *args, **kwargs)
         name = _named(self, job, args, kwargs)  # before RQ forgets the execution
-        killed, self._jobmetrics_killed = getattr(self, "_jobmetrics_killed", None), None
-        self._jobmetrics_failing = True
+        killed, state.killed = state.killed, None
+        state.is_failing = True
         try:
             return original(self, job, queue, *args, **kwargs)
         finally:  # also when RQ raises (2.0 does after some retries): the work-horse is gone all the same
-            self._jobmetrics_failing = False
-            forked: Forked | None = getattr(self, "_jobmetrics_forked", None)
-            if forked is not None:
-                self._jobmetrics_counted = forked.record_lost(job, queue, killed)
+            state.is_failing = False
+            if state.forked is not None:
+                state.is_counted = bool(state.forked.record_lost(job, queue, killed))
             elif name is not None and is_cleaning():  # it got stuck between queue and start
                 report_abandoned(job, queue, name, again=False)
             elif name is not None:
-                self._jobmetrics_counted = report_lost(job, queue, name, killed)
+                state.is_counted = bool(report_lost(job, queue, name, killed))
 
     return handle_job_failure
 
 
 @guarded("rq start")
-def _start(worker: Any, job: RQJob, queue: Any, passed: Any) -> Performing | None:
+def _start(
+    worker: Any, state: WorkerState, job: RQJob, queue: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Performing | None:
     record = recorder.default()
-    record.writer.describe(SYSTEM, "work-horse" if worker.is_horse else "worker")
-    execution = record.started(Started(described(job, queue), execution_id(worker, job, passed), ready_at(job)))
+    state.prepare(worker, record)
+    name = execution_id(worker, job, passed_execution(args, kwargs))
+    execution = record.started(Started(described(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY))
     return None if execution is None else Performing(execution)
+
+
+@guarded("rq end")
+def _end(performing: Performing, job: RQJob, succeeded: bool) -> None:
+    performing.end(performing.outcome(job, succeeded))
 
 
 def perform_job_of(original: Method) -> Method:
@@ -227,39 +234,35 @@ def perform_job_of(original: Method) -> Method:
 
     @functools.wraps(original)
     def perform_job(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(self, "_jobmetrics", None) is not None:  # a subclass and its base are both instrumented
+        state = state_of(self)
+        if state.performing is not None:  # a subclass and its base are both instrumented
             return original(self, job, queue, *args, **kwargs)
-        performing: Performing | None = getattr(self, "_jobmetrics_forked", None)
-        if performing is None:
-            performing = _start(self, job, queue, passed_execution(args, kwargs))
-        self._jobmetrics = performing
+        performing: Performing | None = state.forked
+        if state.forked is not None:
+            state.forked.begin()
+        else:
+            performing = _start(self, state, job, queue, args, kwargs)
         if performing is None:
             return original(self, job, queue, *args, **kwargs)
-        performing.begin()
+        state.performing = performing
         token = running.set(performing.execution)
         try:
             succeeded = original(self, job, queue, *args, **kwargs)
-            try:
-                if succeeded and not performing.asked_retry:  # as most do, in few steps: each costs a copied page
-                    performing.end(SUCCESS, None)
-                else:
-                    performing.end(*performing.how(job, bool(succeeded)))
-            except Exception as error:  # noqa: BLE001 - nothing of ours raises into the worker
-                guard.note("rq end", error)
+            _end(performing, job, bool(succeeded))
             return succeeded
         finally:
             running.reset(token)
-            self._jobmetrics = None
+            state.performing = None
 
     return perform_job
 
 
 def handle_exception_of(original: Method) -> Method:
-    """The exception that it failed of."""
+    """Remember the exception for error_type."""
 
     @functools.wraps(original)
     def handle_exception(self: Any, job: RQJob, *exc_info: Any) -> Any:
-        performing = getattr(self, "_jobmetrics", None)
+        performing = state_of(self).performing
         if performing is not None and len(exc_info) > 1:
             performing.error = exc_info[1]
         return original(self, job, *exc_info)
@@ -268,11 +271,11 @@ def handle_exception_of(original: Method) -> Method:
 
 
 def handle_job_retry_of(original: Method) -> Method:
-    """It asked to be run again, by what it returned."""
+    """Remember that the job returned Retry."""
 
     @functools.wraps(original)
     def handle_job_retry(self: Any, *args: Any, **kwargs: Any) -> Any:
-        performing = getattr(self, "_jobmetrics", None)
+        performing = state_of(self).performing
         if performing is not None:
             performing.asked_retry = True
         return original(self, *args, **kwargs)

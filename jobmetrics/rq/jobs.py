@@ -1,8 +1,9 @@
-"""What of an RQ job becomes labels, names and moments, without running anything that the job brought along."""
+"""Labels, ids and timestamps of an RQ job, without unpickling its arguments."""
 
 from __future__ import annotations
 
 import json
+import re
 from datetime import timezone
 from typing import Any
 
@@ -11,10 +12,17 @@ from rq.job import Job as RQJob
 from jobmetrics.events import Job
 from jobmetrics.rq.system import SYSTEM
 
+try:
+    from rq.executions import Execution as RQExecution
+except ImportError:  # before RQ 2.0
+    RQExecution = ()  # type: ignore[assignment, misc]  # isinstance says no
+
 UNKNOWN = "unknown"
 
 LONGEST_NAME = 1000  # characters read of a function's name; labels take fewer
-_MOST_OPCODES = 8  # before the first text of a pickled tuple
+
+# PROTO with its number, FRAME with its length, MARK; then SHORT_BINUNICODE or BINUNICODE with the length of its UTF-8.
+_PICKLED_NAME = re.compile(rb"(?:\x80.|\x95.{8}|\(){0,7}(?:\x8c(.)|X(.{4}))", re.DOTALL)
 
 
 def described(job: RQJob, queue: Any = None) -> Job:
@@ -49,13 +57,13 @@ def _known_execution(worker: Any, job: RQJob) -> Any:
 def passed_execution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The execution among the arguments of a worker's method; None before RQ 3, which is the first to pass it."""
     found = kwargs.get("execution")
-    return found or next((each for each in args if hasattr(each, "composite_key")), None)
+    return found or next((each for each in args if isinstance(each, RQExecution)), None)
 
 
 def ready_at(job: RQJob) -> float | None:
     """When the job was last put into its queue, in epoch seconds: every enqueue, retry and schedule resets it.
 
-    RQ's moments were naive before 2.2, and meant UTC.
+    RQ's timestamps were naive before 2.2, and meant UTC.
     """
     moment = job.enqueued_at
     if moment is None:
@@ -92,21 +100,9 @@ def _named_in_json(data: bytes) -> str | None:
 
 
 def _named_in_pickle(data: bytes) -> str | None:
-    """The first text, when nothing but a protocol, a frame and a mark stands before it."""
-    at = 0
-    for _ in range(_MOST_OPCODES):
-        opcode = data[at : at + 1]
-        if opcode == b"\x80":  # PROTO and its number
-            at += 2
-        elif opcode == b"\x95":  # FRAME and its length
-            at += 9
-        elif opcode == b"(":  # MARK
-            at += 1
-        elif opcode in (b"\x8c", b"X"):  # SHORT_BINUNICODE, BINUNICODE: length and UTF-8
-            width = 1 if opcode == b"\x8c" else 4
-            length = int.from_bytes(data[at + 1 : at + 1 + width], "little")
-            start = at + 1 + width
-            return data[start : start + min(length, LONGEST_NAME)].decode("utf-8", "replace")
-        else:
-            break
-    return None
+    """The first string, when nothing but a protocol, a frame and a mark stands before it."""
+    head = _PICKLED_NAME.match(data)
+    if head is None:
+        return None
+    start, length = head.end(), int.from_bytes(head[1] or head[2], "little")
+    return data[start : start + min(length, LONGEST_NAME)].decode("utf-8", "replace")

@@ -91,7 +91,7 @@ def _with_settings(pickled: bytes) -> bytes:
 
 
 def fork_work_horse_of(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Start an instrumented work-horse; the stock one when what it needs cannot be told."""
+    """Start an instrumented work-horse; the stock one when what it needs cannot be passed on."""
 
     @functools.wraps(original)
     def spawn_work_horse(self: Any, job: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""RQ's worker classes, instrumented: which of their methods are heard, and by whom."""
+"""RQ's worker classes, instrumented: which of their methods are hooked, and what hooks them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ from jobmetrics.rq.outcomes import Method
 from jobmetrics.rq.system import SYSTEM
 
 WorkerClass = TypeVar("WorkerClass", bound=type)
-
-
-@guarded("rq worker")
-def _before_job(worker: Any) -> None:
-    horses.prepared(worker, recorder.default())
 
 
 @guarded("rq worker")
@@ -56,15 +51,6 @@ def _register_death(original: Method) -> Method:
     return register_death
 
 
-def _execute_job(original: Method) -> Method:
-    @functools.wraps(original)
-    def execute_job(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _before_job(self)
-        return original(self, *args, **kwargs)
-
-    return execute_job
-
-
 def _clean_registries(original: Method) -> Method:
     @functools.wraps(original)
     def clean_registries(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -77,7 +63,6 @@ def _clean_registries(original: Method) -> Method:
 _HOOKS: dict[str, Callable[[Method], Method]] = {
     "register_birth": _register_birth,
     "register_death": _register_death,
-    "execute_job": _execute_job,
     "perform_job": horses.perform_job_of,
     "handle_exception": horses.handle_exception_of,
     "handle_job_retry": horses.handle_job_retry_of,  # from RQ 2.1 on
@@ -139,7 +124,7 @@ def uninstrument(worker_class: WorkerClass) -> WorkerClass:
 
 
 def _is_hooked(worker_class: type, name: str) -> bool:
-    """Whether a method is heard already where it is defined; also when RQ's release has none of this name."""
+    """Whether a method is hooked already where it is defined; also when RQ's release has none of this name."""
     owner = next((cls for cls in worker_class.__mro__ if name in cls.__dict__), None)
     return owner is None or name in owner.__dict__.get(_ORIGINALS, {})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery, shared_task
 
-from jobmetrics import Counter, current_job, duration, increment, items, observe, set_gauge, stage, timed_job
+from jobmetrics import Counter, add_items, current_job, duration, increment, observe, set_gauge, stage, timed_job
 from tests.integration import ledger
 
 ROWS = Counter("inside_rows", "Rows.", ["table"])
@@ -83,12 +83,12 @@ def needs(one: int, *, two: int = 0) -> None:
 @app.task(bind=True)
 def parts(self: Any) -> None:
     with stage("download"):
-        items(3)
+        add_items(3)
     job = current_job()
     assert job is not None
     ledger.write(f"{job.system}|{job.job_type}|{job.queue_name}|{job.id == self.request.id}")
     asyncio.run(_aparts())
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(items, 10))
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(add_items, 10))
     thread.start()
     thread.join()
 
@@ -100,7 +100,7 @@ async def _aparts() -> None:
 
 async def _one_item() -> None:
     await asyncio.sleep(0)
-    items()
+    add_items()
 
 
 @app.task

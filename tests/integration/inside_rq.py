@@ -9,7 +9,7 @@ from redis import Redis
 from rq import get_current_job
 from rq.decorators import job
 
-from jobmetrics import Counter, current_job, increment, items, stage, timed_job
+from jobmetrics import Counter, add_items, current_job, increment, stage, timed_job
 from tests.integration import ledger
 
 ROWS = Counter("inside_rows", "Rows.", ["table"])
@@ -47,7 +47,7 @@ async def coroutine() -> None:
 
 @stage("step")
 async def _step() -> None:
-    items(2)
+    add_items(2)
 
 
 class Reports:
@@ -63,7 +63,7 @@ def undecorated() -> None:
 
 def parts() -> None:
     with stage("download"):
-        items(3)
+        add_items(3)
     now, known = get_current_job(), current_job()
     assert now is not None
     assert known is not None

@@ -16,11 +16,11 @@ from jobmetrics import (
     CurrentJob,
     Gauge,
     Histogram,
+    add_items,
     current_job,
     duration,
     increment,
     integration,
-    items,
     observe,
     refresh,
     set_gauge,
@@ -29,7 +29,7 @@ from jobmetrics import (
 )
 from jobmetrics.collector_api import Collector, CollectorOptions, Reading
 from jobmetrics.families import JOBS_DURATION
-from jobmetrics.testing import RememberingRecorder, read_sample, remembering, temporary_registry
+from jobmetrics.testing import RecordedJobs, read_sample, record_jobs, temporary_registry
 
 T = TypeVar("T")
 
@@ -174,8 +174,8 @@ async def blocks() -> None:
 
 def inside() -> None:
     assert_type(current_job(), CurrentJob | None)
-    items()
-    items(2.5)
+    add_items()
+    add_items(2.5)
     increment("orders", shop="a")
     set_gauge("level", 1)
     observe("size_bytes", 2.5, table="orders")
@@ -204,12 +204,12 @@ def instruments() -> None:
         batch.inc(counter.labels("orders"), 3)
 
 
-def tests() -> Iterator[RememberingRecorder]:
+def tests() -> Iterator[RecordedJobs]:
     with temporary_registry(max_series=100) as directory:
         assert_type(directory, str)
     assert_type(read_sample("rows_total", {"table": "orders"}), float | None)
-    with remembering() as remembered:
-        yield remembered
+    with record_jobs() as recorded:
+        yield recorded
 
 
 # ------------------------------------------------------------------ a job system

@@ -134,7 +134,7 @@ def test_error_in_the_recorder_never_reaches_the_function(registry_dir: Path, mo
     def broken(*_: object) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(recorder.Recorder, "begin", broken)
+    monkeypatch.setattr(recorder.Recorder, "started", broken)
     assert double(3) == 6
 
 
@@ -181,7 +181,7 @@ def test_bad_target_is_refused_at_definition(target: Any) -> None:
 
 @pytest.mark.parametrize("name", ["", 5])
 def test_bad_name_is_refused_at_definition(name: Any) -> None:
-    with pytest.raises(InstrumentError, match=r"^name=.* is not allowed for timed_job; it takes a non-empty text$"):
+    with pytest.raises(InstrumentError, match=r"^name=.* is not allowed for timed_job; it takes a non-empty string$"):
         timed_job(name=name)
 
 

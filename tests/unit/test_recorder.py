@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 from jobmetrics import guard, recorder
-from jobmetrics.events import STATUSES, WITHDRAWN_REASONS, Ended, Job, Lost, Published, Started, Withdrawn
+from jobmetrics.events import (
+    CPU_OF_CALLER,
+    CPU_OF_FAMILY,
+    CPU_OF_JOB,
+    CPU_OF_THREAD,
+    STATUSES,
+    WITHDRAWN_REASONS,
+    Ended,
+    Job,
+    Lost,
+    Published,
+    Started,
+    Withdrawn,
+)
 from jobmetrics.families import OVERFLOW, register_system
 from jobmetrics.recorder import FLUSH_INTERVAL, Recorder
 from jobmetrics.registry.write import fork_hooks
@@ -189,8 +202,14 @@ def test_failure_is_counted_by_exception(registry_dir: Path, record: Recorder) -
 
 @pytest.fixture
 def metered(writer: Writer, in_force: Settings) -> Recorder:
-    """Of each execution the process takes 0.5 seconds, its thread 0.25."""
-    return Recorder(writer, in_force, process_cpu=CountingClock(7.0, 0.5), thread_cpu=CountingClock(7.0, 0.25))
+    """Of each execution the process takes 0.5 seconds, its thread 0.25, its process and ended children 0.125."""
+    return Recorder(
+        writer,
+        in_force,
+        process_cpu=CountingClock(7.0, 0.5),
+        thread_cpu=CountingClock(7.0, 0.25),
+        family_cpu=CountingClock(7.0, 0.125),
+    )
 
 
 def test_processor_time_in_the_main_thread_is_the_processs(registry_dir: Path, metered: Recorder) -> None:
@@ -248,30 +267,28 @@ def test_processor_time_of_a_lost_execution_counts_when_known(registry_dir: Path
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 1.75}
 
 
-def everything(registry_dir: Path) -> dict[str, object]:
-    names = ("jobs_total", "jobs_cpu_seconds_total", "jobs_duration_seconds", "jobs_last_success_timestamp_seconds")
-    return {name: readings.samples(registry_dir, name) for name in names}
-
-
-@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.3, 21600.0, 1e6])
-def test_success_in_one_update_is_what_four_would_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+def test_what_the_job_system_measured_counts_instead_of_the_recorders_clocks(
+    registry_dir: Path, metered: Recorder, clock: FakeClock
 ) -> None:
-    found = []
-    for one_step in (True, False):
-        monkeypatch.setattr(recorder, "_ONE_STEP", one_step)
-        settings = load({}, dir=tmp_path / str(one_step), propagate_errors=True)
-        clock, wall = FakeClock(), FakeClock(1_700_000_000.0)
-        record = Recorder(Writer(settings), settings, wall=wall, clock=clock, process_cpu=CountingClock(7.0, 0.25))
-        for moved in (5.0, -3.0, 0.0):
-            execution = record.started(Started(JOB, "1"))
-            assert execution is not None
-            clock.advance(seconds)
-            wall.advance(moved)
-            record.ended(execution, OK)
-        die(record.writer)
-        found.append(everything(tmp_path / str(one_step)))
-    assert found[0] == found[1]
+    execution = metered.started(Started(JOB, "1", cpu=CPU_OF_CALLER))
+    assert execution is not None
+    clock.advance(9.0)
+    metered.ended(execution, Ended("success", cpu_seconds=1.75, run_seconds=2.5))
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 1.75}
+    assert readings.samples(registry_dir, "jobs_duration_seconds")[LABELS].sum == 2.5
+
+
+@pytest.mark.parametrize(
+    ("whose", "seconds"), [(CPU_OF_JOB, 0.5), (CPU_OF_THREAD, 0.25), (CPU_OF_FAMILY, 0.125), (CPU_OF_CALLER, 2.0)]
+)
+def test_processor_time_is_that_of_the_event(registry_dir: Path, metered: Recorder, whose: str, seconds: float) -> None:
+    execution = metered.started(Started(JOB, "1", cpu=whose))
+    assert execution is not None
+    if whose == CPU_OF_CALLER:
+        assert execution.cpu == 0.0
+        execution.cpu += 2.0
+    metered.ended(execution, OK)
+    assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: seconds}
 
 
 @pytest.mark.parametrize("cpu", [-1.0, float("nan"), float("inf")])
@@ -322,7 +339,7 @@ def test_stages_and_items_are_those_of_the_job(registry_dir: Path, record: Recor
     execution = record.started(Started(JOB, "1"))
     assert execution is not None
     record.stage(execution, "parse", 1.5)
-    record.items(execution, 3)
+    record.add_items(execution, 3)
     assert readings.samples(registry_dir, "jobs_stage_duration_seconds")[(*LABELS, "parse")].sum == 1.5
     assert readings.values(registry_dir, "jobs_items_processed_total") == {LABELS: 3.0}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobmetrics import current_job, guard, items, settings, stage, timed_job
+from jobmetrics import add_items, current_job, guard, items, settings, stage, timed_job
 from jobmetrics.errors import InstrumentError
 from jobmetrics.testing import CountingClock, read_sample, temporary_registry
 
@@ -122,9 +122,9 @@ def test_long_stage_name_is_cut(seconds: CountingClock) -> None:
 def test_items_add_up(seconds: CountingClock) -> None:
     @timed_job(name="imports")
     def run() -> None:
-        items()
-        items(41)
-        items(-5)
+        add_items()
+        add_items(41)
+        add_items(-5)
 
     run()
     assert read_sample("jobs_items_processed_total", JOB) == 42.0
@@ -132,7 +132,7 @@ def test_items_add_up(seconds: CountingClock) -> None:
 
 def test_nothing_is_recorded_outside_a_job(seconds: CountingClock) -> None:
     with stage("download"):
-        items(3)
+        add_items(3)
     assert observed("download") == (None, None)
     assert current_job() is None
 
@@ -147,8 +147,12 @@ def test_errors_of_ours_stay_ours(seconds: CountingClock, monkeypatch: pytest.Mo
     @timed_job(name="imports")
     def run() -> str:
         with stage(Unprintable()):  # type: ignore[arg-type]
-            items("many")  # type: ignore[arg-type]
+            add_items("many")  # type: ignore[arg-type]
         return "done"
 
     assert run() == "done"
     assert guard.take_counts() == {"stage end": 1}
+
+
+def test_the_earlier_name_of_add_items_still_works() -> None:
+    assert items is add_items

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics import Counter, Gauge, Histogram, items, recorder, settings, stage, timed_job
+from jobmetrics import Counter, Gauge, Histogram, add_items, recorder, settings, stage, timed_job
 from jobmetrics.errors import InstrumentError
 from jobmetrics.events import Job, Published, Withdrawn
 from jobmetrics.families import HISTOGRAM, JOB_LABELS
-from jobmetrics.testing import CountingClock, read_sample, remembering, temporary_registry
+from jobmetrics.testing import CountingClock, read_sample, record_jobs, temporary_registry
 from tests.multiprocess.support import in_child
 from tests.support import readings
 
@@ -27,7 +27,7 @@ ROWS_OF_ORDERS = ROWS.labels("orders")
 def imports(clock: CountingClock) -> None:
     with stage("download"):
         clock.advance(1.5)
-    items(3)
+    add_items(3)
 
 
 @timed_job(name="fails")
@@ -234,34 +234,34 @@ def test_the_package_brings_a_fixture(tmp_path: Path) -> None:
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
-# ------------------------------------------------------------------ remembering
+# ------------------------------------------------------------------ record_jobs
 
 
-def test_jobs_are_remembered() -> None:
+def test_jobs_are_kept_in_memory() -> None:
     clock = CountingClock(100.0)
-    with remembering(clock) as remembered:
+    with record_jobs(clock) as recorded:
         imports(clock)
         with pytest.raises(KeyError):
             fails()
-    one, other = remembered.executions
+    one, other = recorded.executions
     assert (one.job, one.status, one.duration) == (Job("python", "imports", ""), "success", 1.5)
     assert (one.target, one.items, one.stages) == (2.0, 3.0, [("download", 1.5)])
     assert (other.job.job_type, other.status, type(other.error)) == ("fails", "failure", KeyError)
 
 
-def test_events_are_remembered() -> None:
+def test_events_are_kept_in_memory() -> None:
     job = Job("celery", "app.resize", "images")
-    with remembering() as remembered:
+    with record_jobs() as recorded:
         recorder.default().published(Published(job))
         recorder.default().withdrawn(Withdrawn(job, "expired"))
-    assert remembered.events == [Published(job), Withdrawn(job, "expired")]
+    assert recorded.events == [Published(job), Withdrawn(job, "expired")]
 
 
-def test_nothing_is_written_while_remembering(registry_dir: Path) -> None:
+def test_nothing_is_written_while_jobs_are_kept_in_memory(registry_dir: Path) -> None:
     settings.configure(dir=registry_dir)
-    with remembering() as remembered:
+    with record_jobs() as recorded:
         imports(CountingClock())
     assert list(registry_dir.iterdir()) == []
     imports(CountingClock())
-    assert len(remembered.executions) == 1
+    assert len(recorded.executions) == 1
     assert read_sample("jobs_items_processed_total", {"system": "python", "job_type": "imports", "queue_name": ""}) == 3

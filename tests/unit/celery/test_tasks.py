@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery.signals import task_received
 from celery.worker.request import Request
 
 from jobmetrics import recorder
@@ -34,11 +33,10 @@ class Task:
 
 @pytest.fixture(autouse=True)
 def clean(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tasks, "here", {})
+    monkeypatch.setattr(tasks, "running", {})
     monkeypatch.setattr(lost_tasks, "_pending", {})
     monkeypatch.setattr(lost_tasks, "_killed", {})
     yield
-    task_received.disconnect(dispatch_uid=lost_tasks._UID)
     die(recorder.default().writer)
 
 
@@ -81,7 +79,7 @@ def test_each_state_of_celery_is_a_status(state: str, status: str, registry_dir:
     run(Task(), state, ValueError())
     assert statuses(registry_dir) == {status: 1}
     assert active(registry_dir) == {}
-    assert tasks.here == {}
+    assert tasks.running == {}
     assert_durations_add_up(registry_dir)
 
 
@@ -298,7 +296,7 @@ def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, mo
     task = Task(redelivered=True)
     lost_tasks.retry(sender=task, request=task.request)
     request = Received()
-    task_received.send(sender=None, request=request)
+    lost_tasks.received(request=request)
     pretend(monkeypatch, LOST)
     vars(task.request).update(request.request_dict)
     with monkeypatch.context() as child:
@@ -317,20 +315,19 @@ def test_a_failure_told_without_its_request_has_the_queue_it_came_from(
     assert values(registry_dir, "jobs_failures_total") == {("celery", "app.task", queue, "ValueError"): 1}
 
 
-def test_what_comes_in_is_listened_to_only_while_something_is_pending(
-    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_task_with_a_pending_report_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, RUNNING)
     task = Task()
     lost_tasks.retry(sender=task, request=task.request)
-    told, other = Received(), Received("2")
-    for request in (told, other):
-        task_received.send(sender=None, request=request)
-    assert told.request_dict == {lost_tasks.TOLD: True}
+    again, other, later = Received(), Received("2"), Received()
+    for request in (again, other):
+        lost_tasks.received(request=request)
+    assert again.request_dict == {lost_tasks.REPORTED: True}
     assert other.request_dict == {}
     pretend(monkeypatch, ENDED)
     lost_tasks.settle()
-    assert lost_tasks.received not in [receiver for _, receiver in task_received.receivers]
+    lost_tasks.received(request=later)
+    assert later.request_dict == {}
 
 
 def test_unknown_tasks_and_messages_share_one_job_type(registry_dir: Path) -> None:
