@@ -1,4 +1,4 @@
-"""`make bench`: the budget table of the design with what was measured on this machine, in one run."""
+"""`make bench`: the budget table of docs/benchmarks.md with what was measured on this machine, in one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Design section 8, Celery: processor time added to an execution, and throughput against worker events.
+"""Celery: processor time added to an execution, and throughput against worker events.
 
 The added processor time is that of `task_received` in the main process, and of `task_prerun` to `task_postrun` in the
 child, run through Celery's own tracer here, with the plugin less without, in microseconds. It is set against

@@ -1,4 +1,4 @@
-"""Design section 8: what the worker side costs to import, and the memory that 200 series add to a process."""
+"""What the worker side costs to import, and the memory that 200 series add to a process."""
 
 from __future__ import annotations
 

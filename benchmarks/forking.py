@@ -1,4 +1,4 @@
-"""Design section 8: a fork and the child's first record, with 200 series, beside 8 and 256 living processes.
+"""A fork and the child's first record, with 200 series, beside 8 and 256 living processes.
 
 Each side is a process of its own that has bound 200 series and forks on request. A figure is what the library's own
 hooks take in parent and child, and the first record; the bare fork is not in it, nor the standard library's hooks.

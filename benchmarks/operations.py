@@ -1,4 +1,4 @@
-"""Design section 8, single operations, bound and labelled, against prometheus_client's multiprocess mode."""
+"""Single operations, bound and labelled, against prometheus_client's multiprocess mode."""
 
 from __future__ import annotations
 

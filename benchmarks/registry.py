@@ -1,4 +1,4 @@
-"""The registry rows of design section 8: `python -m benchmarks.registry`. How a scrape grows: `benchmarks.growth`."""
+"""The rows of the registry: `python -m benchmarks.registry`. How a scrape grows: `benchmarks.growth`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Design section 8, RQ: what a job costs more, what is left behind, and how many empty jobs a worker does.
+"""RQ: what a job costs more, what is left behind, and how many empty jobs a worker does.
 
 Three real workers in burst mode on one Redis of this benchmark's own: bare, with jobmetrics, and with
 prometheus_client's multiprocess mode inside the job. Each lives through all rounds, so that starting and importing

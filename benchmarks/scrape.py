@@ -1,4 +1,4 @@
-"""Design section 8: a scrape of 256 processes x 200 histogram series x 15 buckets, and the exporter's memory.
+"""A scrape of 256 processes x 200 histogram series x 15 buckets, and the exporter's memory.
 
 Ours is the whole way over HTTP to a real exporter, with its own processes still alive; the peer is
 MultiProcessCollector and generate_latest in this process, with no HTTP at all.

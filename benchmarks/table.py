@@ -1,4 +1,4 @@
-"""Prints rows: the budget table of the design, with what was measured."""
+"""Prints rows: the budget table of docs/benchmarks.md, with what was measured."""
 
 from __future__ import annotations
 

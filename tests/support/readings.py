@@ -56,7 +56,7 @@ def active(path: Path) -> dict[tuple[str, ...], int]:
 
 
 def assert_durations_add_up(path: Path) -> None:
-    """Design section 5: each counted execution has a duration, or is counted as having none."""
+    """Each counted execution has a duration, or is counted as having none."""
     ended = sum(values(path, "jobs_total").values())
     known = sum(counts(path, "jobs_duration_seconds").values())
     assert ended == known + sum(values(path, "jobs_duration_unknown_total").values())

@@ -109,6 +109,21 @@ def test_files_that_are_named_are_there(page: Path) -> None:
             assert (ROOT / word).exists(), f"{name_of(page)} names {word}"
 
 
+def test_each_invariant_names_its_tests_and_its_mutation() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    named = {int(number): test for number, test in re.findall(r"^\| (\d+) \| .* \| `(.*)` \|$", page, re.MULTILINE)}
+    assert list(named) == list(range(1, 14))
+    folder = ROOT / "tests" / "multiprocess"
+    first_lines = {path.name: path.read_text().partition("\n")[0] for path in folder.glob("test_*.py")}
+    says = {
+        name: int(found[1]) for name, line in first_lines.items() if (found := re.match(r'"""Invariant (\d+):', line))
+    }
+    assert says == {test: number for number, test in named.items() if "/" not in test}
+    for test in named.values():
+        assert "/" in test or (ROOT / "tests" / "mutations" / f"{test[len('test_') : -len('.py')]}.patch").is_file()
+        assert (ROOT / test if "/" in test else folder / test).is_file()
+
+
 @each_row(EVERYWHERE, name_of)
 def test_metrics_that_are_named_exist(page: Path) -> None:
     texts = code_words(page) + [block.text for block in blocks(page) if block.language == "promql"]
