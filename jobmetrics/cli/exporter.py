@@ -61,37 +61,38 @@ def exporter(
     and jobmetrics_directory_up and jobmetrics_collector_up say so.
     SIGTERM and Ctrl-C end it.
     """
-    from jobmetrics.exporter import access, listening, server, systemd, webconfig
+    from starlette.middleware import Middleware
+
     from jobmetrics.exporter.app import build
-    from jobmetrics.exporter.asgi import asgi_app, in_threads
     from jobmetrics.exporter.sparingly import Sparingly
+    from jobmetrics.exporter.web import apps, server, systemd
 
     server.Stop()
     settings = settings_from(dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level)
     logs.configure(settings.log_level, log_format)
     warn_of_unknown_variables()
-    web = webconfig.load(web_config) if web_config else webconfig.WebConfig()
-    tls = allow = None
-    if web.tls is not None:
-        from jobmetrics.exporter.tls import TlsContext, allows
+    tls, middleware = None, []
+    if web_config:
+        from jobmetrics.exporter.web import config
+        from jobmetrics.exporter.web.tls import RenewedContext
 
-        tls, allow = TlsContext(web.tls, Sparingly()), partial(allows, web.tls)
+        web = config.load(web_config)
+        tls = RenewedContext(web.tls, Sparingly()) if web.tls is not None else None
+        middleware.append(Middleware(apps.AddHeaders, web.headers))
+        if web.users is not None:
+            from jobmetrics.exporter.web.auth import authentication
+
+            middleware.append(authentication(web.users))
     app = build(settings, collector_options(**brokers), refresh=refresh, hide_after=hide_after_seconds(hide_after))
     app.directory.require(missing_ok=True)
-    pages = asgi_app(in_threads(app.pages, app.pages.takes_time))
-    if web.users is not None:
-        from jobmetrics.exporter.passwords import Passwords
-
-        pages = access.with_passwords(pages, Passwords(web.users))
-    sockets = listening.listen(settings.listen)
+    sockets = server.listen(settings.listen)
     app.collectors.start()
-    url = listening.url(sockets[0], "http" if tls is None else "https")
+    url = server.url(sockets[0], "http" if tls is None else "https")
     try:
         server.serve(
-            access.with_headers(pages, web.headers),
+            apps.site(app, middleware),
             sockets,
             tls=tls,
-            allow=allow,
             ready=partial(_ready, f"serving {url}/metrics from {settings.dir}", log_format),
             ended=partial(systemd.notify, "STOPPING=1"),
         )
@@ -102,7 +103,7 @@ def exporter(
 
 def _ready(message: str, log_format: str) -> None:
     """Say where it serves, whatever the log level, and tell systemd."""
-    from jobmetrics.exporter import systemd
+    from jobmetrics.exporter.web import systemd
 
     if log_format == logs.JSON:
         record = logger.makeRecord(logger.name, logging.INFO, "", 0, message, (), None)

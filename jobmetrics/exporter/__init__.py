@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobmetrics.exporter.embedded import make_asgi_app, make_wsgi_app
+    from jobmetrics.exporter.web.apps import make_asgi_app, make_wsgi_app
 
 __all__ = ["make_asgi_app", "make_wsgi_app"]
 
@@ -16,6 +16,6 @@ __all__ = ["make_asgi_app", "make_wsgi_app"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from jobmetrics.exporter import embedded  # on use: the command line needs none of it
+    from jobmetrics.exporter.web import apps  # on use: most commands need none of it
 
-    return getattr(embedded, name)
+    return getattr(apps, name)

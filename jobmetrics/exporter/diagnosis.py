@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobmetrics import __version__
 from jobmetrics.errors import DirectoryMissing, RegistryError
 from jobmetrics.exporter.collectors import CollectorState
-from jobmetrics.exporter.pages import DIRECTORY_HEADER, fingerprint
+from jobmetrics.exporter.web.pages import DIRECTORY_HEADER, fingerprint
 from jobmetrics.families import (
     DROPPED_SERIES,
     DROPPED_UPDATES,

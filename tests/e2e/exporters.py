@@ -192,7 +192,7 @@ def run(
 
 def run_inside(*arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """As `run`, in a fork of this process: for the many commands that end before an interpreter would have started."""
-    for module in ("cli.group", "cli.exporter", "exporter.server", "celery.queue_collector", "rq.queue_collector"):
+    for module in ("cli.group", "cli.exporter", "exporter.web.server", "celery.queue_collector", "rq.queue_collector"):
         importlib.import_module(f"jobmetrics.{module}")  # once here, not in each fork
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         pid = os.fork()

@@ -263,6 +263,16 @@ HASH = "$2b$04$" + "a" * 53
         ("tls_server_config: {cert_file: web.yml, key_file: web.yml}", "cert_file or key_file"),
         ("tls_server_config: {cert_file: a, key_file: b, min_version: TLS10}", "min_version is not allowed; it takes"),
         ("tls_server_config: {cert_file: a, key_file: b, client_auth_type: X}", "client_auth_type is not allowed"),
+        ("tls_server_config: {cert_file: a, key_file: b, cipher_suites: [X]}", "cipher_suites.0 is not allowed"),
+        ("tls_server_config: {cert_file: a, key_file: b, prefer_server_cipher_suites: 1}", "it takes true or false"),
+        (
+            "tls_server_config: {cert_file: a, key_file: b, min_version: TLS13, max_version: TLS12}",
+            "is above max_version",
+        ),
+        (
+            "tls_server_config: {cert_file: 7, key_file: b}",
+            "tls_server_config.cert_file is not allowed; it takes a text",
+        ),
         ("tls_server_config: {cert_file: a, key_file: b, client_ca_file: c}", "client_auth_type is missing"),
         (
             "tls_server_config: {cert_file: a, key_file: b, client_auth_type: RequireAndVerifyClientCert}",
@@ -272,6 +282,9 @@ HASH = "$2b$04$" + "a" * 53
         ("tls_server_config: [a]", "tls_server_config has to be a mapping"),
         ("basic_auth_users: {me: plain-secret}", "basic_auth_users.me is not allowed; it takes a bcrypt hash"),
         ("basic_auth_users: {me: 7}", "basic_auth_users.me is not allowed"),
+        ("basic_auth_users: {me: }", "basic_auth_users.me is not allowed"),
+        ("basic_auth_users: {me:plain-secret}", "a name with a colon"),
+        ("basic_auth_users: plain-secret", "basic_auth_users has to be a mapping"),
         (f"basic_auth_users: {{'a:b': {HASH}}}", "a name with a colon"),
         ("http_server_config: {headers: {X-Other: plain-secret}}", "unknown key http_server_config.headers.X-Other"),
         ("rate_limit: {burst: 1}", "unknown key rate_limit"),

@@ -19,10 +19,12 @@ from jobmetrics import Counter, Gauge, Histogram, configure, duration, increment
 from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.errors import InstrumentError
 from jobmetrics.exporter.app import build
-from jobmetrics.exporter.negotiation import OPENMETRICS, TEXT
-from jobmetrics.exporter.pages import Request
+from jobmetrics.exporter.web.pages import Request
 from jobmetrics.families import HISTOGRAM
 from tests.multiprocess.support import in_child
+
+TEXT = "text/plain"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 USES = 150  # in one directory
 
@@ -130,7 +132,7 @@ def check(page: Any, accept: str, parse: Callable[[str], Any]) -> dict[str, list
     found = {family.name: family.samples for family in parse(text)}
     keys = [(sample.name, *sorted(sample.labels.items())) for samples in found.values() for sample in samples]
     assert len(set(keys)) == len(keys), "a series is shown twice"
-    if accept == TEXT.media_type and shutil.which("promtool"):
+    if accept == TEXT and shutil.which("promtool"):
         done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
         assert done.returncode in (0, 3), done.stderr  # 3: it dislikes the style of a name
     return found
@@ -146,7 +148,7 @@ def run(path: Path, seed: int) -> None:
     assert uses.accepted > USES / 10
     assert [text for text in uses.refused if not text or "\n" in text] == [], "one line each"
     exporter = build(made, CollectorOptions())
-    for accept, parse in ((TEXT.media_type, parse_text), (OPENMETRICS.content_type, parse_openmetrics)):
+    for accept, parse in ((TEXT, parse_text), (OPENMETRICS, parse_openmetrics)):
         found = check(exporter.metrics, accept, parse)
         assert [sample.value for sample in found["canary"]] == [7.0]
         assert [sample.value for sample in found["jobmetrics_invalid_families"]] == [0.0]

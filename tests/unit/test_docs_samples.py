@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from jobmetrics import settings
 from jobmetrics.cli.group import jobmetrics
 from jobmetrics.cli.options import _FILE_KEYS
-from jobmetrics.exporter import webconfig
+from jobmetrics.exporter.web import config
 from jobmetrics.integration import ENTRY_POINT_GROUP
 from tests.unit.documents import DOCS, OTHERS, PAGES, ROOT, Block, blocks, name_of
 
@@ -223,7 +223,7 @@ def test_yaml_is_taken(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "sample.yml"
     file.write_text(block.text)
     if content.keys() & {"tls_server_config", "basic_auth_users"}:
-        assert webconfig.load(str(file)).users
+        assert config.load(str(file)).users
     elif content.keys() <= PROMETHEUS_KEYS:
         if shutil.which("promtool"):
             done = subprocess.run(

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.exporter import listening
+from jobmetrics.exporter.web import server
 
 
 @contextlib.contextmanager
 def opened(address: str) -> Iterator[list[socket.socket]]:
-    sockets = listening.listen(address)
+    sockets = server.listen(address)
     try:
         yield sockets
     finally:
-        listening.close(sockets)
+        server.close(sockets)
 
 
 def has_ipv6() -> bool:
@@ -40,7 +40,7 @@ def answers(host: str, port: int) -> bool:
 def test_port_0_takes_a_free_one_and_the_url_shows_it() -> None:
     with opened("127.0.0.1:0") as (sock,):
         port = sock.getsockname()[1]
-        assert listening.url(sock) == f"http://127.0.0.1:{port}"
+        assert server.url(sock) == f"http://127.0.0.1:{port}"
         assert answers("127.0.0.1", port)
 
 
@@ -48,7 +48,7 @@ def test_port_0_takes_a_free_one_and_the_url_shows_it() -> None:
 def test_ipv6() -> None:
     with opened("[::1]:0") as (sock,):
         port = sock.getsockname()[1]
-        assert listening.url(sock) == f"http://[::1]:{port}"
+        assert server.url(sock) == f"http://[::1]:{port}"
         assert answers("::1", port)
 
 
@@ -62,14 +62,14 @@ def test_no_host_is_every_interface() -> None:
     with opened(":0") as (sock,):
         port = sock.getsockname()[1]
         assert answers("127.0.0.1", port)
-        assert listening.url(sock) == f"http://127.0.0.1:{port}"
+        assert server.url(sock) == f"http://127.0.0.1:{port}"
 
 
 @needs_ipv6
 def test_every_interface_of_ipv6_alone_is_shown_by_its_loopback_address() -> None:
     with opened("[::]:0") as (sock,):
         port = sock.getsockname()[1]
-        assert listening.url(sock) == f"http://[::1]:{port}"
+        assert server.url(sock) == f"http://[::1]:{port}"
         assert answers("::1", port)
 
 
@@ -77,14 +77,14 @@ def test_a_port_in_use_is_one_clear_line() -> None:
     with opened("127.0.0.1:0") as (sock,):
         port = sock.getsockname()[1]
         with pytest.raises(JobmetricsError, match=f"^cannot listen on 127.0.0.1:{port}: the port is in use$"):
-            listening.listen(f"127.0.0.1:{port}")
+            server.listen(f"127.0.0.1:{port}")
     with opened(":0") as (sock,):
         port = sock.getsockname()[1]
         with pytest.raises(JobmetricsError, match="the port is in use"):
-            listening.listen(f":{port}")
+            server.listen(f":{port}")
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:0", "[::zz]:0", f"{'a' * 70}.invalid:0", "192.0.2.1:0"])
 def test_a_host_that_is_not_ours_is_one_clear_line(address: str) -> None:
     with pytest.raises(JobmetricsError, match=r"^cannot listen on .*: .*address"):
-        listening.listen(address)
+        server.listen(address)

@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 from jobmetrics import families
 from jobmetrics.errors import SettingsError
 from jobmetrics.exporter.metrics_page import Exposition
-from jobmetrics.exporter.negotiation import OPENMETRICS, OPENMETRICS_0, TEXT
 from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.exporter.web.pages import MetricsPage, Request
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
 from jobmetrics.registry.read.snapshot import Sample
 
@@ -78,9 +78,15 @@ def test_a_histogram_whose_sum_can_fall_is_of_no_type(bounds: tuple[float, ...],
 
 def test_a_colon_in_a_name_stays_in_both_formats() -> None:
     groups: Groups = [(Family("a:b_total", COUNTER, "Help."), [Sample((), 1.0)])]
-    metrics = Exposition("", {}, Sparingly()).metrics(groups)
-    for form in (TEXT, OPENMETRICS, OPENMETRICS_0):
-        assert b"\na:b_total 1.0\n" in form.write(metrics)
+    page = MetricsPage(lambda: Exposition("", {}, Sparingly()).metrics(groups))
+    openmetrics = "application/openmetrics-text"
+    for accept in (
+        "",
+        openmetrics,
+        f"{openmetrics};version=1.0.0;escaping=underscores",
+        f"{openmetrics};version=0.0.1",
+    ):
+        assert b"\na:b_total 1.0\n" in page(Request("GET", "/metrics", accept)).body
 
 
 def test_counters_gauges_namespace_and_constant_labels() -> None:

@@ -1,8 +1,12 @@
-"""The pages as a WSGI application, without a server."""
+"""The pages, without a server: the exporter's own as ASGI, the metrics alone as ASGI and WSGI."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -13,10 +17,66 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from jobmetrics.exporter.collectors import CollectorState
-from jobmetrics.exporter.landing import landing
-from jobmetrics.exporter.pages import MetricsPage, Pages
 from jobmetrics.exporter.registry_reader import DirectoryReading
-from jobmetrics.exporter.wsgi import wsgi_app
+from jobmetrics.exporter.web import pages
+from jobmetrics.exporter.web.apps import asgi_app, site, wsgi_app
+from jobmetrics.exporter.web.pages import Answer, MetricsPage, Request
+from tests.support.readings import until
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Shown:
+    """What an exporter shows, with values of the test's own."""
+
+    metrics: MetricsPage
+    reason: str | None
+
+    def readyz(self, request: Request) -> Answer:
+        return pages.readyz(request, self.reason)
+
+    def landing(self, request: Request) -> Answer:
+        reading = DirectoryReading(None, self.reason, 0.0)
+        states = [CollectorState("rq", "main", False, error="redis://***@h is <down>"), CollectorState("rq", "other")]
+        return pages.answer(request, pages.landing("1.2<3", "/a & b", reading, states), pages.HTML)
+
+
+def metrics_page(*, broken: bool = False) -> MetricsPage:
+    def collect() -> list[Metric]:
+        if broken:
+            raise ValueError("a secret")
+        return [GaugeMetricFamily("y", "Help.", value=2)]
+
+    return MetricsPage(collect)
+
+
+def ask_asgi(application: Any, path: str, method: str, headers: dict[str, str]) -> Reply:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    given = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": given, "query_string": b"", "root_path": ""}
+    asyncio.run(application(scope, receive, send))
+    start, body = sent
+    found = {name.decode().title(): value.decode() for name, value in start["headers"]}
+    return start["status"], found, body["body"]
+
+
+def ask_wsgi(application: Any, path: str, method: str, headers: dict[str, str]) -> Reply:
+    environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method, "QUERY_STRING": "", "SCRIPT_NAME": ""}
+    environ.update({f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()})
+    setup_testing_defaults(environ)
+    answer: list[Any] = []
+    parts = validator(application)(environ, lambda status, headers: answer.extend([status, dict(headers)]))  # type: ignore[arg-type]
+    body = b"".join(parts)
+    parts.close()  # type: ignore[attr-defined]  # the validator wants it
+    return int(answer[0].split()[0]), {name.title(): value for name, value in answer[1].items()}, body
 
 
 def ask(
@@ -27,26 +87,16 @@ def ask(
     *,
     encoding: str = "",
     broken: bool = False,
-) -> tuple[int, dict[str, str], bytes]:
-    def collect() -> list[Metric]:
-        if broken:
-            raise ValueError("a secret")
-        return [GaugeMetricFamily("y", "Help.", value=2)]
-
-    reading = DirectoryReading(None, reason, 0.0)
-    states = [CollectorState("rq", "main", False, error="redis://***@h is <down>"), CollectorState("rq", "other")]
-    pages = Pages(MetricsPage(collect), lambda: reason, lambda: landing("1.2<3", "/a & b", reading, states))
-    environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method, "QUERY_STRING": "", "SCRIPT_NAME": ""}
-    environ["HTTP_ACCEPT_ENCODING"] = encoding
-    if accept is not None:
-        environ["HTTP_ACCEPT"] = accept
-    setup_testing_defaults(environ)
-    answer: list[Any] = []
-    application = validator(wsgi_app(pages))
-    parts = application(environ, lambda status, headers: answer.extend([status, dict(headers)]))  # type: ignore[arg-type]
-    body = b"".join(parts)
-    parts.close()  # type: ignore[attr-defined]  # the validator wants it
-    return int(answer[0].split()[0]), answer[1], body
+) -> Reply:
+    """What the exporter answers; for /metrics the same as the applications for other web processes."""
+    headers = {"Accept-Encoding": encoding} | ({} if accept is None else {"Accept": accept})
+    metrics = metrics_page(broken=broken)
+    shown: Any = Shown(metrics, reason)
+    answer = ask_asgi(site(shown), path, method, headers)
+    if path == "/metrics":
+        assert ask_asgi(asgi_app(metrics), path, method, headers) == answer
+        assert ask_wsgi(wsgi_app(metrics), path, method, headers) == answer
+    return answer
 
 
 @pytest.mark.parametrize("accept", [None, "", "*/*", "text/plain", "text/html"])
@@ -116,6 +166,79 @@ def test_anything_else_is_not_found(path: str) -> None:
 def test_other_methods_are_refused_naming_those_allowed(method: str) -> None:
     status, headers, _ = ask("/metrics", method)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+TEXT, OPENMETRICS = "text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        ("text/*", TEXT),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
+        ("image/png", TEXT),
+        (PROMETHEUS_2, OPENMETRICS),
+        (PROMETHEUS_3, OPENMETRICS),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("application/openmetrics-text,text/plain", OPENMETRICS),
+        ("application/openmetrics-text;version=0.0.1", TEXT),
+        ("application/openmetrics-text;version=x", TEXT),
+        ('application/openmetrics-text;version="1.0.0"', TEXT),
+        (",;=,;q=,", TEXT),
+        ("application/openmetrics-text," * 100_000, OPENMETRICS),
+    ],
+)
+def test_the_format_that_a_client_accepts(accept: str, chosen: str) -> None:
+    status, headers, body = ask("/metrics", accept=accept)
+    assert status == 200
+    assert headers["Content-Type"].startswith(f"{chosen}; charset=utf-8")
+    assert body.endswith(b"# EOF\n") == (chosen == OPENMETRICS)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "taken"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("GZIP", True),
+        ("deflate, gzip;q=0.5", True),
+        ("identity", False),
+        ("br, zstd", False),
+    ],
+)
+def test_gzip_is_for_clients_that_accept_it(encoding: str, taken: bool) -> None:
+    assert ("Content-Encoding" in ask("/metrics", encoding=encoding)[1]) is taken
+
+
+def test_metrics_are_collected_for_one_request_at_a_time_and_after_it() -> None:
+    began: list[int] = []
+    release = threading.Semaphore(0)
+
+    def collect() -> list[Metric]:
+        began.append(len(began))
+        number = began[-1]
+        assert release.acquire(timeout=60)
+        assert len(began) == number + 1, "another one began meanwhile"
+        return [GaugeMetricFamily("y", "Help.", value=number)]
+
+    page = MetricsPage(collect)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(page.text)
+        until(lambda: len(began) == 1, "the first to begin")
+        later = [pool.submit(page.text) for _ in range(3)]
+        release.release(4)
+        assert first.result(60).endswith(b"y 0.0\n")
+        assert sorted(each.result(60)[-6:] for each in later) == [b"y 1.0\n", b"y 2.0\n", b"y 3.0\n"]
 
 
 def test_an_error_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:

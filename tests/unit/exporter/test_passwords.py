@@ -8,7 +8,7 @@ from typing import Any
 import bcrypt
 import pytest
 
-from jobmetrics.exporter.passwords import REMEMBERED, Passwords, credentials
+from jobmetrics.exporter.web.auth import REMEMBERED, Passwords, credentials
 
 
 def hashed(password: bytes, rounds: int = 4) -> bytes:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from jobmetrics.exporter import turns
-from jobmetrics.exporter.turns import ALL_WAITING, PLACES, WAITING, Turns, client_of
+from jobmetrics.exporter.web import auth
+from jobmetrics.exporter.web.auth import ALL_WAITING, PLACES, WAITING, Turns, client_of
 
 
 class Checks:
@@ -114,7 +114,7 @@ async def test_a_request_that_ends_while_it_waits_keeps_nobody_waiting(checks: C
 
 
 def test_places_are_kept_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "PLACES", 100)
+    monkeypatch.setattr(auth, "PLACES", 100)
 
     @checks
     async def asked(checks: Checks) -> None:

@@ -1,4 +1,4 @@
-"""TLS as tls_server_config says: a context that follows its files, and which clients may come in."""
+"""TLS as tls_server_config asks for it: a context that follows its files, and which clients are allowed."""
 
 from __future__ import annotations
 
@@ -9,29 +9,40 @@ from typing import Any
 
 from jobmetrics.errors import SettingsError
 from jobmetrics.exporter.sparingly import Sparingly
-from jobmetrics.exporter.webconfig import TlsConfig
+from jobmetrics.exporter.web.config import TlsConfig
+
+_CLIENT_AUTH = {
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+_VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 
-class TlsContext:
-    """The context in force. Certificates that were renewed are taken without a restart."""
+class RenewedContext(ssl.SSLContext):
+    """A context whose connections use the newest certificates: renewed files need no restart."""
+
+    def __new__(cls, config: TlsConfig, log: Sparingly) -> RenewedContext:  # noqa: ARG004, PYI034 - SSLContext takes a protocol
+        """Make it as SSLContext wants it."""
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
     def __init__(self, config: TlsConfig, log: Sparingly) -> None:
         """Raises SettingsError when the files are not what TLS needs."""
         self._config = config
         self._log = log
         self._stamps = self._look()
-        self._context = _context(config)
+        self._current = _context(config)
 
-    def __call__(self) -> ssl.SSLContext:
-        """The context for the next connection; a change that cannot be used is logged, and the old one stays."""
+    def wrap_bio(self, *given: Any, **options: Any) -> ssl.SSLObject:
+        """Begin a connection; a change of the files that cannot be used is logged, and changes nothing."""
         stamps = self._look()
         if stamps != self._stamps:
             self._stamps = stamps
             try:
-                self._context = _context(self._config)
+                self._current = _context(self._config)
             except SettingsError as error:
                 self._log.warning("tls", "jobmetrics: the certificates stay as they were: %s", error)
-        return self._context
+        return self._current.wrap_bio(*given, **options)
 
     def _look(self) -> tuple[tuple[int, int] | None, ...]:
         config = self._config
@@ -48,12 +59,12 @@ def _stamp(path: str) -> tuple[int, int] | None:
 
 def _context(config: TlsConfig) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = config.min_version
-    context.maximum_version = config.max_version
-    if config.prefer_server_ciphers:
+    context.minimum_version = _VERSIONS[config.min_version]
+    context.maximum_version = _VERSIONS[config.max_version]
+    if config.prefer_server_cipher_suites:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    if config.ciphers:
-        context.set_ciphers(":".join(config.ciphers))
+    if config.openssl_ciphers:
+        context.set_ciphers(":".join(config.openssl_ciphers))
     context.set_alpn_protocols(["http/1.1"])
     try:
         # Without a password function OpenSSL would ask for one on the terminal.
@@ -65,7 +76,8 @@ def _context(config: TlsConfig) -> ssl.SSLContext:
             context.load_verify_locations(config.client_ca_file)
         except OSError as error:
             raise _unusable("client_ca_file", config.client_ca_file, error) from None
-    context.verify_mode = config.client_auth
+    context.verify_mode = _CLIENT_AUTH[config.client_auth_type]
+    context.sslobject_class = _named_clients(config)
     return context
 
 
@@ -77,9 +89,21 @@ def _unusable(key: str, path: str, error: OSError) -> SettingsError:
     return SettingsError(f"--web-config: tls_server_config.{key} ({path}) cannot be used: {reason}")
 
 
+def _named_clients(config: TlsConfig) -> type[ssl.SSLObject]:
+    """Connections whose handshake fails unless client_allowed_sans names the client."""
+
+    class NamedClient(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            if not allows(config, self.getpeercert() or {}):
+                raise ssl.SSLCertVerificationError("client_allowed_sans does not name this client")
+
+    return NamedClient
+
+
 def allows(config: TlsConfig, certificate: Mapping[str, Any]) -> bool:
-    """Whether client_allowed_sans names the client; without that list, everyone whom the CA vouches for."""
-    if not config.allowed_sans or not certificate:
-        return not config.allowed_sans or config.client_auth != ssl.CERT_REQUIRED
+    """Whether client_allowed_sans names the client; without that list, any client that the CA vouches for."""
+    if not config.client_allowed_sans or not certificate:
+        return not config.client_allowed_sans or config.client_auth_type != "RequireAndVerifyClientCert"
     names = {name for _, name in certificate.get("subjectAltName", ())}
-    return not names.isdisjoint(config.allowed_sans)
+    return not names.isdisjoint(config.client_allowed_sans)

@@ -1,0 +1,1 @@
+"""The exporter over HTTP: its pages, who may see them, and the server."""

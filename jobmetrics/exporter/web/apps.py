@@ -1,0 +1,187 @@
+"""The pages as applications: the exporter's own, and the metrics in another web process, such as Django or FastAPI."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from jobmetrics import settings
+from jobmetrics.collector_api import CollectorOptions
+from jobmetrics.exporter.app import Exporter, build
+from jobmetrics.exporter.web import pages
+from jobmetrics.exporter.web.background import Background
+from jobmetrics.exporter.web.pages import Answer, Request
+
+# Starlette is imported in functions: a WSGI application does without it.
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.requests import Request as HttpRequest
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+THREADS = 2  # one at work, and one for a client that asks meanwhile
+
+Page = Callable[[Request], Answer]
+
+
+def site(exporter: Exporter, middleware: Sequence[Middleware] = ()) -> Starlette:
+    """/metrics, /healthz, /readyz and a landing page. middleware: what each request passes first."""
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
+    background = Background(THREADS)
+
+    def in_thread(page: Page) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def endpoint(request: HttpRequest) -> Response:
+            return _response(await background.run(partial(pages.guarded, page, _request(request))))
+
+        return endpoint
+
+    def at_once(page: Page) -> Callable[..., Awaitable[Response]]:
+        """For what does not read the directory: it answers even while the directory's file system hangs."""
+
+        async def endpoint(request: HttpRequest, _: Exception | None = None) -> Response:
+            return _response(page(_request(request)))
+
+        return endpoint
+
+    made = Starlette(
+        routes=[
+            Route("/", in_thread(exporter.landing)),
+            Route("/metrics", in_thread(exporter.metrics)),
+            Route("/healthz", at_once(pages.healthz)),
+            Route("/readyz", in_thread(exporter.readyz)),
+        ],
+        middleware=middleware,
+        exception_handlers={404: at_once(pages.not_found), 405: at_once(pages.not_allowed)},
+    )
+    made.router.redirect_slashes = False
+    return made
+
+
+class AddHeaders:
+    """Adds headers to each answer; the answer's own of the same name give way."""
+
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
+        self._app = app
+        self._headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        from starlette.datastructures import MutableHeaders
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers)
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
+
+def _request(request: HttpRequest) -> Request:
+    accept, encoding = (",".join(request.headers.getlist(name)) for name in ("accept", "accept-encoding"))
+    return Request(request.method, request.scope["path"] or "/", accept, encoding)
+
+
+def _response(answer: Answer) -> Response:
+    from starlette.responses import Response
+
+    return Response(answer.body, answer.status, answer.headers)
+
+
+def asgi_app(page: Page) -> ASGIApp:
+    """An ASGI application that answers each request with the page, under any path."""
+    from starlette.requests import Request as HttpRequest
+    from starlette.routing import Router
+
+    background = Background(THREADS)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = _request(HttpRequest(scope))
+            await _response(await background.run(partial(pages.guarded, page, request)))(scope, receive, send)
+
+    return Router(default=application)  # which knows the lifespan protocol
+
+
+def wsgi_app(page: Page) -> WSGIApplication:
+    """A WSGI application that answers each request with the page, under any path."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(
+            environ["REQUEST_METHOD"],
+            environ.get("PATH_INFO") or "/",
+            environ.get("HTTP_ACCEPT", ""),
+            environ.get("HTTP_ACCEPT_ENCODING", ""),
+        )
+        answer = pages.guarded(page, request)
+        start_response(f"{answer.status.value} {answer.status.phrase}", list(answer.headers.items()))
+        return [answer.body] if answer.body else []
+
+    return application
+
+
+class _PerProcess:
+    """An exporter that starts with the first request, anew in each process that a server forks."""
+
+    def __init__(self, given: settings.Settings, options: CollectorOptions) -> None:
+        self._settings = given
+        self._options = options
+        self._lock = threading.Lock()
+        self._exporter: Exporter | None = None
+        build(given, options).close()  # raises now for wrong options
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """In a forked child: the threads are not here, and a lock may be held by one of them."""
+        self._lock = threading.Lock()
+        self._exporter = None
+
+    def __call__(self, request: Request) -> Answer:
+        exporter = self._exporter
+        if exporter is None:
+            with self._lock:
+                exporter = self._exporter
+                if exporter is None:
+                    exporter = build(self._settings, self._options)
+                    exporter.collectors.start()
+                    self._exporter = exporter
+        return exporter.metrics(request)
+
+
+def _made(options: CollectorOptions | None, keywords: dict[str, object]) -> _PerProcess:
+    return _PerProcess(settings.load(None, **keywords), options or CollectorOptions())
+
+
+def make_wsgi_app(options: CollectorOptions | None = None, **keywords: object) -> WSGIApplication:
+    """Make a WSGI application that answers with the metrics, under whatever path it is mounted.
+
+    Who may see the metrics is up to the application that this one is mounted in.
+
+    Args:
+        options: The brokers to read, none by default: one exporter should ask them, not each of many web processes.
+        keywords: Settings, such as dir, namespace and labels.
+
+    Raises:
+        SettingsError: For a setting or option that is wrong.
+    """
+    return wsgi_app(_made(options, keywords))
+
+
+def make_asgi_app(options: CollectorOptions | None = None, **keywords: object) -> ASGIApp:
+    """Make an ASGI application (version 3) that answers with the metrics, under whatever path it is mounted.
+
+    Args:
+        options: The brokers to read, as for `make_wsgi_app`.
+        keywords: Settings, as for `make_wsgi_app`.
+
+    Raises:
+        SettingsError: For a setting or option that is wrong.
+    """
+    return asgi_app(_made(options, keywords))
