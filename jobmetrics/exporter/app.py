@@ -8,10 +8,9 @@ from jobmetrics import __version__
 from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.exporter import collectors as collecting
 from jobmetrics.exporter.collectors import DEFAULT_REFRESH, BackgroundCollector, BackgroundCollectors
-from jobmetrics.exporter.metrics_page import Exposition, Scrape
+from jobmetrics.exporter.metrics_page import Exposition, MetricsPage, Scrape
 from jobmetrics.exporter.registry_reader import RegistryDirectory
 from jobmetrics.exporter.sparingly import Sparingly
-from jobmetrics.exporter.web import pages
 from jobmetrics.registry.directory import Directory
 from jobmetrics.settings import Settings
 
@@ -22,20 +21,11 @@ class Exporter:
 
     directory: RegistryDirectory
     collectors: BackgroundCollectors
-    metrics: pages.MetricsPage
+    metrics: MetricsPage
 
     def text(self) -> bytes:
         """The exposition in Prometheus' text format, now."""
         return self.metrics.text()
-
-    def readyz(self, request: pages.Request) -> pages.Answer:
-        """Whether the directory can be read."""
-        return pages.readyz(request, self.directory.read().reason)
-
-    def landing(self, request: pages.Request) -> pages.Answer:
-        """The page at /."""
-        shown = pages.landing(__version__, self.directory.path, self.directory.read(), self.collectors.states())
-        return pages.answer(request, shown, pages.HTML)
 
     def close(self) -> None:
         """End the collectors' threads and close all files."""
@@ -68,4 +58,4 @@ def build(
         ]
     )
     collect = Scrape(directory, collectors, exposition, __version__).collect
-    return Exporter(directory, collectors, pages.MetricsPage(collect, pages.fingerprint(settings.dir)))
+    return Exporter(directory, collectors, MetricsPage(collect))

@@ -6,9 +6,13 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample as Line
 from prometheus_client.utils import floatToGoString
 
@@ -21,6 +25,39 @@ from jobmetrics.families import BUILT_IN, COUNTER, HISTOGRAM, SAMPLE_SUFFIXES, F
 from jobmetrics.registry.read.snapshot import Sample, Snapshot
 
 Group = tuple[Family, Sequence[Sample]]
+
+
+class MetricsPage:
+    """Writes the metrics in the format that a client accepts. collect: returns everything there is to show now."""
+
+    def __init__(self, collect: Callable[[], Sequence[Metric]]) -> None:
+        self._collect = collect
+        self._lock = threading.Lock()  # `collect` is for one thread at a time
+
+    def text(self) -> bytes:
+        """The exposition in Prometheus' text format, now."""
+        return self.write("")[0]
+
+    def write(self, accept: str) -> tuple[bytes, str]:
+        """The exposition that an Accept header asks for, and its content type."""
+        try:
+            encoder, content_type = choose_encoder(accept)
+        except TypeError:  # a version that is no number (prometheus_client 0.26)
+            encoder, content_type = choose_encoder("")
+        with self._lock:
+            metrics = _Fixed(self._collect())
+        # All names are checked before. Any other escaping writes a colon in a sample's name as _.
+        return encoder(metrics, escaping=ALLOWUTF8), content_type  # type: ignore[call-arg]  # typed without it
+
+
+class _Fixed(Collector):
+    """Metrics that have been collected, as prometheus_client's encoders take them."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
 class Scrape:

@@ -19,7 +19,6 @@ from jobmetrics import Counter, Gauge, Histogram, configure, duration, increment
 from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.errors import InstrumentError
 from jobmetrics.exporter.app import build
-from jobmetrics.exporter.web.pages import Request
 from jobmetrics.families import HISTOGRAM
 from tests.multiprocess.support import in_child
 
@@ -126,9 +125,7 @@ class Uses:
 
 def check(page: Any, accept: str, parse: Callable[[str], Any]) -> dict[str, list[Any]]:
     """What a page shows, by family."""
-    answer = page(Request("GET", "/metrics", accept))
-    assert answer.status == 200, answer
-    text = answer.body.decode()
+    text = page.write(accept)[0].decode()
     found = {family.name: family.samples for family in parse(text)}
     keys = [(sample.name, *sorted(sample.labels.items())) for samples in found.values() for sample in samples]
     assert len(set(keys)) == len(keys), "a series is shown twice"

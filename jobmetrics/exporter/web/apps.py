@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobmetrics import settings
+from jobmetrics import __version__, settings
 from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.exporter.app import Exporter, build
 from jobmetrics.exporter.web import pages
@@ -36,6 +36,14 @@ def site(exporter: Exporter, middleware: Sequence[Middleware] = ()) -> Starlette
 
     background = Background(THREADS)
 
+    def landing(request: Request) -> Answer:
+        directory = exporter.directory
+        shown = pages.landing(__version__, directory.path, directory.read(), exporter.collectors.states())
+        return pages.answer(request, shown, pages.HTML)
+
+    def readyz(request: Request) -> Answer:
+        return pages.readyz(request, exporter.directory.read().reason)
+
     def in_thread(page: Page) -> Callable[[HttpRequest], Awaitable[Response]]:
         async def endpoint(request: HttpRequest) -> Response:
             return _response(await background.run(partial(pages.guarded, page, _request(request))))
@@ -52,16 +60,20 @@ def site(exporter: Exporter, middleware: Sequence[Middleware] = ()) -> Starlette
 
     made = Starlette(
         routes=[
-            Route("/", in_thread(exporter.landing)),
-            Route("/metrics", in_thread(exporter.metrics)),
+            Route("/", in_thread(landing)),
+            Route("/metrics", in_thread(_metrics(exporter))),
             Route("/healthz", at_once(pages.healthz)),
-            Route("/readyz", in_thread(exporter.readyz)),
+            Route("/readyz", in_thread(readyz)),
         ],
         middleware=middleware,
         exception_handlers={404: at_once(pages.not_found), 405: at_once(pages.not_allowed)},
     )
     made.router.redirect_slashes = False
     return made
+
+
+def _metrics(exporter: Exporter) -> Page:
+    return partial(pages.metrics, exporter.metrics, pages.fingerprint(exporter.directory.path))
 
 
 class AddHeaders:
@@ -133,7 +145,7 @@ class _PerProcess:
         self._settings = given
         self._options = options
         self._lock = threading.Lock()
-        self._exporter: Exporter | None = None
+        self._page: Page | None = None
         build(given, options).close()  # raises now for wrong options
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
@@ -141,18 +153,18 @@ class _PerProcess:
     def _forget(self) -> None:
         """In a forked child: the threads are not here, and a lock may be held by one of them."""
         self._lock = threading.Lock()
-        self._exporter = None
+        self._page = None
 
     def __call__(self, request: Request) -> Answer:
-        exporter = self._exporter
-        if exporter is None:
+        page = self._page
+        if page is None:
             with self._lock:
-                exporter = self._exporter
-                if exporter is None:
+                page = self._page
+                if page is None:
                     exporter = build(self._settings, self._options)
                     exporter.collectors.start()
-                    self._exporter = exporter
-        return exporter.metrics(request)
+                    self._page = page = _metrics(exporter)
+        return page(request)
 
 
 def _made(options: CollectorOptions | None, keywords: dict[str, object]) -> _PerProcess:

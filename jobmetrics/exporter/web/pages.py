@@ -7,18 +7,15 @@ import hashlib
 import html
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
 
-from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.exposition import ALLOWUTF8
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import gzip_accepted
 
 from jobmetrics.exporter.collectors import CollectorState
+from jobmetrics.exporter.metrics_page import MetricsPage
 from jobmetrics.exporter.registry_reader import DirectoryReading
 
 logger = logging.getLogger("jobmetrics")
@@ -102,55 +99,23 @@ def fingerprint(path: str) -> str:
     return hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-class _Fixed(Collector):
-    """Metrics that have been collected, as prometheus_client's encoders take them."""
-
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
-
-
-class MetricsPage:
-    """The metrics in the format that a client accepts, under any path.
+def metrics(page: MetricsPage, directory: str, request: Request) -> Answer:
+    """The metrics in the format that the client accepts, under any path.
 
     Args:
-        collect: Returns everything there is to show now.
-        directory: Fingerprint of the registry directory, a header of each answer, by which `jobmetrics check`
+        page: Writes the metrics.
+        directory: Fingerprint of the registry directory, a header of the answer, by which `jobmetrics check`
             recognises an exporter that is mounted in a web process.
+        request: What was asked.
     """
-
-    def __init__(self, collect: Callable[[], Sequence[Metric]], directory: str = "") -> None:
-        self._collect = collect
-        self._lock = threading.Lock()  # `collect` is for one thread at a time
-        self._headers = {DIRECTORY_HEADER: directory} if directory else {}
-
-    def text(self) -> bytes:
-        """The exposition in Prometheus' text format, now."""
-        return self._write("")[0]
-
-    def __call__(self, request: Request) -> Answer:
-        """The answer to a request."""
-        if request.method not in METHODS:
-            return not_allowed(request)
-        body, content_type = self._write(request.accept)
-        more = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store", **self._headers}
-        if gzip_accepted(request.accept_encoding):
-            body = gzip.compress(body, GZIP_LEVEL, mtime=0)
-            more["Content-Encoding"] = "gzip"
-        return answer(request, body, content_type, more=more)
-
-    def _write(self, accept: str) -> tuple[bytes, str]:
-        """The exposition that an Accept header asks for, and its content type."""
-        try:
-            encoder, content_type = choose_encoder(accept)
-        except TypeError:  # a version that is no number (prometheus_client 0.26)
-            encoder, content_type = choose_encoder("")
-        with self._lock:
-            metrics = _Fixed(self._collect())
-        # All names are checked before. Any other escaping writes a colon in a sample's name as _.
-        return encoder(metrics, escaping=ALLOWUTF8), content_type  # type: ignore[call-arg]  # typed without it
+    if request.method not in METHODS:
+        return not_allowed(request)
+    body, content_type = page.write(request.accept)
+    more = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store", DIRECTORY_HEADER: directory}
+    if gzip_accepted(request.accept_encoding):
+        body = gzip.compress(body, GZIP_LEVEL, mtime=0)
+        more["Content-Encoding"] = "gzip"
+    return answer(request, body, content_type, more=more)
 
 
 def healthz(request: Request) -> Answer:

@@ -7,6 +7,7 @@ import gzip
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -17,13 +18,29 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from jobmetrics.exporter.collectors import CollectorState
+from jobmetrics.exporter.metrics_page import MetricsPage
 from jobmetrics.exporter.registry_reader import DirectoryReading
 from jobmetrics.exporter.web import pages
 from jobmetrics.exporter.web.apps import asgi_app, site, wsgi_app
-from jobmetrics.exporter.web.pages import Answer, MetricsPage, Request
 from tests.support.readings import until
 
 Reply = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Directory:
+    """A registry directory that cannot be read, for a reason."""
+
+    reason: str | None
+    path: str = "/a & b"
+
+    def read(self) -> DirectoryReading:
+        return DirectoryReading(None, self.reason, 0.0)
+
+
+class Collectors:
+    def states(self) -> list[CollectorState]:
+        return [CollectorState("rq", "main", False, error="redis://***@h is <down>"), CollectorState("rq", "other")]
 
 
 @dataclass
@@ -31,15 +48,8 @@ class Shown:
     """What an exporter shows, with values of the test's own."""
 
     metrics: MetricsPage
-    reason: str | None
-
-    def readyz(self, request: Request) -> Answer:
-        return pages.readyz(request, self.reason)
-
-    def landing(self, request: Request) -> Answer:
-        reading = DirectoryReading(None, self.reason, 0.0)
-        states = [CollectorState("rq", "main", False, error="redis://***@h is <down>"), CollectorState("rq", "other")]
-        return pages.answer(request, pages.landing("1.2<3", "/a & b", reading, states), pages.HTML)
+    directory: Directory
+    collectors: Collectors
 
 
 def metrics_page(*, broken: bool = False) -> MetricsPage:
@@ -91,11 +101,12 @@ def ask(
     """What the exporter answers; for /metrics the same as the applications for other web processes."""
     headers = {"Accept-Encoding": encoding} | ({} if accept is None else {"Accept": accept})
     metrics = metrics_page(broken=broken)
-    shown: Any = Shown(metrics, reason)
+    shown: Any = Shown(metrics, Directory(reason), Collectors())
     answer = ask_asgi(site(shown), path, method, headers)
     if path == "/metrics":
-        assert ask_asgi(asgi_app(metrics), path, method, headers) == answer
-        assert ask_wsgi(wsgi_app(metrics), path, method, headers) == answer
+        page = partial(pages.metrics, metrics, pages.fingerprint(shown.directory.path))
+        assert ask_asgi(asgi_app(page), path, method, headers) == answer
+        assert ask_wsgi(wsgi_app(page), path, method, headers) == answer
     return answer
 
 
@@ -152,8 +163,8 @@ def test_the_landing_page_tells_of_the_directory_and_the_collectors() -> None:
 def test_the_landing_page_escapes_what_it_shows() -> None:
     status, headers, body = ask("/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert b"1.2&lt;3" in body
     assert b"/a &amp; b" in body
+    assert b"1.2&lt;3" in pages.landing("1.2<3", "/", DirectoryReading(None, None, 0.0), [])
 
 
 @pytest.mark.parametrize("path", ["/metrics/", "/x", "//", "/metrics%00"])
