@@ -27,6 +27,9 @@ _pending: dict[str, Lost] = {}
 # Executions of this very process whose greenlet was killed, until Celery sends the reason, by task id.
 _killed: dict[str, Execution] = {}
 
+# Task ids of the requests that Celery is cancelling or terminating now. One id may be in here twice.
+_announcing: list[str] = []
+
 
 @guarded("celery received")
 def received(request: Any = None, **_: Any) -> None:
@@ -71,6 +74,25 @@ def on_failure_of(original: Callable[..., Any]) -> Callable[..., Any]:
 def _process_lost(request: Any, exc_info: Any) -> None:
     if isinstance(unwrapped(exc_info.exception), WorkerLostError):
         recorder.default().process_lost(job_of(request.task, request), request.id)
+
+
+def announced_late(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A request's `cancel` or `terminate`, during which `settle` leaves the killed greenlet's end open.
+
+    Celery kills the greenlet, then stores the result, and then sends the signal that gives the reason. The result
+    store may take seconds to answer.
+    """
+
+    @functools.wraps(original)
+    def kill(self: Any, *args: Any, **kwargs: Any) -> Any:
+        task_id = self.id
+        _announcing.append(task_id)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            _announcing.remove(task_id)
+
+    return kill
 
 
 @guarded("celery retry")
@@ -143,10 +165,14 @@ def report(event: Lost) -> None:
 
 
 @guarded("celery report")
-def settle() -> None:
-    """Count what was reported too early. Call it now and then, and when the worker has ended its pool."""
+def settle(*, final: bool = False) -> None:
+    """Count what was reported too early. Call it now and then, and when the worker has ended its pool.
+
+    final: the worker has ended its pool, so also count what Celery has not announced yet.
+    """
     for task_id in list(_killed):
-        recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # not by Celery
+        if final or task_id not in _announcing:
+            recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # not by Celery
     for task_id, event in _pending.copy().items():
         if not _still_runs(task_id):
             del _pending[task_id]

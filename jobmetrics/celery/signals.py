@@ -30,12 +30,21 @@ _HANDLERS = (
     (signals.worker_shutdown, worker.ended),
 )
 
+# Methods of Celery's Request around which something is noted.
+_WRAPPERS = {
+    "on_failure": lost_tasks.on_failure_of,
+    "cancel": lost_tasks.announced_late,
+    "terminate": lost_tasks.announced_late,
+}
+
 
 def connect() -> None:
     """Begin to listen; doing it again changes nothing."""
     guard.let_through(SoftTimeLimitExceeded)
-    if not hasattr(Request.on_failure, "__wrapped__"):
-        Request.on_failure = lost_tasks.on_failure_of(Request.on_failure)
+    for name, wrap in _WRAPPERS.items():
+        method = getattr(Request, name)
+        if not hasattr(method, "__wrapped__"):
+            setattr(Request, name, wrap(method))
     for signal, handler in _HANDLERS:
         signal.connect(handler, weak=False, dispatch_uid=_UID)
 
@@ -44,7 +53,9 @@ def disconnect() -> None:
     """Stop it."""
     for signal, _ in _HANDLERS:
         signal.disconnect(dispatch_uid=_UID)
-    Request.on_failure = getattr(Request.on_failure, "__wrapped__", Request.on_failure)
+    for name in _WRAPPERS:
+        method = getattr(Request, name)
+        setattr(Request, name, getattr(method, "__wrapped__", method))
 
 
 def is_connected() -> bool:

@@ -140,7 +140,7 @@ def worker_init(sender: Any = None, **_: Any) -> None:
         steps["worker"].add(WorkerStep)
         steps["consumer"].add(ConsumerStep)
     pid = os.getpid()
-    atexit.register(lambda: os.getpid() == pid and lost_tasks.settle())  # a cold shutdown sends no signal
+    atexit.register(lambda: os.getpid() == pid and lost_tasks.settle(final=True))  # a cold shutdown sends no signal
 
 
 @guarded("celery worker start")
@@ -159,5 +159,5 @@ def process_ends(**_: Any) -> None:
 @guarded("celery worker stop")
 def ended(**_: Any) -> None:
     """A worker has stopped its pool."""
-    lost_tasks.settle()
+    lost_tasks.settle(final=True)
     clear_worker_gauges(SYSTEM)

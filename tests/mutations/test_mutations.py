@@ -306,6 +306,11 @@ MUTATIONS = [
         "integration/test_rq_truth.py::test_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost",
         full=True,
     ),
+    Mutation(
+        "announced_late",
+        "a greenlet that Celery killed stays open until Celery gives the reason",
+        "unit/celery/test_tasks.py::test_a_killed_greenlet_waits_for_its_reason_while_its_result_is_stored",
+    ),
 ]
 
 # make test-all sets this: make test and it run the named tests themselves, and fail with them.

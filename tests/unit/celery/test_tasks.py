@@ -9,7 +9,7 @@ import pytest
 from celery.worker.request import Request
 
 from jobmetrics import recorder
-from jobmetrics.celery import lost_tasks, tasks
+from jobmetrics.celery import lost_tasks, signals, tasks
 from jobmetrics.celery.messages import PUBLISHED_AT
 from jobmetrics.job_context import current_execution
 from jobmetrics.registry.journal import Entry
@@ -36,6 +36,7 @@ def clean(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setattr(tasks, "running", {})
     monkeypatch.setattr(lost_tasks, "_pending", {})
     monkeypatch.setattr(lost_tasks, "_killed", {})
+    monkeypatch.setattr(lost_tasks, "_announcing", [])
     yield
     die(recorder.default().writer)
 
@@ -179,6 +180,42 @@ def test_a_killed_greenlet_counts_as_what_celery_killed_it_for(told_first: bool,
     assert active(registry_dir) == {}
 
 
+@pytest.fixture
+def instrumented() -> Iterator[None]:
+    signals.connect()
+    yield
+    signals.disconnect()
+
+
+@pytest.mark.parametrize(("how", "status"), [("cancel", "retry"), ("terminate", "revoked")])
+def test_a_killed_greenlet_waits_for_its_reason_while_its_result_is_stored(
+    how: str, status: str, instrumented: None, registry_dir: Path
+) -> None:
+    request = Cancelled()
+    getattr(request, how)(pool=request)
+    assert statuses(registry_dir) == {status: 1}
+    assert values(registry_dir, "jobs_withdrawn_total") == {}
+    assert active(registry_dir) == {}
+    assert lost_tasks._announcing == []
+
+
+def test_a_worker_that_ends_waits_for_no_reason(instrumented: None, registry_dir: Path) -> None:
+    request = Cancelled(final=True)
+    request.cancel(pool=request)
+    assert statuses(registry_dir) == {"revoked": 1}
+
+
+def test_a_cancellation_that_fails_leaves_nothing_behind(instrumented: None, registry_dir: Path) -> None:
+    request = Cancelled()
+    vars(request._task)["on_retry"] = None
+    with pytest.raises(TypeError):
+        request.cancel(pool=request)
+    assert lost_tasks._announcing == []
+    assert active(registry_dir) != {}
+    lost_tasks.settle()
+    assert statuses(registry_dir) == {"revoked": 1}
+
+
 def test_wrapped_errors_show_what_was_raised() -> None:
     class UnpickleableExceptionWrapper(Exception):
         exc_cls_name = "Hidden"
@@ -216,6 +253,34 @@ class Received(Request):
         task = Task()
         task.request.delivery_info = None
         lost_tasks.failure(sender=task, task_id="1", exception=ValueError())
+
+
+class Cancelled(Received):
+    """A request of a greenlet: the kill takes effect where its result store is asked, and then a worker samples."""
+
+    time_start = 1.0
+    _eventer = None
+    _args = _kwargs = ()
+    _ignore_result = False
+
+    def __init__(self, *, final: bool = False) -> None:
+        super().__init__()
+        self._task = Task()
+        vars(self._task).update(backend=self, on_retry=lambda *_: None, ignore_result=False)
+        self._context = self._task.request
+        self._on_ack = lambda *_: None
+        self._connection_errors = ()
+        self.final = final
+
+    def terminate_job(self, *_: object) -> None:
+        """As gevent's pool does it: the greenlet is killed later."""
+
+    def mark_as_retry(self, *_: object, **__: object) -> None:
+        gevent = pytest.importorskip("gevent")
+        raising(self._task, gevent.GreenletExit())
+        lost_tasks.settle(final=self.final)
+
+    mark_as_revoked = mark_as_retry
 
 
 RUNNING = Entry(1, 5.0, 0.0, 0, running=True, lost=False)

@@ -59,16 +59,16 @@ def test_what_cannot_be_decoded_is_counted_and_still_told(registry_dir: Path) ->
 
 def test_instrumenting_twice_is_once_and_can_be_undone() -> None:
     assert not signals.is_connected()
-    on_failure = Request.on_failure
+    methods = {name: getattr(Request, name) for name in signals._WRAPPERS}
     instrument()
     instrument()
     assert signals.is_connected()
-    assert Request.on_failure.__wrapped__ is on_failure
+    assert {name: getattr(Request, name).__wrapped__ for name in methods} == methods
     for signal, _ in signals._HANDLERS:
         ours = [receiver for _, receiver in signal.receivers if "jobmetrics" in getattr(receiver, "__module__", "")]
         assert len(ours) == 1, signal
     uninstrument()
-    assert Request.on_failure is on_failure
+    assert {name: getattr(Request, name) for name in methods} == methods
     assert not signals.is_connected()
     for signal in (*(each for each, _ in signals._HANDLERS), before_task_publish, beat_init):
         assert not [r for _, r in signal.receivers if "jobmetrics" in getattr(r, "__module__", "")]
