@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 import jobmetrics
 from jobmetrics import Counter, Gauge, Histogram, guard, settings
+from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.errors import InstrumentError
+from jobmetrics.exporter import app
 from jobmetrics.registry.write import current
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
@@ -29,8 +32,6 @@ ELSEWHERE = {
     "a gauge of a killed process stays until `mark_process_dead`",  # tests/multiprocess/test_live_gauges.py
     "three files per process, which stay",  # tests/multiprocess/test_bounded.py
     "no limit on series",  # tests/multiprocess/test_capped.py
-    "collectors of the process (`process_*`, `python_*`)",
-    "`start_http_server` in a worker",
 }
 
 CHECKS: dict[str, Callable[[Path], None]] = {}
@@ -61,6 +62,23 @@ def theirs(name: str, *arguments: Any, **more: Any) -> Any:
 
 def shown(directory: Path, name: str, *labels: str) -> float:
     return readings.samples(directory, name)[labels].value
+
+
+def page(directory: Path) -> dict[str, dict[tuple[str, ...], float]]:
+    """What the exporter shows: the values of each sample's name by label values."""
+    exporter = app.build(Settings(dir=str(directory)), CollectorOptions())
+    try:
+        return _by_name(exporter.text().decode())
+    finally:
+        exporter.close()
+
+
+def _by_name(text: str) -> dict[str, dict[tuple[str, ...], float]]:
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for metric in text_string_to_metric_families(text):
+        for sample in metric.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
 
 
 def dropped() -> set[tuple[str, str]]:
@@ -308,6 +326,33 @@ def _(registry_dir: Path) -> None:
 def _(registry_dir: Path) -> None:
     Counter("c", "").inc()
     assert not [family.name for family, _ in readings.snapshot(registry_dir).families if "_created" in family.name]
+
+
+@row("collectors of the process (`process_*`, `python_*`)")
+def _(registry_dir: Path) -> None:
+    def of_the_process(names: Iterable[str]) -> set[str]:
+        return {name for name in names if name.startswith(("process_", "python_"))}
+
+    assert "python_info" in of_the_process(_by_name(prometheus_client.generate_latest().decode()))
+    current.writer().describe("rq", "worker")
+    shown_by_us = page(registry_dir)
+    assert of_the_process(shown_by_us) == set()
+    assert shown_by_us["jobs_worker_resident_memory_bytes"]["rq",] > 0.0
+    assert not [name for name in dir(prometheus_client) if name.endswith("Collector") and hasattr(jobmetrics, name)]
+
+
+@row("`start_http_server` in a worker")
+def _(registry_dir: Path) -> None:
+    registries = [CollectorRegistry() for _ in range(2)]  # of two processes; one of them has the port
+    for registry, times in zip(registries, (1, 5), strict=True):
+        prometheus_client.Counter("c", "", registry=registry).inc(times)
+    assert _by_name(prometheus_client.generate_latest(registries[0]).decode())["c_total"] == {(): 1.0}
+    assert not hasattr(jobmetrics, "start_http_server")
+    counter, other = Counter("c", ""), _another(registry_dir)
+    counter.inc()
+    jobmetrics.instruments.BoundCounter(other, counter.family, ()).inc(5)
+    assert page(registry_dir)["c_total"] == {(): 6.0}
+    die(other)
 
 
 @pytest.mark.parametrize("title", CHECKS)
