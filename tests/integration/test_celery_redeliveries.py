@@ -145,13 +145,11 @@ def test_a_job_cancelled_with_its_connection_is_a_retry(start: Start, broker: Br
 
 
 @pytest.mark.skipif(CELERY < (5, 5), reason="no greenlet is killed before")
-def test_a_slow_result_store_does_not_change_why_a_job_was_cancelled(
-    start: Start, broker: Broker, _shared_redis: RedisServer
-) -> None:
+def test_a_slow_result_store_does_not_change_why_a_job_was_cancelled(start: Start, broker: Broker) -> None:
     """The worker samples each second, also between the kill of a greenlet and the signal that gives the reason."""
     with start(GEVENT, worker_cancel_long_running_tasks_on_connection_loss=True) as worker:
         _held(worker)
-        with Redis.from_url(_shared_redis.url) as client:
+        with Redis.from_url(broker.results) as client:
             client.client_pause(3000, all=False)  # milliseconds in which nothing is stored
         broker.cut(worker)
         until(lambda: worker.started()["hold"] == 2, "the job to come again")
