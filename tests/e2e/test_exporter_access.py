@@ -71,14 +71,14 @@ def test_only_a_right_password_is_let_in_to_any_page(registry_dir: Path, tmp_pat
         assert PASSWORD not in " ".join(psutil.Process(exporter.process.pid).cmdline())
 
 
-@pytest.mark.parametrize("authorization", ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "A" * 4000, "\xff"])
-def test_a_header_that_is_none_is_refused(authorization: str, registry_dir: Path, tmp_path: Path, log: Path) -> None:
+def test_a_header_that_is_none_is_refused(registry_dir: Path, tmp_path: Path, log: Path) -> None:
     config = web_config(tmp_path, f"basic_auth_users: {{prometheus: '{hashed(PASSWORD)}'}}\n")
     with running(registry_dir, log, "--web-config", config) as exporter:
-        connection = exporter.connect()
-        connection.request("GET", "/metrics", headers={"Authorization": authorization.encode("latin-1")})
-        assert connection.getresponse().status == 401
-        connection.close()
+        for authorization in ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "A" * 4000, "\xff"]:
+            connection = exporter.connect()
+            connection.request("GET", "/metrics", headers={"Authorization": authorization.encode("latin-1")})
+            assert connection.getresponse().status == 401, authorization
+            connection.close()
         assert "Traceback" not in exporter.log
 
 

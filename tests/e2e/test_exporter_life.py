@@ -18,7 +18,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from tests.e2e.exporters import JOB, LIMIT, Exporter, complaint, recording, run, running
+from tests.e2e.exporters import JOB, LIMIT, Exporter, complaint, recording, run_inside, running
 from tests.support import servers
 from tests.support.readings import until
 from tests.support.repetitions import sizes
@@ -212,7 +212,7 @@ def test_brokers_may_be_named_in_the_file(registry_dir: Path, tmp_path: Path, lo
 def test_what_is_wrong_in_the_file_is_one_clear_line(text: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "jobmetrics.toml"
     file.write_text(text)
-    line = complaint(run("exporter", "--listen", "127.0.0.1:0", variables={"JOBMETRICS_CONFIG": str(file)}))
+    line = complaint(run_inside("exporter", "--listen", "127.0.0.1:0", variables={"JOBMETRICS_CONFIG": str(file)}))
     assert said in line
     assert "hidden-word" not in line
 
