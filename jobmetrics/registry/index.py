@@ -5,10 +5,9 @@ appends to it under its lock.
 """
 
 # Annotations are no texts here: NamedTuple would compile each of them at import.
-import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
@@ -364,10 +363,14 @@ class IndexFile:
             if overflow is not None:
                 return Placement(overflow.first, overflow.width, dropped=True)
             values = asked
-        with self._locked(index, wait) as fd:
-            return self._place_locked(fd, index, family, values)
+        with closing(self._open()) as fd:
+            if self._lock(fd, index, wait, lambda: index.find(family, values) is not None):
+                return self._place_locked(fd, index, family, values)
+        found = index.find(family, values)
+        assert found is not None, "the lock was not needed"
+        return found
 
-    def place_all(self, index: SeriesIndex, wanted: Iterable[tuple[Family, tuple[str, ...]]], wait: float) -> None:
+    def place_all(self, index: SeriesIndex, wanted: Sequence[tuple[Family, tuple[str, ...]]], wait: float) -> None:
         """Append what is new of several series, in one use of the lock.
 
         Raises:
@@ -375,28 +378,44 @@ class IndexFile:
             Moved: when another index has taken this one's place.
             OSError: when it cannot be written, such as on a full disk.
         """
-        with self._locked(index, wait) as fd:
+        with closing(self._open()) as fd:
+            if not self._lock(fd, index, wait, lambda: all(index.find(*series) for series in wanted)):
+                return
             for family, values in wanted:
                 if index.find(family, values) is None and not index.refuses(family):
                     self._place_locked(fd, index, family, values)
 
-    @contextlib.contextmanager
-    def _locked(self, index: SeriesIndex, wait: float) -> Iterator[int]:
-        """The index file, locked for an append, once `index` has everything that others appended.
-
-        Raises Contended, Moved or OSError.
-        """
+    def _open(self) -> int:
         try:
-            fd = self._directory.open(INDEX_NAME, os.O_RDWR)
+            return self._directory.open(INDEX_NAME, os.O_RDWR)
         except FileNotFoundError:
             raise Moved from None
-        with closing(fd):
-            if not lock_within(fd, wait):
+
+    def _lock(self, fd: int, index: SeriesIndex, wait: float, is_placed: Callable[[], bool]) -> bool:
+        """Lock the open index and take what other processes have appended.
+
+        While another process holds the lock, what it appended before is read without it. The lock is then held for
+        less, which counts where many processes wait for it.
+
+        Returns False, without the lock, once `is_placed`: others have appended what this process wants.
+        Raises Contended, Moved, Damaged or OSError.
+        """
+        deadline = time.monotonic() + wait
+        left = 0.0
+        while not lock_within(fd, min(left, LOCK_WAIT)):
+            try:
+                _feed(fd, index, _check_same(fd, index))
+            except Damaged:
+                pass  # the look under the lock decides what becomes of it
+            if is_placed():
+                return False
+            left = deadline - time.monotonic()
+            if left <= 0.0:
                 raise Contended
-            if not same_file(fd, self._directory.file(INDEX_NAME)):
-                raise Moved
-            self._catch_up(fd, index)
-            yield fd
+        if not same_file(fd, self._directory.file(INDEX_NAME)):
+            raise Moved
+        self._catch_up(fd, index)
+        return True
 
     def _place_locked(self, fd: int, index: SeriesIndex, family: Family, values: tuple[str, ...]) -> Placement:
         dropped = False

@@ -32,6 +32,7 @@ from tests.multiprocess.test_index_lock import stopped_holder
 from tests.support import readings
 
 CHILDREN = 20
+NEWCOMERS = 200
 WAITING = 2_000
 HERD = 40
 
@@ -135,9 +136,9 @@ def test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk(d
         one.hit("one more")
 
     in_child(run)
-    for _ in range(CHILDREN):
+    for _ in range(NEWCOMERS):
         in_child(lambda: calm(path).hit())
-    assert readings.values(path, "hits_total")["all",] == CHILDREN + 1.0
+    assert readings.values(path, "hits_total")["all",] == NEWCOMERS + 1.0
     assert len(slot_files(path)) == 1
 
 
@@ -221,6 +222,37 @@ def test_a_process_that_ends_waits_for_the_index_lock(registry_dir: Path) -> Non
             one.answer()
         one.join()
     assert readings.values(registry_dir, "hits_total")["all",] == 1.0
+
+
+def test_a_process_that_ends_without_the_lock_counts_what_it_loses(registry_dir: Path) -> None:
+    """In a series that another process appended when that one waited at its end."""
+
+    def run(pipe: Connection) -> None:
+        one = calm(registry_dir, patient=False)
+        one.writer.show_dropped = one.recorder.show_dropped
+        one.hit("known")
+        pipe.recv()
+        one.hit(f"{os.getpid()}")
+        one.measure(1.0, f"{os.getpid()}")
+        one.measure(2.0, f"{os.getpid()}")
+        pipe.send((True, "about to end"))
+        pipe.recv()
+        one.writer.settle(0.0)
+
+    record(registry_dir, ("hit", "known"))
+    for _ in range(2):
+        with child(run) as first, child(run) as second:
+            with locked_index(registry_dir):
+                for one in (first, second):
+                    one.pipe.send("record")
+                    one.answer()
+                second.pipe.send("end")
+                second.join()
+            first.pipe.send("end")
+            first.join()
+    dropped = readings.values(registry_dir, "jobmetrics_dropped_updates_total")
+    assert dropped == {("process ended", "__other__"): 3.0}  # the first round's loss had no series yet
+    assert readings.values(registry_dir, "hits_total")["known",] == 5.0
 
 
 @pytest.mark.full

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 
 from jobmetrics import guard
@@ -147,7 +147,7 @@ class DirectorySession:
             self._appended(index)
         return place
 
-    def place_all(self, wanted: Iterable[tuple[Family, tuple[str, ...]]]) -> bool:
+    def place_all(self, wanted: Sequence[tuple[Family, tuple[str, ...]]]) -> bool:
         """Append the series to the index in one use of its lock, for which this process may have to wait."""
         index = self.index
         if index is None or not self.process.pauses.is_over(INDEX):

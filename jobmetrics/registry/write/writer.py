@@ -8,6 +8,7 @@ brings it here, once.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from math import inf, isnan
 from threading import get_ident
 
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import GAUGE, HISTOGRAM, JOBS_ACTIVE, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
+from jobmetrics.families import DROPPED_UPDATES, GAUGE, HISTOGRAM, JOBS_ACTIVE, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
 from jobmetrics.registry import files
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.cells import NOWHERE, PRESENT, BoundSeries, Row, merge, set_at, take_along
@@ -31,6 +32,8 @@ from jobmetrics.registry.write.process import INDEX
 from jobmetrics.registry.write.session import DirectorySession
 from jobmetrics.settings import Settings
 
+logger = logging.getLogger("jobmetrics")
+
 CHECK_INTERVAL = 1.0  # seconds between two looks at the index's identity
 REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
 MAX_POSTPONED = 10_000
@@ -39,6 +42,7 @@ MAX_DROPPING = 100  # metric names under which dropped updates are counted
 RETRY_INTERVAL = 1.0  # seconds between two tries for all series that wait in memory together
 FEW = 16  # series that a job's end finds their cells at most
 SETTLE_INTERVAL = 0.05  # seconds between two tries there
+PROCESS_ENDED = "process ended"  # why an update was lost that waited until then
 SETTLE_SECONDS = 2.0  # that a process waits for the index lock where it ends
 
 
@@ -364,10 +368,21 @@ class Writer:
                 break
             time.sleep(min(SETTLE_INTERVAL, left))  # another process had the file that this one made
         if process.waiting:
-            lost = sum(_updates(series) for series in process.waiting)
-            self.session.hints.lost("disk full" if process.disk_full else "process ended", lost)
+            self._count_lost("disk full" if process.disk_full else PROCESS_ENDED)
         else:
             process.patient_until = 0.0  # the process may go on yet
+
+    def _count_lost(self, reason: str) -> None:
+        """Count the updates left in memory: in this process's slot if it can, else in memory shared with its parent."""
+        session = self.session
+        lost = sum(_updates(series) for series in session.process.waiting)
+        if not lost:
+            return
+        session.hints.lost(reason, lost)
+        logger.warning("jobmetrics: %d updates were not recorded before the process ended: %s", lost, reason)
+        is_known = session.index is not None and session.index.find(DROPPED_UPDATES, (reason, OVERFLOW)) is not None
+        if self.show_dropped is not None and is_known:
+            self.show_dropped()
 
     def _empty_memory(self, most: int | None = None) -> None:
         """Find the series in memory their cells, the first so many of them. Those that find none stay there."""
@@ -377,7 +392,11 @@ class Writer:
         if not waiting or not self._ensure_slot():
             return
         tried = waiting[:most]
-        if not self.session.place_all((series.family, series.values) for series in tried) and most is not None:
+        wanted = [(series.family, series.values) for series in tried]
+        if process.patient_until:
+            # Processes that do not get the lock in time can count their loss in it, whichever process appended it.
+            wanted.append((DROPPED_UPDATES, (PROCESS_ENDED, OVERFLOW)))
+        if not self.session.place_all(wanted) and most is not None:
             return
         for series in tried:
             if self._is_due(series):

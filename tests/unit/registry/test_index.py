@@ -184,6 +184,39 @@ def test_held_lock_is_not_waited_for_beyond_the_time_given(registry_dir: Path, f
     assert index.next_cell == 0
 
 
+def test_series_that_another_process_placed_is_found_while_the_lock_is_held(
+    registry_dir: Path, file: IndexFile
+) -> None:
+    index, other = file.load(), file.load()
+    placed = place(file, other, COUNTER, "a")
+    with (registry_dir / "index").open("r+b") as held:
+        assert try_lock(held.fileno())
+        assert place(file, index, COUNTER, "a") == placed
+
+
+def test_what_others_placed_is_read_while_the_lock_is_held(registry_dir: Path, file: IndexFile) -> None:
+    """Less is left to read under the lock, which many processes may wait for."""
+    index, other = file.load(), file.load()
+    place(file, other, COUNTER, "a")
+    with (registry_dir / "index").open("r+b") as held:
+        assert try_lock(held.fileno())
+        with pytest.raises(Contended):
+            place(file, index, COUNTER, "b")
+    assert index.fed_to == other.fed_to
+    assert index.find(COUNTER, ("b",)) is None
+
+
+def test_held_lock_of_a_damaged_index_is_left_to_its_holder(registry_dir: Path, file: IndexFile) -> None:
+    index = file.load()
+    place(file, index, COUNTER, "a")
+    with (registry_dir / "index").open("r+b") as held:
+        assert try_lock(held.fileno())
+        held.truncate(layout.INDEX_HEADER_SIZE)
+        with pytest.raises(Contended):
+            place(file, index, COUNTER, "b")
+    assert [path.name for path in registry_dir.iterdir()] == ["index"]
+
+
 def test_full_disk_leaves_the_index_as_it_was(
     registry_dir: Path, file: IndexFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
