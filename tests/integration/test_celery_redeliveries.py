@@ -35,9 +35,13 @@ class Broker:
         self._rabbitmq = rabbitmq
         self._vhost = vhost
 
+    def await_connections(self, worker: Worker) -> None:
+        """Wait until `cut` finds them: RabbitMQ lists a connection some seconds after it was opened."""
+        until(lambda: bool(self._listed(_ports(worker))), "the broker to know its connections")
+
     def cut(self, worker: Worker) -> None:
         """Close the connections of a worker's main process at the broker's end."""
-        ports = {each.laddr.port for each in psutil.Process(worker.process.pid).net_connections("tcp")}
+        ports = _ports(worker)
         if self._rabbitmq is None:
             with Redis.from_url(self.url) as client:
                 for each in client.client_list():
@@ -48,13 +52,20 @@ class Broker:
 
     def _close(self, ports: set[int]) -> int:
         assert self._rabbitmq is not None
-        closed = 0
-        for each in json.loads(self._rabbitmq.manage("GET", f"vhosts/{self._vhost}/connections")):
-            if each.get("peer_port") in ports:
-                with contextlib.suppress(urllib.error.HTTPError):  # the list is some seconds old: gone already is fine
-                    self._rabbitmq.manage("DELETE", f"connections/{urllib.parse.quote(each['name'])}")
-                closed += 1
-        return closed
+        names = self._listed(ports)
+        for name in names:
+            with contextlib.suppress(urllib.error.HTTPError):  # the list is some seconds old: gone already is fine
+                self._rabbitmq.manage("DELETE", f"connections/{urllib.parse.quote(name)}")
+        return len(names)
+
+    def _listed(self, ports: set[int]) -> list[str]:
+        assert self._rabbitmq is not None
+        found = json.loads(self._rabbitmq.manage("GET", f"vhosts/{self._vhost}/connections"))
+        return [each["name"] for each in found if each.get("peer_port") in ports]
+
+
+def _ports(worker: Worker) -> set[int]:
+    return {each.laddr.port for each in psutil.Process(worker.process.pid).net_connections("tcp")}
 
 
 @pytest.fixture
@@ -149,6 +160,7 @@ def test_a_slow_result_store_does_not_change_why_a_job_was_cancelled(start: Star
     """The worker samples each second, also between the kill of a greenlet and the signal that gives the reason."""
     with start(GEVENT, worker_cancel_long_running_tasks_on_connection_loss=True) as worker:
         _held(worker)
+        broker.await_connections(worker)
         with Redis.from_url(broker.results) as client:
             client.client_pause(3000, all=False)  # milliseconds in which nothing is stored
         broker.cut(worker)
