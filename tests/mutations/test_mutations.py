@@ -311,6 +311,16 @@ MUTATIONS = [
         "a greenlet that Celery killed stays open until Celery gives the reason",
         "unit/celery/test_tasks.py::test_a_killed_greenlet_waits_for_its_reason_while_its_result_is_stored",
     ),
+    Mutation(
+        "found_without_lock",
+        "what another process placed in the index is found while its lock is held",
+        "unit/registry/test_index.py::test_series_that_another_process_placed_is_found_while_the_lock_is_held",
+    ),
+    Mutation(
+        "lost_at_end",
+        "a process that ends without the lock counts what it loses",
+        "test_waiting.py::test_a_process_that_ends_without_the_lock_counts_what_it_loses",
+    ),
 ]
 
 # make test-all sets this: make test and it run the named tests themselves, and fail with them.
