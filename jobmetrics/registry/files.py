@@ -45,19 +45,19 @@ def closing(fd: int) -> Iterator[int]:
 
 
 def ours() -> list[int]:
-    """The noted descriptors that are still what they were.
+    """The noted descriptors that are still what they were; the others are forgotten.
 
     A daemoniser closes them, and so does a forked child: their numbers serve again.
     """
-    found = []
     for fd, file in noted.copy().items():
         try:
             info = os.fstat(fd)
         except OSError:
+            del noted[fd]
             continue
-        if file is None or file == (info.st_dev, info.st_ino):
-            found.append(fd)
-    return found
+        if file is not None and file != (info.st_dev, info.st_ino):
+            del noted[fd]
+    return list(noted)
 
 
 def forget_inherited() -> list[int]:

@@ -256,7 +256,7 @@ def unpack_owner(data: bytes) -> tuple[int, ProcessIdentity]:
 
 def write_owner(slot: "memoryview[int]", lease: int, owner: ProcessIdentity) -> None:
     """Write an owner record into a slot's bytes, its CRC and pid last. Names become ASCII, cut at 16 bytes."""
-    system, role = (name.encode("ascii", "replace") for name in (owner.system, owner.role))
+    system, role = owner.system.encode("ascii", "replace"), owner.role.encode("ascii", "replace")
     _OWNER.pack_into(slot, OWNER_OFFSET, lease, owner.start, owner.namespace, owner.capacity, 0, system, role)
     _CRC.pack_into(slot, OWNER_CRC_OFFSET, zlib.crc32(slot[OWNER_OFFSET:OWNER_CRC_OFFSET]))
     _WORD.pack_into(slot, PID_OFFSET, _pid_word(owner.pid))

@@ -147,6 +147,11 @@ class Slot:
         self.cells = self._bytes[self._offset :].cast("d")
         return self.cells
 
+    def is_unused_from(self, cell: int) -> bool:
+        """Whether no owner has recorded into this cell or any behind it."""
+        rest = self._bytes[self._offset + cell * layout.CELL :]
+        return rest == bytes(len(rest))
+
     def take_over(self, owner: ProcessIdentity, present_cells: Iterable[PresentCell]) -> None:
         """Become the owner: what the last owner left in its present cells is settled before the owner record is
         complete."""

@@ -135,7 +135,7 @@ def test_many_processes_that_start_at_once_share_no_slot(times: int, registry_di
 
 def lease_one(path: Path) -> Slot:
     return acquire(
-        SlotPlan(Directory(str(path)), bytes(16), 1), ProcessIdentity(os.getpid()), cells=1, present_cells=list
+        SlotPlan(Directory(str(path)), bytes(16), 1), ProcessIdentity(os.getpid()), cells=1, present_cells=lambda _: []
     )
 
 

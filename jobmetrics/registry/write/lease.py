@@ -30,7 +30,7 @@ def acquire(
     owner: ProcessIdentity,
     *,
     cells: int,
-    present_cells: Callable[[], Iterable[PresentCell]],
+    present_cells: Callable[[Slot], Iterable[PresentCell]],
     hint: int = 0,
 ) -> Slot:
     """Lease a slot: the one at the hint if it is free, else the first free one, else a new file.
@@ -47,7 +47,7 @@ def acquire(
     size = plan.size(cells)
     slot = _lease(plan, hint, size) or _search(plan, hint, size)
     try:
-        slot.take_over(owner, present_cells())
+        slot.take_over(owner, present_cells(slot))
     except BaseException:
         slot.release()
         raise

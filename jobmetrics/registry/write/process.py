@@ -20,16 +20,18 @@ Result = TypeVar("Result")
 class ProcessState:
     """A session's slot and what waits to be written, in one process.
 
-    identity: as far as it is known before a slot is leased; lock: of the slow path; inside: the thread that is in
-    there; slot: the one held now; waiting: series that are bound to memory; contended: another process had the index
-    lock, and no job waits for it twice; disk_full: what failed last failed for want of space.
+    identity: as far as it is known before a slot is leased; started: as in `ProcessIdentity`, 0 until then; lock: of
+    the slow path; inside: the thread that is in there; slot: the one held now; waiting: series that are bound to
+    memory; contended: another process had the index lock, and no job waits for it twice; disk_full: what failed last
+    failed for want of space.
     """
 
-    def __init__(self, clock: Callable[[], float], identity: ProcessIdentity) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.lock = threading.RLock()
         self.inside: int | None = None
         self.slot: Slot | None = None
-        self.identity = identity
+        self.identity = ProcessIdentity()
+        self.started = 0
         self.memory = Memory()
         self.waiting: list[BoundSeries] = []
         self.pauses = Pauses(clock)

@@ -43,7 +43,8 @@ class DirectorySession:
             logger.warning("jobmetrics: recording is not supported on this platform; jobs are not affected")
         self.directory = Directory(settings.dir, settings.dir_group)
         self.file = IndexFile(self.directory, settings.max_series)
-        self.process = ProcessState(clock, ProcessIdentity())
+        self.process = self._childs = ProcessState(clock)  # a forked child begins with another
+        self._parent: ProcessState | None = None
         self.index: SeriesIndex | None = None
         self.row = Row()
         self.hints = ForkHints()
@@ -88,22 +89,26 @@ class DirectorySession:
         process, plan = self.process, self._plan
         if plan is None or plan.identity != index.identity:
             plan = self._plan = SlotPlan(self.directory, index.identity, process.identity.capacity)
-        start = process.identity.start or process_start()
-        process.identity = process.identity._replace(pid=os.getpid(), start=start, namespace=plan.namespace)
+        process.started = process.started or process_start()
+        known = process.identity
+        process.identity = ProcessIdentity(
+            os.getpid(), process.started, plan.namespace, known.system, known.role, known.capacity
+        )
         slot = acquire(
             plan,
             process.identity,
             cells=max(index.next_cell, 1),
-            present_cells=lambda: self._present_cells(index),
+            present_cells=lambda slot: self._present_cells(index, slot),
             hint=self.hints.leased_last,
         )
         self.hints.leased(slot.number)
         process.slot = slot
         self.row.cells = slot.cells
 
-    def _present_cells(self, index: SeriesIndex) -> list[PresentCell]:
-        self._refresh(index)
-        self.hints.appended(index.fed_to)  # this process may now bind what its parent has not read
+    def _present_cells(self, index: SeriesIndex, slot: Slot) -> list[PresentCell]:
+        if not slot.is_unused_from(index.next_cell):  # its last owner knew more series than this process
+            self._refresh(index)
+            self.hints.appended(index.fed_to)  # the parent reads it before its next fork
         return index.present_cells
 
     def _refresh(self, index: SeriesIndex) -> None:
@@ -251,6 +256,9 @@ class DirectorySession:
         try:
             if self.index is not None and self.hints.index_length > self.index.fed_to:
                 self._refresh(self.index)
+            if self._childs is process:
+                self._childs = ProcessState(self._clock)
+            self._childs.identity, self._childs.started = process.identity, fork_moment()
         except BaseException:
             process.inside = None
             process.lock.release()
@@ -265,12 +273,24 @@ class DirectorySession:
         if process.postponed:
             process.redo_postponed()
 
-    def after_fork_in_child(self, *, is_whole: bool) -> None:
-        """Have no slot. What the parent read of the index stays, unless a thread of it was in the slow path."""
+    def after_fork_in_child(self) -> None:
+        """Have no slot. What the parent read of the index stays."""
+        parent = self._parent = self.process  # to free it would write to all its pages
+        self.process = self._childs
+        self.row.cells = NO_CELLS
+        if parent.waiting or parent.old_rows:
+            self._empty_rows(parent)
+
+    def begin_anew(self) -> None:
+        """Have no slot and no index: a thread of the parent may have been changing anything."""
         parent = self.process
-        self.process = ProcessState(self._clock, parent.identity._replace(pid=0, start=fork_moment()))
-        for row in (self.row, parent.memory.row, *parent.old_rows):  # a thread may have been emptying its memory
+        self._empty_rows(parent)
+        self.process = self._childs = ProcessState(self._clock)
+        self.process.identity, self.process.started = parent.identity, fork_moment()
+        self.row = Row()
+        self.index = None
+
+    def _empty_rows(self, parent: ProcessState) -> None:
+        """Forget what the parent recorded where only it writes."""
+        for row in (self.row, parent.memory.row, *parent.old_rows):
             row.empty()
-        if not is_whole:
-            self.row = Row()
-            self.index = None

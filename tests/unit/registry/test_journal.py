@@ -183,7 +183,7 @@ def test_state_that_is_none_is_no_entry() -> None:
 
 def lease(registry_dir: Path) -> Slot:
     plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 1)
-    return acquire(plan, ProcessIdentity(os.getpid()), cells=1, present_cells=list)
+    return acquire(plan, ProcessIdentity(os.getpid()), cells=1, present_cells=lambda _: [])
 
 
 def test_find_asks_every_slot_the_latest_start_first(registry_dir: Path) -> None:
@@ -217,7 +217,7 @@ def test_find_passes_over_slots_that_cannot_be_read(registry_dir: Path) -> None:
 
 def test_find_reads_a_journal_longer_than_a_page(registry_dir: Path) -> None:
     plan = SlotPlan(Directory(str(registry_dir)), IDENTITY, 200)
-    slot = acquire(plan, ProcessIdentity(os.getpid(), capacity=200), cells=1, present_cells=list)
+    slot = acquire(plan, ProcessIdentity(os.getpid(), capacity=200), cells=1, present_cells=lambda _: [])
     for execution in range(200):
         slot.journal.begin(execution, NOW, 0)
     slot.release()

@@ -34,7 +34,7 @@ def lease(registry_dir: Path) -> Iterator[Lease]:
         identity: bytes = IDENTITY, *, owner: ProcessIdentity = SELF, cells: int = 1, live: Any = (), hint: int = 0
     ) -> Slot:
         plan = SlotPlan(Directory(str(registry_dir)), identity, owner.capacity)
-        held.append(acquire(plan, owner, cells=cells, present_cells=lambda: live, hint=hint))
+        held.append(acquire(plan, owner, cells=cells, present_cells=lambda _: live, hint=hint))
         return held[-1]
 
     yield lease_one
