@@ -113,7 +113,7 @@ def _labels(family: Family) -> str:
 
 
 def label_values() -> str:
-    """The labels whose values are a fixed few."""
+    """The labels with a fixed set of values."""
     values: dict[str, tuple[str, ...]] = {}
     for family in families.BUILT_IN:
         for label, texts in family.closed:
@@ -123,7 +123,7 @@ def label_values() -> str:
 
 
 def buckets() -> str:
-    """The bounds of histograms that nobody has set otherwise."""
+    """The default bounds of histograms."""
     bounds = ", ".join(f"{bound:g}" for bound in settings.DEFAULT_BUCKETS)
     names = ", ".join(_code(family.name) for family in _histograms())
     return f"{names} have the upper bounds (seconds) {bounds} and `+Inf`."
