@@ -10,7 +10,7 @@ from celery.exceptions import Reject, WorkerLostError
 
 from jobmetrics import recorder
 from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
-from jobmetrics.celery.tasks import find_failing_request, runs_here, unwrapped
+from jobmetrics.celery.requests import find_failing_request, runs_here, unwrapped
 from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import sys
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import states
 
 from jobmetrics import job_context, recorder
 from jobmetrics.celery import lost_tasks
 from jobmetrics.celery.messages import is_redelivered, job_of, ready_at
+from jobmetrics.celery.requests import running, unwrapped
 from jobmetrics.events import FAILURE, IGNORED, REJECTED, RETRY, SUCCESS, Ended, Started
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
-
-if TYPE_CHECKING:
-    from celery.worker.request import Request
-
 
 _STATUSES = {
     states.SUCCESS: SUCCESS,
@@ -91,38 +87,3 @@ def _uncaught(error: BaseException | None) -> Ended | None:
 def _is_from_signal(code: object) -> bool:
     """Whether an exit code is what billiard's handler of termination signals exits with: signal - 256."""
     return type(code) is int and -256 < code < -190
-
-
-# By task id and the identity of the keyword arguments, which Celery passes to prerun and postrun and holds in between:
-# a task id may run twice at once after a redelivery.
-running: dict[tuple[str, int], tuple[Execution, Any]] = {}
-
-
-def runs_here(request: Any) -> bool:
-    """Whether this very request is between its prerun and its postrun in this process."""
-    return any(known is request for _, known in list(running.values()))
-
-
-def find_failing_request(task_id: str) -> Request | None:
-    """Find the Request being failed on the call stack; Celery <= 5.6 does not pass it, nor does 5.7 for time limits.
-
-    It is kept nowhere else. Noting each request when it comes in would cost each task what this costs a lost one.
-    """
-    from celery.worker.request import Request  # loaded in every worker, and in no process that only sends
-
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        found = frame.f_locals.get("self")
-        if isinstance(found, Request) and found.id == task_id:
-            return found
-        frame = frame.f_back
-    return None
-
-
-def unwrapped(error: Any) -> BaseException | str | None:
-    """The exception a task raised, or its class name: what cannot be pickled comes wrapped."""
-    if type(error).__name__ == "ExceptionWithTraceback" and isinstance(error.exc, BaseException):
-        error = error.exc
-    if type(error).__name__ == "UnpickleableExceptionWrapper" and isinstance(error.exc_cls_name, str):
-        return error.exc_cls_name
-    return error if isinstance(error, BaseException) else None

@@ -9,7 +9,7 @@ import pytest
 from celery.worker.request import Request
 
 from jobmetrics import recorder
-from jobmetrics.celery import lost_tasks, signals, tasks
+from jobmetrics.celery import lost_tasks, requests, signals, tasks
 from jobmetrics.celery.messages import PUBLISHED_AT
 from jobmetrics.job_context import current_execution
 from jobmetrics.registry.journal import Entry
@@ -80,7 +80,7 @@ def test_each_state_of_celery_is_a_status(state: str, status: str, registry_dir:
     run(Task(), state, ValueError())
     assert statuses(registry_dir) == {status: 1}
     assert active(registry_dir) == {}
-    assert tasks.running == {}
+    assert requests.running == {}
     assert_durations_add_up(registry_dir)
 
 
@@ -223,9 +223,9 @@ def test_wrapped_errors_show_what_was_raised() -> None:
     class ExceptionWithTraceback(Exception):
         exc = KeyError("inner")
 
-    assert tasks.unwrapped(UnpickleableExceptionWrapper()) == "Hidden"
-    assert isinstance(tasks.unwrapped(ExceptionWithTraceback()), KeyError)
-    assert tasks.unwrapped("no error") is None
+    assert requests.unwrapped(UnpickleableExceptionWrapper()) == "Hidden"
+    assert isinstance(requests.unwrapped(ExceptionWithTraceback()), KeyError)
+    assert requests.unwrapped("no error") is None
 
 
 # ------------------------------------------------------------------ what the main process tells
