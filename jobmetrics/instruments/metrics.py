@@ -58,9 +58,7 @@ class _Metric(Labelled[Bound]):
             try:
                 known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
                 if not known.dropped:
-                    writer = known.writer
-                    if writer.clock() >= writer.check_at:  # as look() does: most calls are spared
-                        writer.look()
+                    known.writer.look()
                     return known
             except (KeyError, TypeError):
                 pass
