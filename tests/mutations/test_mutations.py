@@ -361,7 +361,8 @@ def run_named_test(mutation: Mutation, copy: Path) -> subprocess.CompletedProces
     environment = environment_of(copy)
     used = subprocess.run(where, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(used).is_relative_to(copy), "the copy is what is tested"
-    arguments = [*PYTEST, "--exitfirst", "--tb=line", "-m", "not long", mutation.path]
+    # Else pytest puts the root of the repository, which holds the package, before the copy.
+    arguments = [*PYTEST, "--import-mode=append", "--exitfirst", "--tb=line", "-m", "not long", mutation.path]
     return subprocess.run(
         [*arguments, f"--basetemp={copy / 'tmp'}"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
