@@ -40,7 +40,6 @@ MAX_POSTPONED = 10_000
 _LONG_AGO = 5e-324  # when a most recent gauge that no process has set yet was set to 0
 MAX_DROPPING = 100  # metric names under which dropped updates are counted
 RETRY_INTERVAL = 1.0  # seconds between two tries for all series that wait in memory together
-FEW = 16  # series that a job's end finds their cells at most
 SETTLE_INTERVAL = 0.05  # seconds between two tries there
 PROCESS_ENDED = "process ended"  # why an update was lost that waited until then
 SETTLE_SECONDS = 2.0  # that a process waits for the index lock where it ends
@@ -336,16 +335,29 @@ class Writer:
             self._show_zeros()
 
     def flush(self) -> None:
-        """To be called at each job's end: a few of the series that wait in memory, once a second, if nothing fails.
+        """Place one of the series that wait in memory. Call it at each job's end.
 
-        The next job's start does the rest. It also looks for a slot, which may take longer than a job's end should.
+        After a failure it does nothing for a second; after a success the next job's end goes on. The start of a job
+        places all at once, at most once a second, and looks for a slot: both take longer than a job's end should.
         """
         process = self.session.process
         due = process.waiting and process.inside != get_ident() and self.clock() >= process.retry_at
         if due and process.slot is not None and self.session.index is not None:
-            process.in_slow_path(self._empty_memory, FEW)
+            process.in_slow_path(self._place_first)
             process.redo_postponed()
         self.show_zeros()
+
+    def _place_first(self) -> None:
+        process = self.session.process
+        process.retry_at = self.clock() + RETRY_INTERVAL
+        if not process.waiting:
+            return
+        series = process.waiting[0]
+        if self._bind(series) and series.where[0] is not process.memory.row:
+            process.waiting.remove(series)  # binding may have made others wait, behind it
+            process.retry_at = self.clock()
+            if not process.waiting:
+                process.memory.clear()
 
     def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """To be called where the process ends: what waits in memory is recorded now or never.
@@ -384,20 +396,19 @@ class Writer:
         if self.show_dropped is not None and is_known:
             self.show_dropped()
 
-    def _empty_memory(self, most: int | None = None) -> None:
-        """Find the series in memory their cells, the first so many of them. Those that find none stay there."""
+    def _empty_memory(self) -> None:
+        """Find the series in memory their cells. Those that find none stay there."""
         process = self.session.process
         process.retry_at = self.clock() + RETRY_INTERVAL
         waiting = process.waiting
         if not waiting or not self._ensure_slot():
             return
-        tried = waiting[:most]
+        tried = waiting[:]
         wanted = [(series.family, series.values) for series in tried]
         if process.patient_until:
             # Processes that do not get the lock in time can count their loss in it, whichever process appended it.
             wanted.append((DROPPED_UPDATES, (PROCESS_ENDED, OVERFLOW)))
-        if not self.session.place_all(wanted) and most is not None:
-            return
+        self.session.place_all(wanted)
         for series in tried:
             if self._is_due(series):
                 self._bind(series)  # more may come to wait: live gauges for which a new generation has no room

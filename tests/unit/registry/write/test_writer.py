@@ -185,6 +185,18 @@ def test_what_waited_in_memory_is_counted_at_the_end_of_a_job_of_a_second(
     assert counted(registry_dir)["a",] == 5.0
 
 
+def test_ends_of_jobs_place_what_waits_one_by_one_once_the_lock_is_free(
+    registry_dir: Path, writer: Writer, clock: FakeClock, held_index: int
+) -> None:
+    for name in ("a", "b", "c"):
+        counter(writer, name).inc()
+    os.close(held_index)
+    clock.advance(FIRST_PAUSE)
+    for placed in (2, 3, 4):
+        writer.flush()
+        assert len(counted(registry_dir)) == placed
+
+
 def test_what_waited_in_memory_is_counted_where_the_process_ends(
     registry_dir: Path, writer: Writer, held_index: int
 ) -> None:
