@@ -8,31 +8,28 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from jobmetrics import runtime, settings
+from jobmetrics.log_throttle import ThrottledLog
 
 logger = logging.getLogger("jobmetrics")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LOG_INTERVAL = 60.0  # seconds between two lines about the same place
-
 
 class Errors:
     """Errors kept from jobs.
 
-    counts: by place, of the process counted_by. logged_at: by place, monotonic seconds.
-    let_through: exceptions that are the job's own.
+    counts: by place, of the process counted_by. let_through: exceptions that are the job's own.
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.counted_by = os.getpid()
-        self.logged_at: dict[str, float] = {}
+        self.log = ThrottledLog()
         self.let_through: tuple[type[BaseException], ...] = ()
 
 
@@ -60,10 +57,8 @@ def note(where: str, error: BaseException) -> None:
     if passes(error) or _propagates():
         raise error
     count(where)
-    now, logged_at = time.monotonic(), runtime.state(Errors).logged_at
-    if now - logged_at.get(where, -LOG_INTERVAL) >= LOG_INTERVAL:
-        logged_at[where] = now
-        logger.warning("jobmetrics: error in %s, the job is not affected: %s: %s", where, type(error).__name__, error)
+    message = "jobmetrics: error in %s, the job is not affected: %s: %s"
+    if runtime.state(Errors).log.warning(where, message, where, type(error).__name__, error):
         logger.debug("jobmetrics: details of the error in %s", where, exc_info=error)
 
 

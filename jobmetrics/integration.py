@@ -33,6 +33,7 @@ from jobmetrics.events import (
     Withdrawn,
 )
 from jobmetrics.families import Family, register_system
+from jobmetrics.findings import NOTE, OK, PROBLEM, Finding
 from jobmetrics.guard import guarded
 from jobmetrics.instruments import BoundGauge, Labelled
 from jobmetrics.recorder import Recorder
@@ -75,19 +76,6 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "jobmetrics.systems"
-
-OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
-
-
-class Finding(NamedTuple):
-    """One line of `jobmetrics check`.
-
-    state: OK, NOTE (no harm, worth knowing) or PROBLEM. remedy: what to do about it.
-    """
-
-    state: str
-    text: str
-    remedy: str = ""
 
 
 class Option(NamedTuple):

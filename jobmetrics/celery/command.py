@@ -10,44 +10,45 @@ import click
 
 from jobmetrics import settings
 from jobmetrics.celery import signals as handlers
-from jobmetrics.errors import JobmetricsError
+from jobmetrics.findings import OK, PROBLEM, Finding, configuration, directory_access, summary
 from jobmetrics.registry.directory import INDEX_NAME, Directory
-
-Finding = tuple[bool | None, str]  # whether it is well, None for what does no harm
-
-_STATES = {True: "ok", None: "note", False: "WRONG"}
-NOT_INSTRUMENTED = (
-    'this app is not instrumented: add imports = ("jobmetrics.celery.plugin",) to its configuration, '
-    "or call jobmetrics.celery.instrument(app)"
-)
 
 
 def findings(app: Any) -> Iterator[Finding]:
-    """What is well and what is not, in words, the most basic first."""
+    """Report what is right and wrong, the most basic first."""
     app.loader.import_default_modules()
-    yield (True, "this app is instrumented") if handlers.is_connected() else (False, NOT_INSTRUMENTED)
+    if handlers.is_connected():
+        yield Finding(OK, "this app is instrumented")
+    else:
+        yield Finding(
+            PROBLEM,
+            "this app is not instrumented",
+            'add imports = ("jobmetrics.celery.plugin",) to its configuration, '
+            "or call jobmetrics.celery.instrument(app)",
+        )
     read, wrong = settings.read()
-    for error in wrong.errors:
-        yield False, f"ignored, recording goes on without it: {error}"
-    if wrong.unknown:
-        yield None, wrong.unknown_line()
+    yield from configuration(wrong.errors, [wrong.unknown_line()] if wrong.unknown else [])
     in_force = settings.peek() or read
     if not in_force.enabled:
-        yield False, "recording is off: the setting enabled says so"
+        yield Finding(PROBLEM, "recording is off", "remove the setting enabled, or set it to true")
         return
-    yield True, f"it records to {in_force.dir}"
-    yield _directory(Directory(in_force.dir, in_force.dir_group, in_force.dir_owner))
+    yield from _directory(Directory(in_force.dir, in_force.dir_group, in_force.dir_owner))
 
 
-def _directory(directory: Directory) -> Finding:
-    try:
-        directory.check()
-        slots = len(directory.slots())
-    except (OSError, JobmetricsError) as error:
-        return False, f"an exporter with these settings would see nothing: {error}"
+def _directory(directory: Directory) -> Iterator[Finding]:
+    access, info = directory_access(directory)
+    yield access
+    if info is None:
+        return
     if not Path(directory.file(INDEX_NAME)).is_file():
-        return False, f"an exporter would see nothing: no worker has recorded into {directory.path} yet"
-    return True, f"an exporter run by this user with these settings would see {slots} slots there"
+        yield Finding(PROBLEM, f"no worker has recorded into {directory.path} yet", "start a worker of this app")
+        return
+    try:
+        slots = len(directory.slots())
+    except OSError as error:
+        yield Finding(PROBLEM, f"{directory.path} cannot be listed: {error.strerror}", "run this as the workers' user")
+        return
+    yield Finding(OK, f"an exporter run by this user with these settings sees {slots} slots there")
 
 
 @click.group(name="jobmetrics", help="Prometheus metrics of this app's workers.")
@@ -59,9 +60,10 @@ def command() -> None:
 @click.pass_context
 def check(context: click.Context) -> None:
     """Print what was found; exit 1 if anything is wrong."""
-    well = True
-    for good, text in findings(context.obj.app):
-        click.echo(f"{_STATES[good]}: {text}")
-        well = well and good is not False
-    if not well:
+    problems = 0
+    for finding in findings(context.obj.app):
+        click.echo(str(finding))
+        problems += finding.state == PROBLEM
+    click.echo(summary(problems))
+    if problems:
         context.exit(1)

@@ -6,16 +6,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from jobmetrics.cli import logs
 from jobmetrics.cli.options import collector_options, reading, settings_to_check, unknown_variables
 from jobmetrics.cli.printable import printable
-
-if TYPE_CHECKING:
-    from jobmetrics.integration import Finding
+from jobmetrics.findings import PROBLEM, Finding, configuration, summary
 
 
 @click.command()
@@ -33,8 +31,6 @@ def check(
 
     Run it as the workers' user, with their environment. Exit code 1 if anything is wrong.
     """
-    from jobmetrics.integration import PROBLEM
-
     settings, errors = settings_to_check(
         dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level
     )
@@ -44,7 +40,7 @@ def check(
     for finding in _findings(settings, errors, options):
         problems += finding.state == PROBLEM
         _print(finding)
-    print("nothing is wrong" if not problems else f"{problems} problem{'s' if problems > 1 else ''}")
+    print(summary(problems))
     return 1 if problems else 0
 
 
@@ -53,14 +49,14 @@ def _findings(settings: Any, errors: list[str], options: Any) -> Iterator[Findin
     from jobmetrics.exporter.app import build
 
     yield from diagnosis.versions()
-    yield from diagnosis.configuration(errors, unknown_variables())
+    yield from configuration(errors, unknown_variables())
     yield from diagnosis.directory(settings)
     app = build(settings, options)
     app.collectors.start()
     try:
         app.collectors.wait(options.timeout)
         yield from diagnosis.brokers(app.collectors.states())
-        yield from diagnosis.exposition(app.text(), settings)
+        yield from diagnosis.exposition(app.scrape.collect(), settings)
     finally:
         app.close()
     yield from diagnosis.exporter(settings)
@@ -68,12 +64,10 @@ def _findings(settings: Any, errors: list[str], options: Any) -> Iterator[Findin
 
 def _print(finding: Finding) -> None:
     """One line; on a terminal that is too narrow what does not fit goes on below, indented."""
-    text = printable(finding.text.rstrip(".") + (f"; {finding.remedy}" if finding.remedy else ""))
     width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
     lines = textwrap.wrap(
-        text,
+        printable(str(finding)),
         width,
-        initial_indent=f"{finding.state:<8}",
         subsequent_indent=" " * 8,
         break_long_words=False,
         break_on_hyphens=False,

@@ -64,8 +64,8 @@ def exporter(
     from starlette.middleware import Middleware
 
     from jobmetrics.exporter.app import build
-    from jobmetrics.exporter.sparingly import Sparingly
     from jobmetrics.exporter.web import apps, server, systemd
+    from jobmetrics.log_throttle import ThrottledLog
 
     server.Stop()
     settings = settings_from(dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level)
@@ -77,7 +77,7 @@ def exporter(
         from jobmetrics.exporter.web.tls import RenewedContext
 
         web = config.load(web_config)
-        tls = RenewedContext(web.tls, Sparingly()) if web.tls is not None else None
+        tls = RenewedContext(web.tls, ThrottledLog()) if web.tls is not None else None
         middleware.append(Middleware(apps.AddHeaders, web.headers))
         if web.users is not None:
             from jobmetrics.exporter.web.auth import authentication

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,16 +13,15 @@ from jobmetrics.cli import logs
 from jobmetrics.cli.options import collector_options, reading, settings_from
 from jobmetrics.cli.printable import printable
 from jobmetrics.collector_api import safe_url
-from jobmetrics.errors import JobmetricsError, SettingsError
+from jobmetrics.errors import SettingsError
 from jobmetrics.settings import Settings
 
 if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
     from rich.console import RenderableType
 
     from jobmetrics.exporter.overview import Sight
 
-_FETCH_SECONDS = 10.0
-_MAX_BYTES = 100 * 2**20
 _MOST_ROWS = 500
 
 
@@ -61,33 +58,32 @@ def top(
     with _source(url, settings, brokers) as read:
 
         def look() -> Sight:
-            try:
-                return overview.parse(read(), time.monotonic(), prefix)
-            except ValueError:
-                raise JobmetricsError(f"{safe_url(url or '')} shows no metrics in Prometheus' text format") from None
+            return overview.sight(read(), time.monotonic(), prefix)
 
         console = Console()
         before = look()
         if once:
             time.sleep(interval)
-            console.print(_picture(look(), before, url or settings.dir))
+            console.print(picture(look(), before, url or settings.dir))
             return 0
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=console.is_terminal) as live:
             while True:
                 time.sleep(interval)
                 now = look()
-                live.update(_picture(now, before, url or settings.dir, console.height), refresh=True)
+                live.update(picture(now, before, url or settings.dir, console.height), refresh=True)
                 before = now
     return 0
 
 
 @contextlib.contextmanager
-def _source(url: str | None, settings: Settings, brokers: dict[str, Any]) -> Iterator[Callable[[], str]]:
-    """What gives an exposition each time it is called."""
+def _source(url: str | None, settings: Settings, brokers: dict[str, Any]) -> Iterator[Callable[[], Iterable[Metric]]]:
+    """Yield a function that reads the metrics: at the URL, else from the directory and the brokers."""
     if url is not None:
-        if not url.startswith(("http://", "https://")):
+        from jobmetrics.exporter.client import SCHEMES, read_metrics
+
+        if not url.startswith(SCHEMES):
             raise SettingsError(f"--url={safe_url(url)!r} is not allowed; it takes http://HOST:PORT/metrics")
-        yield lambda: _fetched(url)
+        yield lambda: read_metrics(url)
         return
     from jobmetrics.exporter.app import build
 
@@ -97,36 +93,13 @@ def _source(url: str | None, settings: Settings, brokers: dict[str, Any]) -> Ite
     app.collectors.start()
     try:
         app.collectors.wait(options.timeout)
-        yield lambda: app.text().decode()
+        yield app.scrape.collect
     finally:
         app.close()
 
 
-def _fetched(url: str) -> str:
-    """The page at a URL, in which a name and password may stand."""
-    from urllib.parse import unquote, urlsplit, urlunsplit
-
-    parts = urlsplit(url)
-    bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/metrics", parts.query, ""))
-    request = urllib.request.Request(bare)  # noqa: S310 - http or https, checked before
-    if parts.username is not None:
-        from base64 import b64encode
-
-        word = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", "Basic " + b64encode(word.encode()).decode())
-    try:
-        with urllib.request.urlopen(request, timeout=_FETCH_SECONDS) as answer:  # noqa: S310 - as above
-            text: str = answer.read(_MAX_BYTES).decode("utf-8", "replace")
-            return text
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise JobmetricsError(f"{safe_url(url)} answers {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise JobmetricsError(f"{safe_url(url)} cannot be read: {reason}") from None
-
-
-def _picture(now: Sight, before: Sight, source: str, height: int = 0) -> RenderableType:
+def picture(now: Sight, before: Sight, source: str, height: int = 0) -> RenderableType:
+    """A table of what happened between two readings. height: rows of the terminal, 0 without a limit."""
     from rich import box
     from rich.console import Group
     from rich.table import Table

@@ -10,7 +10,7 @@ from jobmetrics.exporter import collectors as collecting
 from jobmetrics.exporter.collectors import DEFAULT_REFRESH, BackgroundCollector, BackgroundCollectors
 from jobmetrics.exporter.metrics_page import Exposition, MetricsPage, Scrape
 from jobmetrics.exporter.registry_reader import RegistryDirectory
-from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry.directory import Directory
 from jobmetrics.settings import Settings
 
@@ -21,6 +21,7 @@ class Exporter:
 
     directory: RegistryDirectory
     collectors: BackgroundCollectors
+    scrape: Scrape
     metrics: MetricsPage
 
     def text(self) -> bytes:
@@ -48,7 +49,7 @@ def build(
     Raises:
         SettingsError: when the options or settings contradict each other or something asked for is not installed.
     """
-    log = Sparingly()
+    log = ThrottledLog()
     directory = RegistryDirectory(Directory(settings.dir, settings.dir_group, settings.dir_owner), log, hide_after)
     exposition = Exposition(settings.namespace, settings.labels, log)
     collectors = BackgroundCollectors(
@@ -57,5 +58,5 @@ def build(
             for collector in collecting.find(options)
         ]
     )
-    collect = Scrape(directory, collectors, exposition, __version__).collect
-    return Exporter(directory, collectors, MetricsPage(collect))
+    scrape = Scrape(directory, collectors, exposition, __version__)
+    return Exporter(directory, collectors, scrape, MetricsPage(scrape.collect))

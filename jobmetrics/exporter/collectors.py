@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from jobmetrics.collector_api import Collector, CollectorOptions, Reading, without_secrets
 from jobmetrics.errors import CollectorError, JobmetricsError, SettingsError
-from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.families import HISTOGRAM, Family
 from jobmetrics.integration import System, find_systems
+from jobmetrics.log_throttle import ThrottledLog
 
 logger = logging.getLogger("jobmetrics")
 
@@ -62,7 +62,7 @@ class BackgroundCollector:
         *,
         refresh: float,
         timeout: float,
-        log: Sparingly,
+        log: ThrottledLog,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:

@@ -6,20 +6,19 @@ import contextlib
 import html
 import importlib.metadata
 import os
-import re
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.metrics_core import Metric
 
 from jobmetrics import __version__
-from jobmetrics.errors import DirectoryMissing, RegistryError
+from jobmetrics.errors import RegistryError
 from jobmetrics.exporter.collectors import CollectorState
 from jobmetrics.exporter.web.pages import DIRECTORY_HEADER, fingerprint
 from jobmetrics.families import (
@@ -29,7 +28,8 @@ from jobmetrics.families import (
     INVALID_FAMILIES,
     Family,
 )
-from jobmetrics.integration import NOTE, OK, PROBLEM, Finding, find_systems
+from jobmetrics.findings import NOTE, OK, PROBLEM, Finding, directory_access
+from jobmetrics.integration import find_systems
 from jobmetrics.registry.cells import AHEAD
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
@@ -42,7 +42,6 @@ _ROOM = 8 * 2**20  # bytes; what some hundred processes with some hundred series
 _NEARLY = 0.9  # of the series limit
 _ANSWER_SECONDS = 5.0
 _SHOWN = 3  # job types or directories that are named in one finding
-_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)|PORT)\b")
 
 
 def versions() -> Iterator[Finding]:
@@ -70,19 +69,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
-def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Finding]:
-    """What is wrong with the environment and the file. errors, unknown: one line each."""
-    for line in errors:
-        yield Finding(
-            PROBLEM, line, "correct it; workers go on without it, the exporter and other commands do not start"
-        )
-    for line in unknown:
-        remedy = ""
-        if _SERVICE_LINK.search(line):
-            remedy = "Kubernetes sets such names for a Service; enableServiceLinks: false in the pod spec stops it"
-        yield Finding(NOTE, line, remedy)
-
-
 def directory(settings: Settings) -> Iterator[Finding]:
     """The registry directory: where it is, who may use it, and what it holds."""
     path = settings.dir
@@ -91,24 +77,14 @@ def directory(settings: Settings) -> Iterator[Finding]:
             NOTE, f"another user holds {held}; workers and exporter of this user take {path} instead",
             "set JOBMETRICS_DIR to a directory that only they can make",
         )  # fmt: skip
-    try:
-        found = Directory(path, settings.dir_group, settings.dir_owner)
-        info = found.check()
-    except DirectoryMissing:
-        yield Finding(
-            PROBLEM, f"{path} does not exist: nothing has recorded here",
-            "start a worker with jobmetrics turned on, or set JOBMETRICS_DIR to the directory that the workers use",
-        )  # fmt: skip
-        yield from _file_system(str(Path(path).parent))
-        return
-    except RegistryError as error:
-        yield Finding(PROBLEM, str(error))
-        return
-    except OSError as error:
-        yield Finding(PROBLEM, f"{path} cannot be looked at: {error.strerror}", "run this as the workers' user")
+    found = Directory(path, settings.dir_group, settings.dir_owner)
+    access, info = directory_access(found)
+    yield access
+    if info is None:
+        if not os.path.lexists(path):  # Path.exists may raise
+            yield from _file_system(str(Path(path).parent))
         return
     mine = info.st_uid == os.geteuid()
-    yield Finding(OK, f"{path}, mode {info.st_mode & 0o7777:o}, user {info.st_uid}, group {info.st_gid}")
     if not mine and os.geteuid() != 0 and settings.dir_group is None:
         yield Finding(
             NOTE, f"it belongs to user {info.st_uid}, this is user {os.geteuid()}: workers of this user cannot record",
@@ -249,11 +225,10 @@ def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
             yield Finding(PROBLEM, f"{name}: {state.error or 'no answer in time'}", "check address, password, network")
 
 
-def exposition(text: bytes, settings: Settings) -> Iterator[Finding]:
-    """Whether metrics are left out of what the exporter shows. text: the exposition."""
+def exposition(metrics: Iterable[Metric], settings: Settings) -> Iterator[Finding]:
+    """Whether metrics are left out of what the exporter shows."""
     name = f"{settings.namespace}_{INVALID_FAMILIES.name}" if settings.namespace else INVALID_FAMILIES.name
-    families = text_string_to_metric_families(text.decode())
-    count = sum(sample.value for family in families if family.name == name for sample in family.samples)
+    count = sum(sample.value for metric in metrics if metric.name == name for sample in metric.samples)
     if count:
         what = "1 metric cannot be shown and is" if count == 1 else f"{count:.0f} metrics cannot be shown and are"
         yield Finding(

@@ -20,8 +20,8 @@ from jobmetrics import families
 from jobmetrics.errors import SettingsError
 from jobmetrics.exporter.collectors import BackgroundCollectors, CollectorState
 from jobmetrics.exporter.registry_reader import DirectoryReading, RegistryDirectory, WorkerMemory
-from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.families import BUILT_IN, COUNTER, HISTOGRAM, SAMPLE_SUFFIXES, Family
+from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry.read.snapshot import Sample, Snapshot
 
 Group = tuple[Family, Sequence[Sample]]
@@ -157,7 +157,7 @@ class Exposition:
     namespace: prefix of every name, or empty. labels: added to every sample.
     """
 
-    def __init__(self, namespace: str, labels: Mapping[str, str], log: Sparingly) -> None:
+    def __init__(self, namespace: str, labels: Mapping[str, str], log: ThrottledLog) -> None:
         """Raises SettingsError for a constant label that metrics of jobmetrics use themselves."""
         for label in labels:
             if label in _RESERVED_LABELS:

@@ -1,19 +1,19 @@
-"""An exposition as rows for people: what each job type does, and how full the queues are."""
+"""Metrics as rows for people: what each job type does, and how full the queues are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.metrics_core import Metric
 
 Key = tuple[str, str, str]
 
 
 @dataclass
 class Totals:
-    """What one exposition says of one job type. Buckets: cumulated counts by upper bound in seconds."""
+    """What one reading says of one job type. Buckets: cumulated counts by upper bound in seconds."""
 
     ended: float = 0.0
     failed: float = 0.0
@@ -24,7 +24,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Sight:
-    """One exposition, taken at `at` (monotonic seconds).
+    """One reading of metrics, taken at `at` (monotonic seconds).
 
     jobs: by system, job type, queue. depths, and oldest in epoch seconds: by system, broker, queue. workers,
     capacity: by system. down: what cannot be read.
@@ -51,19 +51,21 @@ class Row:
     duration: tuple[float | None, float | None]
 
 
-def parse(text: str, at: float, prefix: str = "") -> Sight:
-    """An exposition in Prometheus' text format. prefix: the namespace with its underscore.
+def sight(metrics: Iterable[Metric], at: float, prefix: str = "") -> Sight:
+    """Sum up metrics for people.
 
-    Raises:
-        ValueError: when it is none.
+    Args:
+        metrics: from the registry directory or from an exporter's text.
+        at: when they were read, monotonic seconds.
+        prefix: the namespace with its underscore.
     """
-    sight = Sight(at)
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
+    found = Sight(at)
+    for metric in metrics:
+        for sample in metric.samples:
             name = sample.name.removeprefix(prefix)
-            _take_job(sight, name, sample.labels, sample.value)
-            _take_rest(sight, name, sample.labels, sample.value)
-    return sight
+            _take_job(found, name, sample.labels, sample.value)
+            _take_rest(found, name, sample.labels, sample.value)
+    return found
 
 
 def _take_job(sight: Sight, name: str, labels: Mapping[str, str], value: float) -> None:
@@ -98,12 +100,15 @@ def _take_rest(sight: Sight, name: str, labels: Mapping[str, str], value: float)
 
 
 def _add(buckets: dict[float, float], labels: Mapping[str, str], value: float) -> None:
-    bound = float(labels["le"])
+    try:
+        bound = float(labels["le"])
+    except (KeyError, ValueError):
+        return  # another program's metric of that name
     buckets[bound] = buckets.get(bound, 0.0) + value
 
 
 def rows(now: Sight, before: Sight | None) -> list[Row]:
-    """What happened between two expositions, the busiest job type first; since ever where there is none before."""
+    """What happened between two readings, the busiest job type first; since ever where there is none before."""
     found = []
     for key, totals in now.jobs.items():
         last = before.jobs.get(key, Totals()) if before else Totals()
@@ -126,23 +131,32 @@ def rows(now: Sight, before: Sight | None) -> list[Row]:
 
 def _percentiles(now: Mapping[float, float], before: Mapping[float, float]) -> tuple[float | None, float | None]:
     """The median and the 95th percentile of what came between, else of all there ever was."""
-    counts = {bound: count - before.get(bound, 0.0) for bound, count in sorted(now.items())}
+    counts: Mapping[float, float] = {bound: count - before.get(bound, 0.0) for bound, count in now.items()}
     if not counts.get(math.inf):
-        counts = dict(sorted(now.items()))
+        counts = now
     return quantile(counts, 0.5), quantile(counts, 0.95)
 
 
 def quantile(cumulated: Mapping[float, float], share: float) -> float | None:
-    """A quantile of cumulated buckets in ascending order, as Prometheus' histogram_quantile estimates it."""
+    """Estimate a quantile of a histogram as Prometheus' histogram_quantile does.
+
+    Args:
+        cumulated: cumulated counts by upper bound, +Inf included.
+        share: 0 to 1.
+
+    Returns:
+        The value below which that share of the observations lies, interpolated within its bucket; the highest finite
+        bound if it lies beyond. None without observations, without +Inf or without a finite bound.
+    """
+    bounds = sorted(cumulated)
     total = cumulated.get(math.inf, 0.0)
-    if not total:
+    if len(bounds) < 2 or not total:
         return None
-    below, low = 0.0, 0.0
-    for bound, count in cumulated.items():
-        if count >= share * total:
-            if math.isinf(bound):
-                return low
-            inside = count - below
-            return low + (bound - low) * ((share * total - below) / inside if inside else 1.0)
-        below, low = count, bound
+    rank = share * total
+    low, below = 0.0, 0.0
+    for bound in bounds[:-1]:
+        count = cumulated[bound]
+        if count >= rank and count > below:
+            return low + (bound - low) * (rank - below) / (count - below)
+        low, below = bound, count
     return low

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
-from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.layout import ProcessIdentity
 from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
@@ -32,7 +32,7 @@ class DirectoryReading:
 class RegistryDirectory:
     """Reads one registry directory for any number of threads, one after another. Never raises once it serves."""
 
-    def __init__(self, directory: Directory, log: Sparingly, hide_after: float | None = None) -> None:
+    def __init__(self, directory: Directory, log: ThrottledLog, hide_after: float | None = None) -> None:
         self.path = directory.path
         self._log = log
         self._reader = SnapshotReader(directory, hide_after=hide_after)

@@ -15,8 +15,8 @@ import pytest
 from jobmetrics import settings
 from jobmetrics.exporter import diagnosis
 from jobmetrics.families import JOBS_DURATION
+from jobmetrics.findings import NOTE
 from jobmetrics.instruments import BoundHistogram
-from jobmetrics.integration import NOTE
 from jobmetrics.registry.write.writer import Writer
 from tests.e2e.exporters import COMMAND, LIMIT, complaint, recording, run, running
 from tests.multiprocess.places import ALICE, need_root
@@ -221,8 +221,9 @@ def test_check_with_a_wrong_option_is_one_clear_line() -> None:
 
 def test_top_once_is_readable_at_80_columns(registry_dir: Path, tmp_path: Path) -> None:
     with running(registry_dir, tmp_path / "log") as exporter, recording(registry_dir):
+        variables = {"COLUMNS": "80", "http_proxy": "http://127.0.0.1:1"}  # no proxy is asked for a loopback address
         for source in (("--dir", str(registry_dir)), ("--url", f"{exporter.url}/metrics")):
-            done = run("top", "--once", "--interval", "0.1", *source, variables={"COLUMNS": "80"})
+            done = run("top", "--once", "--interval", "0.1", *source, variables=variables)
             assert (done.returncode, done.stderr) == (0, ""), source
             assert columns(done.stdout) <= 80, source
             (line,) = [line for line in done.stdout.splitlines() if "app.resize" in line]

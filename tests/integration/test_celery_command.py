@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -22,7 +23,8 @@ def _check(app: str, **environment: str) -> tuple[int, str]:
         text=True,
         check=False,
     )
-    return answer.returncode, answer.stdout + answer.stderr
+    said = answer.stdout + answer.stderr
+    return answer.returncode, "\n".join(re.sub(r"^(\w+) +", r"\1: ", line) for line in said.splitlines())
 
 
 def test_it_is_an_entry_point_of_celerys() -> None:
@@ -34,7 +36,7 @@ def test_an_app_without_the_plugin_is_told_what_to_do(tmp_path: Path, registry_d
     (tmp_path / "bare.py").write_text("from celery import Celery\napp = Celery('bare')\n")
     code, said = _check("bare", PYTHONPATH=str(tmp_path), JOBMETRICS_DIR=str(registry_dir))
     assert code == 1
-    assert "WRONG: this app is not instrumented" in said
+    assert "PROBLEM: this app is not instrumented; add imports" in said
     assert "jobmetrics.celery.plugin" in said
 
 
@@ -42,16 +44,15 @@ def test_before_any_worker_there_is_nothing_to_see(tmp_path: Path) -> None:
     code, said = _check("tests.integration.celery_app", JOBMETRICS_DIR=str(tmp_path / "none"))
     assert code == 1
     assert "ok: this app is instrumented" in said
-    assert f"ok: it records to {tmp_path / 'none'}" in said
-    assert "WRONG: an exporter with these settings would see nothing" in said
+    assert f"PROBLEM: {tmp_path / 'none'} does not exist: nothing has recorded here" in said
     assert not (tmp_path / "none").exists(), "asking makes nothing"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("JOBMETRICS_ENABLED", "false", "WRONG: recording is off: the setting enabled"),
-        ("JOBMETRICS_MAX_SERIES", "many", "WRONG: ignored, recording goes on without it: JOBMETRICS_MAX_SERIES='many'"),
+        ("JOBMETRICS_ENABLED", "false", "PROBLEM: recording is off; "),
+        ("JOBMETRICS_MAX_SERIES", "many", "PROBLEM: JOBMETRICS_MAX_SERIES='many'"),
         ("JOBMETRICS_PORT", "tcp://10.0.0.1:9909", "note: JOBMETRICS_PORT is not a setting, and ignored"),
     ],
 )
@@ -65,6 +66,8 @@ def test_a_running_worker_is_seen(redis_url: str, registry_dir: Path, tmp_path: 
     environment = {"BROKER": redis_url, "JOBMETRICS_DIR": str(registry_dir)}
     with celery_worker(environment, tmp_path / "log", "--concurrency=1"):
         code, said = _check("tests.integration.celery_app", **environment)
-    assert "WRONG" not in said
+    assert "PROBLEM" not in said
+    assert f"ok: {registry_dir}, mode 700" in said
+    assert "wrong" in said.splitlines()[-1]
     assert "1 slots" in said or "2 slots" in said
     assert code == 0

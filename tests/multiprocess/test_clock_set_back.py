@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobmetrics.exporter.diagnosis import contents
+from jobmetrics.findings import PROBLEM
 from jobmetrics.instruments import bound
-from jobmetrics.integration import PROBLEM
 from tests.multiprocess.support import Child, Worker, child, in_child, serve
 from tests.support import readings
 

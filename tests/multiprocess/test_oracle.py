@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import jobmetrics
 from jobmetrics import settings
 from jobmetrics.exporter.metrics_page import Exposition
-from jobmetrics.exporter.sparingly import Sparingly
+from jobmetrics.log_throttle import ThrottledLog
 from tests.multiprocess.support import Child, children, serve
 from tests.support import readings
 
@@ -106,7 +106,7 @@ def _exposition(path: Path) -> str:
 
     class Shown:
         def collect(self) -> Any:
-            return Exposition("", {}, Sparingly()).metrics(found.families)
+            return Exposition("", {}, ThrottledLog()).metrics(found.families)
 
     registry = CollectorRegistry()
     registry.register(Shown())

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import pytest
 
 from jobmetrics import guard, runtime, settings
 from jobmetrics.guard import guarded
+from jobmetrics.log_throttle import ThrottledLog
 
 
 class TimeLimit(Exception):
@@ -27,7 +27,7 @@ def works(value: str) -> str:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(runtime.state(guard.Errors), "log", ThrottledLog(lambda: seconds[0]))
     return seconds
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobmetrics.errors import SettingsError
-from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.exporter.web.config import TlsConfig
+from jobmetrics.log_throttle import ThrottledLog
 
 _CLIENT_AUTH = {
     "NoClientCert": ssl.CERT_NONE,
@@ -22,11 +22,11 @@ _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 class RenewedContext(ssl.SSLContext):
     """A context whose connections use the newest certificates: renewed files need no restart."""
 
-    def __new__(cls, config: TlsConfig, log: Sparingly) -> RenewedContext:  # noqa: ARG004, PYI034 - SSLContext takes a protocol
+    def __new__(cls, config: TlsConfig, log: ThrottledLog) -> RenewedContext:  # noqa: ARG004, PYI034 - SSLContext takes a protocol
         """Make it as SSLContext wants it."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
-    def __init__(self, config: TlsConfig, log: Sparingly) -> None:
+    def __init__(self, config: TlsConfig, log: ThrottledLog) -> None:
         """Raises SettingsError when the files are not what TLS needs."""
         self._config = config
         self._log = log

@@ -6,7 +6,6 @@ cannot be read.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from bisect import bisect_left
@@ -31,6 +30,7 @@ from jobmetrics.families import (
     SUM,
     Family,
 )
+from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry import layout
 from jobmetrics.registry.cells import AHEAD, extreme
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
@@ -52,9 +52,6 @@ from jobmetrics.registry.read.slot_reader import (
 
 __all__ = ["Active", "Sample", "Snapshot", "SnapshotReader"]
 
-logger = logging.getLogger("jobmetrics")
-
-LOG_INTERVAL = 60.0  # seconds between two lines about the same file
 KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is opened for each reading
 
 
@@ -99,7 +96,7 @@ class SnapshotReader:
         self._columns: Columns | None = None
         self._scratch = Scratch()
         self._kept_open = _kept_open()
-        self._logged_at: dict[str, float] = {}
+        self._log = ThrottledLog(clock)
 
     def close(self) -> None:
         """Close all descriptors; a later `read` opens them again."""
@@ -145,7 +142,9 @@ class SnapshotReader:
             end = min(committed, os.fstat(self._index_fd).st_size)  # no more memory than the file has bytes
             index.feed(os.pread(self._index_fd, max(0, end - index.fed_to), index.fed_to), committed)
         if index.damaged:
-            self._log(INDEX_NAME, "jobmetrics: %d bytes of the index are damaged, the rest is served", index.damaged)
+            self._log.warning(
+                INDEX_NAME, "jobmetrics: %d bytes of the index are damaged, the rest is served", index.damaged
+            )
         return index
 
     def _forget_slots(self) -> None:
@@ -198,14 +197,8 @@ class SnapshotReader:
         except (OSError, RegistryError) as error:
             reading = slot.last(f"is served as it was last: {error}")
         if reading.problem:
-            self._log(slot_name(number), "jobmetrics: %s %s", slot_name(number), reading.problem)
+            self._log.warning(slot_name(number), "jobmetrics: %s %s", slot_name(number), reading.problem)
         return reading
-
-    def _log(self, name: str, message: str, *arguments: object) -> None:
-        now = self._clock()
-        if now - self._logged_at.get(name, -LOG_INTERVAL) >= LOG_INTERVAL:
-            self._logged_at[name] = now
-            logger.warning(message, *arguments)
 
 
 def _kept_open() -> int:

@@ -17,9 +17,9 @@ from jobmetrics.collector_api import Collector, CollectorOptions, Reading, Targe
 from jobmetrics.errors import CollectorError, JobmetricsError, SettingsError
 from jobmetrics.exporter import collectors
 from jobmetrics.exporter.collectors import BackgroundCollector, BackgroundCollectors, CollectorState
-from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.families import JOBS_DURATION, JOBS_QUEUE_DEPTH
 from jobmetrics.integration import ENTRY_POINT_GROUP, Option, System
+from jobmetrics.log_throttle import ThrottledLog
 from tests.unit.doubles import FakeClock
 
 DEPTH = Reading(JOBS_QUEUE_DEPTH, ("rq", "main", "q"), 3.0)
@@ -55,7 +55,7 @@ def failing(error: BaseException) -> Callable[[], list[Reading]]:
 
 def background(collector: Fake, clock: FakeClock, refresh: float = 5.0, timeout: float = 2.0) -> BackgroundCollector:
     return BackgroundCollector(
-        collector, refresh=refresh, timeout=timeout, log=Sparingly(clock), clock=clock, wall_clock=lambda: 1.7e9
+        collector, refresh=refresh, timeout=timeout, log=ThrottledLog(clock), clock=clock, wall_clock=lambda: 1.7e9
     )
 
 

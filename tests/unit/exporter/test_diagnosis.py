@@ -13,8 +13,9 @@ from jobmetrics.events import SUCCESS, Ended, Job, Started
 from jobmetrics.exporter import diagnosis
 from jobmetrics.exporter.app import build
 from jobmetrics.families import COUNTER, Family
+from jobmetrics.findings import NOTE, PROBLEM, Finding
 from jobmetrics.instruments import BoundCounter
-from jobmetrics.integration import NOTE, PROBLEM, Finding, Recorded, System, Systems
+from jobmetrics.integration import Recorded, System, Systems
 from jobmetrics.registry.read.snapshot import SnapshotReader
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings, load
@@ -61,9 +62,9 @@ def test_metrics_that_cannot_be_shown_are_a_problem(registry_dir: Path) -> None:
     BoundCounter(writer, Family("shop_rows_total", COUNTER, ""), ()).inc()
     exporter = build(settings, CollectorOptions())
     try:
-        assert list(diagnosis.exposition(exporter.text(), settings)) == []
+        assert list(diagnosis.exposition(exporter.scrape.collect(), settings)) == []
         BoundCounter(writer, Family("two words", COUNTER, ""), ()).inc()
-        (found,) = diagnosis.exposition(exporter.text(), settings)
+        (found,) = diagnosis.exposition(exporter.scrape.collect(), settings)
     finally:
         exporter.close()
     assert (found.state, found.text) == (PROBLEM, "1 metric cannot be shown and is left out")

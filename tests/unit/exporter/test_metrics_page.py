@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 from jobmetrics import families
 from jobmetrics.errors import SettingsError
 from jobmetrics.exporter.metrics_page import Exposition, MetricsPage
-from jobmetrics.exporter.sparingly import Sparingly
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
+from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry.read.snapshot import Sample
 
 # These two ship no types.
@@ -39,7 +39,7 @@ class _Fixed(Collector):
 
 def shown(groups: Groups, namespace: str = "", **labels: str) -> str:
     """The text format; that both formats can be parsed is checked at every call."""
-    return written(Exposition(namespace, labels, Sparingly()).metrics(groups))
+    return written(Exposition(namespace, labels, ThrottledLog()).metrics(groups))
 
 
 def written(metrics: list[Metric]) -> str:
@@ -77,7 +77,7 @@ def test_a_histogram_whose_sum_can_fall_is_of_no_type(bounds: tuple[float, ...],
 
 def test_a_colon_in_a_name_stays_in_both_formats() -> None:
     groups: Groups = [(Family("a:b_total", COUNTER, "Help."), [Sample((), 1.0)])]
-    page = MetricsPage(lambda: Exposition("", {}, Sparingly()).metrics(groups))
+    page = MetricsPage(lambda: Exposition("", {}, ThrottledLog()).metrics(groups))
     openmetrics = "application/openmetrics-text"
     for accept in (
         "",
@@ -136,7 +136,7 @@ def test_a_users_metric_whose_name_clashes_is_left_out_and_logged_once(
     theirs: str, type_: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clash = (Family(theirs, type_, "Theirs."), [Sample((), 5.0, buckets=(5.0,), sum=5.0)])
-    exposition = Exposition("", {}, Sparingly())
+    exposition = Exposition("", {}, ThrottledLog())
     own = [(families.JOBS, [Sample(("celery", "t", "q", "success"), 1.0)]), (families.JOBS_DURATION, [])]
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -174,7 +174,7 @@ def test_a_family_that_fails_in_the_middle_is_left_out_and_counted(caplog: pytes
     broken = (Family("x", HISTOGRAM, "", buckets=(1.0, 2.0)), [Sample((), buckets=(1.0,), sum=1.0)])
     groups: Groups = [broken, (families.SERIES, [Sample((), 3.0)]), (Family("y", GAUGE, ""), [Sample((), 1.0)])]
     with caplog.at_level(logging.WARNING):
-        metrics = Exposition("acme", {}, Sparingly()).metrics(groups, left_out=families.INVALID_FAMILIES)
+        metrics = Exposition("acme", {}, ThrottledLog()).metrics(groups, left_out=families.INVALID_FAMILIES)
     lines = [line for line in written(metrics).splitlines() if not line.startswith("#")]
     assert lines == ["acme_jobmetrics_series 3.0", "acme_y 1.0", "acme_jobmetrics_invalid_families 1.0"]
     (record,) = caplog.records
@@ -183,7 +183,7 @@ def test_a_family_that_fails_in_the_middle_is_left_out_and_counted(caplog: pytes
 
 def test_nobody_else_has_the_name_of_the_count_of_what_is_left_out() -> None:
     foreign = (Family(families.INVALID_FAMILIES.name, COUNTER, ""), [Sample((), 7.0)])
-    metrics = Exposition("", {}, Sparingly()).metrics([foreign], left_out=families.INVALID_FAMILIES)
+    metrics = Exposition("", {}, ThrottledLog()).metrics([foreign], left_out=families.INVALID_FAMILIES)
     assert [sample.value for metric in metrics for sample in metric.samples] == [1.0]
 
 
@@ -210,11 +210,11 @@ def test_extreme_values_are_exact() -> None:
 @pytest.mark.parametrize("label", ["system", "queue_name", "le", "broker", "state", "version"])
 def test_a_constant_label_that_jobmetrics_uses_is_refused(label: str) -> None:
     with pytest.raises(SettingsError, match=label):
-        Exposition("", {label: "x"}, Sparingly())
+        Exposition("", {label: "x"}, ThrottledLog())
 
 
 def test_openmetrics_names_the_unit_only_where_the_name_ends_with_it() -> None:
-    metrics = Exposition("", {}, Sparingly()).metrics(
+    metrics = Exposition("", {}, ThrottledLog()).metrics(
         [(families.JOBS_DURATION, []), (families.JOBS_DURATION_UNKNOWN, [])]
     )
     text = write_openmetrics(_Fixed(metrics)).decode()

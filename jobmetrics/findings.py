@@ -1,0 +1,72 @@
+"""What is right and wrong with a set-up, in words: what `jobmetrics check` and a job system's own check share.
+
+It reads no metrics, so that a worker's environment has all it needs.
+"""
+
+# No `from __future__ import annotations`: NamedTuple would compile each string.
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from jobmetrics.errors import DirectoryMissing, RegistryError
+from jobmetrics.registry.directory import Directory
+
+OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+
+_SERVICE_LINK = r"_(SERVICE_(HOST|PORT)|PORT)\b"
+
+
+class Finding(NamedTuple):
+    """One line of `jobmetrics check`.
+
+    state: OK, NOTE (no harm, worth knowing) or PROBLEM. remedy: what to do about it.
+    """
+
+    state: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:<8}{self.text.rstrip('.')}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def summary(problems: int) -> str:
+    """The last line of a check."""
+    return "nothing is wrong" if not problems else f"{problems} problem{'s' if problems > 1 else ''}"
+
+
+def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Finding]:
+    """Report what is wrong with the environment and the file. errors, unknown: one line each."""
+    for line in errors:
+        yield Finding(
+            PROBLEM, line, "correct it; workers go on without it, the exporter and other commands do not start"
+        )
+    for line in unknown:
+        remedy = ""
+        if re.search(_SERVICE_LINK, line):
+            remedy = "Kubernetes sets such names for a Service; enableServiceLinks: false in the pod spec stops it"
+        yield Finding(NOTE, line, remedy)
+
+
+def directory_access(directory: Directory) -> tuple[Finding, os.stat_result | None]:
+    """Report whether this process may use the registry directory.
+
+    Returns:
+        The finding, and the directory's status if it may.
+    """
+    path = directory.path
+    try:
+        info = directory.check()
+    except DirectoryMissing:
+        missing = Finding(
+            PROBLEM, f"{path} does not exist: nothing has recorded here",
+            "start a worker with jobmetrics turned on, or set JOBMETRICS_DIR to the directory that the workers use",
+        )  # fmt: skip
+        return missing, None
+    except RegistryError as error:
+        return Finding(PROBLEM, str(error)), None
+    except OSError as error:
+        text = f"{path} cannot be looked at: {error.strerror}"
+        return Finding(PROBLEM, text, "run this as the workers' user"), None
+    return Finding(OK, f"{path}, mode {info.st_mode & 0o7777:o}, user {info.st_uid}, group {info.st_gid}"), info
