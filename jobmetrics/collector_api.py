@@ -10,8 +10,9 @@ in the same thread, one thread a collector. Whatever a collector does there cann
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from jobmetrics.errors import SettingsError
 from jobmetrics.families import OVERFLOW, Family
 
 __all__ = ["Collector", "CollectorOptions", "Reading", "Target", "capped", "safe_url", "without_secrets"]
+
+logger = logging.getLogger("jobmetrics")
 
 DEFAULT_NAME = "default"
 DEFAULT_TIMEOUT = 5.0  # seconds
@@ -157,3 +160,28 @@ def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[s
     own = [queue for queue in queues if queue != OVERFLOW][:limit]
     shown = set(own)
     return own, [queue for queue in queues if queue not in shown]
+
+
+class WrongTypes:
+    """Leaves out queues that have a key of another type, and logs each when it is first left out.
+
+    where: the broker's safe URL, for the log.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._left_out: frozenset[str] = frozenset()
+
+    def leave_out(self, answers: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        """The answers about each queue, without those queues that have an exception among them.
+
+        Raises:
+            Exception: the first of them when that is true of every queue.
+        """
+        wrong = {queue: each for queue, each in answers.items() if any(isinstance(one, Exception) for one in each)}
+        if wrong and len(wrong) == len(answers):
+            raise next(one for each in wrong.values() for one in each if isinstance(one, Exception))
+        for queue in wrong.keys() - self._left_out:
+            logger.warning("jobmetrics: %s: queue %r is left out, a key of it has another type", self._where, queue)
+        self._left_out = frozenset(wrong)
+        return {queue: each for queue, each in answers.items() if queue not in wrong}

@@ -15,7 +15,16 @@ from amqp.exceptions import NotFound
 from redis.exceptions import ResponseError
 
 from jobmetrics.celery.messages import SYSTEM, published_at
-from jobmetrics.collector_api import DEFAULT_NAME, Collector, CollectorOptions, Reading, Target, capped, without_secrets
+from jobmetrics.collector_api import (
+    DEFAULT_NAME,
+    Collector,
+    CollectorOptions,
+    Reading,
+    Target,
+    WrongTypes,
+    capped,
+    without_secrets,
+)
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.families import (
     JOBS_QUEUE_CONSUMERS,
@@ -288,7 +297,7 @@ class RedisQueues(BrokerQueues):
         self._max_queues = max_queues
         self._exchange = exchange
         self._found: tuple[str, ...] | None = None
-        self._left_out: frozenset[str] = frozenset()
+        self._wrong_types = WrongTypes(where)
         self._no_scripts = False
 
     def _read(self) -> list[Reading]:
@@ -309,7 +318,8 @@ class RedisQueues(BrokerQueues):
                 ],
             )
         )
-        lengths = self._lengths({queue: [next(answers) for _ in suffixes] for queue in queues})
+        found = self._wrong_types.leave_out({queue: [next(answers) for _ in suffixes] for queue in queues})
+        lengths = {queue: [int(one) for one in each] for queue, each in found.items()}
         unacknowledged = next(answers)
         if self._exchange is not None:
             members = next(answers)
@@ -329,20 +339,6 @@ class RedisQueues(BrokerQueues):
             ),
             *self._oldest(channel, suffixes, {queue: lengths[queue] for queue in own}),
         ]
-
-    def _lengths(self, answers: dict[str, list[Any]]) -> dict[str, list[int]]:
-        """The lengths of each queue's lists. One that has a key of another type is left out.
-
-        Raises:
-            ResponseError: when that is true of every queue.
-        """
-        wrong = {queue: each for queue, each in answers.items() if any(isinstance(one, Exception) for one in each)}
-        if wrong and len(wrong) == len(answers):
-            raise next(one for each in wrong.values() for one in each if isinstance(one, Exception))
-        for queue in wrong.keys() - self._left_out:
-            logger.warning("jobmetrics: %s: queue %r is left out, its key is of another type", self._where, queue)
-        self._left_out = frozenset(wrong)
-        return {queue: [int(one) for one in each] for queue, each in answers.items() if queue not in wrong}
 
     def _oldest(self, channel: Any, suffixes: Sequence[str], lengths: dict[str, list[int]]) -> list[Reading]:
         """When the message that is next to run in each queue was published; nothing for a long message."""

@@ -7,7 +7,6 @@ clock is the server's.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -23,11 +22,9 @@ from redis.sentinel import Sentinel
 from rq import defaults
 
 from jobmetrics import families as f
-from jobmetrics.collector_api import Collector, CollectorOptions, Reading, Target, capped, without_secrets
+from jobmetrics.collector_api import Collector, CollectorOptions, Reading, Target, WrongTypes, capped, without_secrets
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.rq.system import SYSTEM
-
-logger = logging.getLogger("jobmetrics")
 
 
 class RedisQueues:
@@ -43,7 +40,7 @@ class RedisQueues:
         self._where = target.safe_url
         self._queues = tuple(dict.fromkeys(queues))
         self._max_queues = max_queues
-        self._left_out: frozenset[str] = frozenset()
+        self._wrong_types = WrongTypes(self._where)
         self._client = connection(target, timeout)
         password = self._client.connection_pool.connection_kwargs.get("password")
         self._password = password if isinstance(password, str) else None
@@ -77,7 +74,8 @@ class RedisQueues:
         questions += [("HMGET", worker, "state", "last_heartbeat") for worker in workers or ()]
         questions += [("HGET", CRON_SCHEDULER + name, "cron_jobs") for name, _ in schedulers or ()]
         answers = iter(self._ask(questions))
-        found = self._right(queues, {queue: [next(answers) for _ in range(QUESTIONS)] for queue in queues})
+        asked = {queue: [next(answers) for _ in range(QUESTIONS)] for queue in queues}
+        found = {queue: QueueAnswer.of(each) for queue, each in self._wrong_types.leave_out(asked).items()}
         others = [next(answers) for _ in rest]
         hashes = [next(answers) for _ in workers or ()]
         plans = list(answers)
@@ -94,20 +92,6 @@ class RedisQueues:
         if schedulers is not None:
             readings += self._of_crons(schedulers, [each for each in plans if not isinstance(each, Exception)])
         return readings
-
-    def _right(self, queues: Sequence[str], answers: dict[str, list[Any]]) -> dict[str, QueueAnswer]:
-        """What Redis says of each queue. One that has a key of another type is left out.
-
-        Raises:
-            ResponseError: when that is true of every queue.
-        """
-        wrong = {queue: each for queue, each in answers.items() if any(isinstance(one, Exception) for one in each)}
-        if wrong and len(wrong) == len(answers):
-            raise next(one for each in wrong.values() for one in each if isinstance(one, Exception))
-        for queue in wrong.keys() - self._left_out:
-            logger.warning("jobmetrics: %s: queue %r is left out, a key of it has another type", self._where, queue)
-        self._left_out = frozenset(wrong)
-        return {queue: QueueAnswer.of(answers[queue]) for queue in queues if queue not in wrong}
 
     def _ask(self, questions: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send them in one go; one round trip, none for no question. WRONGTYPE is an exception among the answers.

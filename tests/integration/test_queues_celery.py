@@ -31,6 +31,7 @@ from jobmetrics.families import (
     JOBS_QUEUE_UNACKNOWLEDGED,
     Family,
 )
+from tests.integration.first_reading import first_reading
 from tests.integration.processes import process
 from tests.support import servers
 from tests.support.readings import until
@@ -209,25 +210,10 @@ def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str) -> None:
                 for number in numbers:
                     pipe.rpush(f"q{number}", b"{}")
                 pipe.execute()
-    run = """
-import sys, time
-from pathlib import Path
-from jobmetrics.celery.queue_collector import collectors
-from jobmetrics.collector_api import CollectorOptions, Target
-(made,) = collectors(CollectorOptions(celery_brokers=(Target("main", sys.argv[1]),)))
-def peak():
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-before, start = peak(), time.process_time()
-readings = made.collect()
-took = time.process_time() - start
-grown = (peak() - before) // 1024
-print(len(readings), int(sum(r.value for r in readings if r.family.name == "jobs_queue_depth")), took, grown)
-"""
-    done = subprocess.run([sys.executable, "-c", run, redis_url], capture_output=True, text=True, check=True)
-    readings, depth, seconds, megabytes = (float(word) for word in done.stdout.split())
-    assert (readings, depth) == (2000 + 2, 50_000)
-    assert seconds < 15
-    assert megabytes < 100
+    found = first_reading("jobmetrics.celery.queue_collector", "celery_brokers", redis_url)
+    assert (found.readings, found.queues, found.depth) == (2000 + 2, 2000 + 1, 50_000)
+    assert found.seconds < 15
+    assert found.megabytes < 100
 
 
 def test_a_long_message_is_not_read(redis_url: str, stamping: None) -> None:

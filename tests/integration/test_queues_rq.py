@@ -25,6 +25,7 @@ from jobmetrics.collector_api import Collector, CollectorOptions, Target
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.families import JOBS_QUEUE_DEPTH, Family
 from jobmetrics.rq.queue_collector import collectors
+from tests.integration.first_reading import first_reading
 from tests.integration.processes import process
 from tests.integration.rq_workers import RQ_VERSION
 from tests.support.readings import until
@@ -465,26 +466,10 @@ def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str, client: Re
                 pipe.sadd("rq:queues", f"rq:queue:q{number}")
                 pipe.rpush(f"rq:queue:q{number}", "job")
             pipe.execute()
-    run = """
-import sys, time
-from pathlib import Path
-from jobmetrics.rq.queue_collector import collectors
-from jobmetrics.collector_api import CollectorOptions, Target
-(made,) = collectors(CollectorOptions(rq_urls=(Target("main", sys.argv[1]),)))
-def peak():
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-before, start = peak(), time.process_time()
-readings = made.collect()
-took = time.process_time() - start
-grown = (peak() - before) // 1024
-depths = [r for r in readings if r.family.name == "jobs_queue_depth"]
-print(len(depths), int(sum(r.value for r in depths)), took, grown)
-"""
-    done = subprocess.run([sys.executable, "-c", run, redis_url], capture_output=True, text=True, check=True)
-    queues, depth, seconds, megabytes = (float(word) for word in done.stdout.split())
-    assert (queues, depth) == (2000 + 1, 50_000)
-    assert seconds < 15
-    assert megabytes < 100
+    found = first_reading("jobmetrics.rq.queue_collector", "rq_urls", redis_url)
+    assert (found.queues, found.depth) == (2000 + 1, 50_000)
+    assert found.seconds < 15
+    assert found.megabytes < 100
 
 
 def test_a_redis_that_is_down_is_one_clear_line_and_is_read_again_when_back(redis_server: RedisServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobmetrics.collector_api import CollectorOptions, Target, safe_url, without_secrets
+from jobmetrics.collector_api import CollectorOptions, Target, WrongTypes, safe_url, without_secrets
 from jobmetrics.errors import SettingsError
 
 
@@ -88,3 +88,23 @@ def test_messages_lose_credentials_and_given_words_and_become_one_line() -> None
 def test_options_of_job_systems_are_keywords() -> None:
     options = CollectorOptions(timeout=2.0, rq_queues=("q",))
     assert (options.timeout, options.get("rq_queues"), options.get("rq_urls", ())) == (2.0, ("q",), ())
+
+
+def test_queues_with_a_key_of_another_type_are_left_out_and_logged_when_that_begins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wrong_types = WrongTypes("redis://host:6379/0")
+    wrong = ValueError("WRONGTYPE")
+    for answer in (1, wrong):
+        assert wrong_types.leave_out({"a": [1, 2], "b": [answer, wrong]}) == {"a": [1, 2]}
+    assert wrong_types.leave_out({"a": [1], "b": [1]}) == {"a": [1], "b": [1]}
+    assert wrong_types.leave_out({}) == {}
+    assert wrong_types.leave_out({"a": [1], "b": [wrong]}) == {"a": [1]}
+    line = "jobmetrics: redis://host:6379/0: queue 'b' is left out, a key of it has another type"
+    assert [record.getMessage() for record in caplog.records] == [line, line]
+
+
+def test_wrong_types_in_every_queue_are_an_error() -> None:
+    first = ValueError("WRONGTYPE of a")
+    with pytest.raises(ValueError, match="of a"):
+        WrongTypes("redis://host").leave_out({"a": [1, first], "b": [ValueError("WRONGTYPE of b")]})

@@ -17,26 +17,27 @@ import socket
 import struct
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from redis import Redis
 
+# Programs and a pytest plugin, found by their folder: `tests` is another package where RQ's own tests run.
+if TYPE_CHECKING:
+    from tests.upstream.outcomes import Results, compare, is_answering, read_report, redis_on, source_of
+else:
+    from outcomes import Results, compare, is_answering, read_report, redis_on, source_of
+
 PORT = 6379
-ATTEMPTS = 3  # some tests depend on time: a difference counts when it shows in each run
 TEST_SECONDS = 60
 LEAVE_SECONDS = 5  # from the report to the end of pytest, which waits for workers that a failed test left behind
 PLUGIN = ("-p", "rq_suite")
 SUITE, OWN_NETWORK = "RQ_SUITE_DIRECTORY", "RQ_SUITE_OWN_NETWORK"
-
-Results = dict[str, str]
 
 
 def pytest_configure() -> None:
@@ -62,10 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     if SUITE in os.environ:
         if OWN_NETWORK in os.environ:
             _bring_up_loopback()
-        with _redis():
-            return compare(Path(os.environ[SUITE]), arguments)
+        with redis_on(PORT):
+            return _compare(Path(os.environ[SUITE]), arguments)
     own_network = ["unshare", "-rn"] if _may_unshare() else []
-    if not own_network and _is_answering():
+    if not own_network and is_answering(PORT):
         print(f"rq_suite: port {PORT} is in use and `unshare -rn` is not permitted; stop what listens there")
         return 2
     with tempfile.TemporaryDirectory() as made:
@@ -77,38 +78,30 @@ def main(arguments: Sequence[str]) -> int:
         return subprocess.run(command, env=environment, check=False).returncode
 
 
-def compare(suite: Path, arguments: Sequence[str]) -> int:
-    """Run the suite bare and with our classes; 1 when a result differs."""
-    bare, ours = _run(suite, (), arguments), _run(suite, PLUGIN, arguments)
-    print(f"RQ {version('rq')}: bare {_summary(bare)}; ours {_summary(ours)}", flush=True)
-    if not bare or not _recorded(suite):
-        print("rq_suite: no test ran, or nothing was recorded")
-        return 1
-    differing = _differing(bare, ours)
-    for _ in range(ATTEMPTS - 1):
-        if not differing:
-            break
-        print(f"again, for what differed: {', '.join(sorted(differing))}", flush=True)
-        files = sorted({"/".join(name.split("::")[0].split(".")[:2]) + ".py" for name in differing})
-        bare, ours = _run(suite, (), files), _run(suite, PLUGIN, files)
-        differing &= _differing(bare, ours)
-    for name in sorted(differing):
-        print(f"differs: {name}: bare {bare.get(name, 'absent')}, ours {ours.get(name, 'absent')}")
-    return 1 if differing else 0
+def _compare(suite: Path, arguments: Sequence[str]) -> int:
+    return compare(
+        "rq",
+        lambda: _both(suite, arguments),
+        lambda names: _both(suite, sorted({_file(name) for name in names})),
+        suite / "registry",
+    )
+
+
+def _both(suite: Path, tests: Sequence[str]) -> tuple[Results, Results]:
+    return _run(suite, (), tests), _run(suite, PLUGIN, tests)
+
+
+def _file(name: str) -> str:
+    return "/".join(name.split("::", maxsplit=1)[0].split(".")[:2]) + ".py"
 
 
 def _fetch(suite: Path) -> bool:
-    with tempfile.TemporaryDirectory() as made:
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
-        source = ["--no-deps", "--no-binary", ":all:", "--dest", made, f"rq=={version('rq')}"]
-        if subprocess.run([*pip, *source], check=False).returncode:
-            return False
-        (archive,) = Path(made).glob("rq-*.tar.gz")
-        with tarfile.open(archive) as file:
-            file.extractall(made, filter="data")
-        (tests,) = Path(made).glob("rq-*/tests")
-        shutil.copytree(tests, suite / "tests")
-        return True
+    try:
+        with source_of("rq") as unpacked:
+            shutil.copytree(unpacked / "tests", suite / "tests")
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 def _run(suite: Path, plugin: Sequence[str], arguments: Sequence[str]) -> Results:
@@ -127,13 +120,7 @@ def _run(suite: Path, plugin: Sequence[str], arguments: Sequence[str]) -> Result
     options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *plugin, *(arguments or ["tests"])]
     Redis(port=PORT).flushall()
     _run_to_report([*command, *options], suite, environment, report)
-    if not report.exists():
-        return {}
-    found: Results = {}
-    for case in ET.parse(report).iter("testcase"):
-        outcome = next((child.tag for child in case if child.tag in {"failure", "error", "skipped"}), "passed")
-        found[f"{case.get('classname')}::{case.get('name')}"] = outcome
-    return found
+    return read_report(report)
 
 
 def _run_to_report(command: Sequence[str], suite: Path, environment: dict[str, str], report: Path) -> None:
@@ -159,22 +146,6 @@ def _is_of(process: psutil.Process, suite: Path) -> bool:
         return False
 
 
-def _differing(bare: Results, ours: Results) -> set[str]:
-    return {name for name in bare.keys() | ours.keys() if bare.get(name) != ours.get(name)}
-
-
-def _summary(results: Results) -> str:
-    outcomes = list(results.values())
-    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
-
-
-def _recorded(suite: Path) -> bool:
-    """Whether our classes were in place: jobs were counted."""
-    command = [sys.executable, "-m", "jobmetrics", "dump", "--dir", str(suite / "registry")]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return any(line.startswith("jobs_total{") for line in shown.splitlines())
-
-
 def _may_unshare() -> bool:
     program = shutil.which("unshare")
     return program is not None and not subprocess.run([program, "-rn", "true"], check=False).returncode
@@ -184,28 +155,6 @@ def _bring_up_loopback() -> None:
     flags, set_flags = 0x1 | 0x40, 0x8914  # IFF_UP | IFF_RUNNING, SIOCSIFFLAGS: netdevice(7)
     with socket.socket() as any_socket:
         fcntl.ioctl(any_socket, set_flags, struct.pack("16sH14x", b"lo", flags))
-
-
-def _is_answering() -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", PORT)) == 0
-
-
-@contextmanager
-def _redis() -> Iterator[None]:
-    with tempfile.TemporaryDirectory() as made:
-        command = ["redis-server", "--port", str(PORT), "--bind", "127.0.0.1", "--save", "", "--dir", made]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 60
-            while not _is_answering():
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit("rq_suite: redis-server did not start")
-                time.sleep(0.05)
-            yield
-        finally:
-            server.terminate()
-            server.wait()
 
 
 if __name__ == "__main__":
