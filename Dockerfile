@@ -15,7 +15,6 @@ WORKDIR /build
 RUN python -m venv /venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY jobmetrics jobmetrics
-COPY examples examples
 COPY rules rules
 COPY dashboards/grafana dashboards/grafana
 RUN pip install --no-cache-dir --constraint constraints.txt ".[celery,rq]"

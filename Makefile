@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 
 BIN := .venv/bin
-CHECKED := $(wildcard jobmetrics tests benchmarks examples demo)
+CHECKED := $(wildcard jobmetrics demo tests benchmarks examples)
 # The dashboards' generator needs Python 3.11.
 CHECKED += $(shell $(PYTHON) -c 'import sys; print("dashboards" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 
@@ -30,7 +30,7 @@ setup: ## make .venv and install the package with all extras (PYTHON=python3.12 
 
 demo: setup ## show everything at once on real workers (DEMO_SECONDS=20, REDIS_URL=redis://...)
 	@test -n "$$REDIS_URL" || tools/servers.sh ensure redis || true
-	@$(BIN)/jobmetrics demo
+	@$(BIN)/python -m demo
 
 servers: # a missing server skips its tests, and fails them when CI=true
 	@tools/servers.sh ensure redis rabbitmq prometheus systemd wget || true
@@ -98,4 +98,4 @@ dashboards: setup ## write dashboards/grafana/*.json anew
 
 clean: ## remove everything the targets made
 	rm -rf .venv .nox build dist docs/_build .coverage .reports .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find jobmetrics tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find jobmetrics demo tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -46,14 +46,14 @@ def wheel(session: nox.Session) -> None:
     tools = nox.project.dependency_groups(PYPROJECT, "test", "docs")
     session.install("-c", "constraints.txt", f"{package}[all]", *tools)
     session.install("--force-reinstall", "--no-deps", str(package))  # the version is the same as the last time's
-    for name in ("tests", "docs", "examples", "tools", "pyproject.toml"):
+    for name in ("demo", "tests", "docs", "examples", "tools", "pyproject.toml"):
         copy = shutil.copytree if Path(name).is_dir() else shutil.copy
         copy(name, built / name)
     session.chdir(built)
     session.run("jobmetrics", "--version")
     session.run("jobmetrics", "rules", "--namespace", "acme", silent=True)
     session.run("jobmetrics", "dashboards", "--output", str(built / "dashboards"), silent=True)
-    session.run("jobmetrics", "demo", "--seconds", "5", silent=True)
+    session.run("python", "-m", "demo", env={"DEMO_SECONDS": "5"}, silent=True)
     session.run(*PYTEST, "tests/e2e/test_integrations.py", "tests/unit/test_testing.py", *session.posargs)
 
 

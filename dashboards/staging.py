@@ -11,8 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobmetrics.demo.cast import exporter_answers
-from jobmetrics.demo.processes import Process, Processes
+from demo.services import Process, Processes, exporter_answers
 from tests.support import servers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -44,7 +43,7 @@ class Story:
     phases: Sequence[Phase]
 
 
-class Cast:
+class Services:
     """Workers, producers and an exporter, with all their files in one directory."""
 
     def __init__(self, home: Path, redis: str) -> None:
@@ -58,7 +57,7 @@ class Cast:
             "SHOP_DIR": str(home / "shop"),
         }
         self._redis = redis
-        self.processes = Processes(home, home, environment, impatient=lambda: False)
+        self.processes = Processes(home, environment)
 
     def exporter(self) -> str:
         """Start the exporter; returns its address."""
@@ -67,7 +66,7 @@ class Cast:
         self._run(
             "exporter", "jobmetrics", "exporter", *options, "--celery-queue", "celery", "--celery-queue", "archives"
         )
-        self._wait_for(exporter_answers(f"http://127.0.0.1:{port}/metrics"))
+        self._wait_for(lambda: exporter_answers(f"http://127.0.0.1:{port}/metrics"))
         return f"127.0.0.1:{port}"
 
     def celery(self) -> Process:
@@ -111,32 +110,32 @@ def played(seconds: float) -> Iterator[Story]:
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobmetrics-plots-")))
         redis = stack.enter_context(servers.redis_server())
-        cast = Cast(home, redis.url)
-        stack.callback(cast.processes.stop_all)
-        prometheus = stack.enter_context(servers.prometheus_server(_configuration(cast.exporter())))
-        yield _play(cast, prometheus.url, seconds)
+        services = Services(home, redis.url)
+        stack.callback(services.processes.stop_all)
+        prometheus = stack.enter_context(servers.prometheus_server(_configuration(services.exporter())))
+        yield _play(services, prometheus.url, seconds)
 
 
-def _play(cast: Cast, prometheus: str, seconds: float) -> Story:
-    celery = cast.celery()
-    cast.rq()
+def _play(services: Services, prometheus: str, seconds: float) -> Story:
+    celery = services.celery()
+    services.rq()
     for application in ROUND_SECONDS:
-        cast.producer(application)
-    cast.play(RATE_SECONDS + 3 * SCRAPE_SECONDS)  # a rate needs a past, which is not part of the picture
+        services.producer(application)
+    services.play(RATE_SECONDS + 3 * SCRAPE_SECONDS)  # a rate needs a past, which is not part of the picture
     start = time.time()
-    cast.play(0.2 * seconds)
+    services.play(0.2 * seconds)
     damaged = time.time()
-    producer = cast.producer("celery_app", "failures", "retries")
-    cast.play(0.2 * seconds)
-    cast.processes.stop(producer)
+    producer = services.producer("celery_app", "failures", "retries")
+    services.play(0.2 * seconds)
+    services.processes.stop(producer)
     repaired = time.time()
-    cast.play(0.2 * seconds)
+    services.play(0.2 * seconds)
     stopped = time.time()
-    cast.processes.stop(celery)
-    cast.play(0.1 * seconds)
+    services.processes.stop(celery)
+    services.play(0.1 * seconds)
     restarted = time.time()
-    cast.celery()
-    cast.play(0.3 * seconds)
+    services.celery()
+    services.play(0.3 * seconds)
     phases = [Phase("bad files arrive", damaged, repaired), Phase("Celery worker stopped", stopped, restarted)]
     return Story(prometheus, start, time.time(), phases)
 

@@ -187,7 +187,7 @@ def from_environment(environ: Mapping[str, str], findings: Findings) -> dict[str
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
         name = variable[len(ENVIRONMENT_PREFIX) :].lower()
-        if name.split("_", 1)[0] in {"demo", "exporter"}:
+        if name.split("_", 1)[0] == "exporter":
             continue  # the commands' own variables, which are not settings of the recording
         if variable != variable.upper() or name not in known():
             findings.unknown.append(variable)

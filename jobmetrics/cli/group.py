@@ -6,7 +6,6 @@ import click
 
 from jobmetrics import __version__
 from jobmetrics.cli.check import check
-from jobmetrics.cli.demo import demo
 from jobmetrics.cli.dump import dump
 from jobmetrics.cli.exporter import exporter
 from jobmetrics.cli.options import from_file
@@ -51,4 +50,3 @@ jobmetrics.add_command(check)
 jobmetrics.add_command(prune)
 jobmetrics.add_command(rules)
 jobmetrics.add_command(dashboards)
-jobmetrics.add_command(demo)

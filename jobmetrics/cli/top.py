@@ -119,7 +119,7 @@ def picture(now: Sight, before: Sight, source: str, height: int = 0) -> Renderab
         jobs.add_row(
             Text(printable(f"{system} {job_type}")), Text(printable(queue)), _number(row.rate),
             "-" if row.failed is None else f"{row.failed:.0%}", f"{row.active:.0f}",
-            *(_seconds(value) for value in (*row.wait, *row.duration)),
+            *(duration(value) for value in (*row.wait, *row.duration)),
         )  # fmt: skip
     parts: list[RenderableType] = [Text(printable(_headline(now, source)), no_wrap=True, overflow="ellipsis"), jobs]
     if not found:
@@ -134,7 +134,7 @@ def picture(now: Sight, before: Sight, source: str, height: int = 0) -> Renderab
         queues.add_column("oldest", justify="right")
         for (system, broker, queue), depth in sorted(now.depths.items()):
             since = now.oldest.get((system, broker, queue))
-            age = "-" if since is None else _seconds(max(0.0, time.time() - since))
+            age = "-" if since is None else duration(max(0.0, time.time() - since))
             queues.add_row(Text(printable(f"{system} {queue}")), Text(printable(broker)), f"{depth:.0f}", age)
         parts.append(queues)
     parts.extend(Text(printable(f"cannot be read: {what}"), style="bold red") for what in now.down)
@@ -153,7 +153,7 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _seconds(value: float | None) -> str:
+def duration(value: float | None) -> str:
     """A duration in at most five characters."""
     if value is None:
         return "-"

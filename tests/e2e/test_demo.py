@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from rq import defaults
 
 from tests.support import servers
 
 HANG_SECONDS = 200
+ROOT = Path(__file__).parents[2]
 
 
 class Demo:
@@ -32,7 +34,8 @@ class Demo:
         self.temporary = temporary
         inherited = {name: value for name, value in os.environ.items() if name not in {"DEMO_SECONDS", "REDIS_URL"}}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobmetrics", "demo"],
+            [sys.executable, "-m", "demo"],
+            cwd=ROOT,
             env={**inherited, "TMPDIR": str(temporary), "NO_COLOR": "1", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if stdout is None else stdout,
@@ -64,6 +67,13 @@ class Demo:
             assert time.monotonic() < deadline, f"hangs:\n{self.said}"
             time.sleep(0.02)
 
+    def kill(self) -> None:
+        """End it if it still runs; it ends what it started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(60)
+
     def end(self) -> int:
         """Wait for the end; nothing may be left in its temporary directory."""
         code = self.process.wait(HANG_SECONDS)
@@ -85,10 +95,7 @@ def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 
     yield start
     for one in started:
-        if one.process.poll() is None:
-            one.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                one.process.wait(60)
+        one.kill()
 
 
 def counted(said: str) -> dict[str, int]:
@@ -106,17 +113,54 @@ def assert_shows_every_outcome(said: str, system: str) -> None:
         assert re.search(rf"{system} \S+ failures {error}: ledger [1-9]", said), said
 
 
-def test_on_a_private_redis_everything_agrees(demo: Callable[..., Demo]) -> None:
+# ------------------------------------------------------------------ one run on a private Redis
+
+
+@pytest.fixture(scope="module")
+def private_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a run on a private Redis printed, with as many rounds as show each outcome."""
     servers.program("redis-server")
-    run = demo(DEMO_SECONDS="8")
-    assert run.end() == 0, run.said
-    assert {job.split()[0] for job in counted(run.said)} == {"celery", "rq"}
-    assert len(counted(run.said)) == 10
-    assert_shows_every_outcome(run.said, "celery")
-    assert_shows_every_outcome(run.said, "rq")
-    assert re.search(r"^sent = ledger = counted: \d+ executions", run.said, re.MULTILINE)
-    assert "DIFFERENT" not in run.said
-    assert "p95 wait" in run.said
+    run = Demo(tmp_path_factory.mktemp("demo") / "tmp", DEMO_SECONDS="8")
+    try:
+        assert run.end() == 0, run.said
+    finally:
+        run.kill()
+    return run.said
+
+
+def test_on_a_private_redis_everything_agrees(private_run: str) -> None:
+    assert re.search(r"^sent = ledger = counted: \d+ executions", private_run, re.MULTILINE)
+    assert "DIFFERENT" not in private_run
+
+
+def test_both_systems_run_every_job_of_the_examples(private_run: str) -> None:
+    jobs = {"verify_delivery", "import_orders", "deliver_file", "compress_file", "check_archive", "exhaust_memory"}
+    found = {(job.split()[0], job.rpartition(".")[2]) for job in counted(private_run)}
+    assert found == {(system, job) for system in ("celery", "rq") for job in jobs}
+    assert all(counted(private_run).values())
+
+
+@pytest.mark.parametrize("system", ["celery", "rq"])
+def test_every_outcome_is_shown(private_run: str, system: str) -> None:
+    assert_shows_every_outcome(private_run, system)
+
+
+@pytest.mark.parametrize(("system", "error"), [("celery", "WorkerLostError"), ("rq", "WorkHorseKilled")])
+def test_a_job_whose_process_is_killed_is_counted_once(private_run: str, system: str, error: str) -> None:
+    job = rf"{system} \S+\.exhaust_memory"
+    assert re.search(rf"{job} jobs: sent 1 = ledger 1 = counted 1$", private_run, re.MULTILINE), private_run
+    assert re.search(rf"{job} failures {error}: ledger 1 = counted 1$", private_run, re.MULTILINE), private_run
+    assert f"{system} processes killed: ledger 1 = counted 1\n" in private_run
+
+
+def test_the_table_shows_run_times_and_waits(private_run: str) -> None:
+    row = next(line for line in private_run.splitlines() if line.startswith("  deliver_file "))
+    assert len(row.split()) == 8, row
+    assert re.fullmatch(r"\d+ms", row.split()[5]), "the median run time"
+    assert "p95 wait" in private_run
+
+
+# ------------------------------------------------------------------ runs of their own
 
 
 @pytest.mark.full
@@ -146,8 +190,29 @@ def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo
 
 
 @pytest.mark.full
+def test_it_follows_rqs_key_prefix(demo: Callable[..., Demo], redis_url: str) -> None:
+    if not hasattr(defaults, "RQ_KEY_PREFIX"):
+        pytest.skip("this RQ has no key prefix")
+    with redis.Redis.from_url(redis_url) as client:
+        run = demo(DEMO_SECONDS="2", REDIS_URL=redis_url, RQ_KEY_PREFIX="app")
+        run.wait_until(lambda: client.exists("app:queues"))
+        assert run.end() == 0, run.said
+        assert {job.split()[0] for job in counted(run.said)} == {"celery", "rq"}
+        assert not [key for key in client.scan_iter() if key != b"app:clean_groups"]
+
+
+def test_a_key_prefix_that_rq_refuses_is_one_line(demo: Callable[..., Demo]) -> None:
+    if not hasattr(defaults, "RQ_KEY_PREFIX"):
+        pytest.skip("this RQ has no key prefix")
+    run = demo(RQ_KEY_PREFIX="a b")
+    assert run.end() == 2
+    assert run.said.count("\n") == 1
+    assert run.said.startswith("demo: RQ cannot be imported: Invalid RQ_KEY_PREFIX 'a b'")
+
+
+@pytest.mark.full
 def test_without_redis_celery_runs_alone_and_agrees(demo: Callable[..., Demo]) -> None:
-    run = demo(DEMO_SECONDS="8", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
+    run = demo(DEMO_SECONDS="8", DEMO_WITHOUT_REDIS="1")
     assert run.end() == 0, run.said
     assert {job.split()[0] for job in counted(run.said)} == {"celery"}
     assert_shows_every_outcome(run.said, "celery")
@@ -162,7 +227,7 @@ def test_without_redis_celery_runs_alone_and_agrees(demo: Callable[..., Demo]) -
 def test_a_signal_in_the_middle_leaves_nothing(demo: Callable[..., Demo], transport: str, signals: str) -> None:
     if transport == "redis":
         servers.program("redis-server")
-    run = demo(DEMO_SECONDS="100", **({} if transport == "redis" else {"JOBMETRICS_DEMO_WITHOUT_REDIS": "1"}))
+    run = demo(DEMO_SECONDS="100", **({} if transport == "redis" else {"DEMO_WITHOUT_REDIS": "1"}))
     run.wait_until(lambda: len(run.ledger_lines()) > 10)
     first, *more = (signal.Signals[name] for name in signals.split())
     run.process.send_signal(first)
@@ -181,13 +246,13 @@ def test_a_signal_while_it_starts_leaves_nothing(demo: Callable[..., Demo]) -> N
 
 @pytest.mark.full
 def test_a_difference_is_printed_and_exits_1(demo: Callable[..., Demo]) -> None:
-    run = demo(DEMO_SECONDS="2", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
+    run = demo(DEMO_SECONDS="2", DEMO_WITHOUT_REDIS="1")
     run.wait_until(run.ledger_lines)
     line = {"system": "celery", "job_type": "celery_app.tasks.compress_file", "id": "nobody", "outcome": "failure"}
     home = run.home()
     assert home is not None
     with (home / "ledger.jsonl").open("a") as ledger:
-        ledger.write(json.dumps({**line, "error_type": "PlantedError", "duration": 0.1}) + "\n")
+        ledger.write(json.dumps({**line, "error_type": "PlantedError"}) + "\n")
     assert run.end() == 1, run.said
     assert "DIFFERENT celery celery_app.tasks.compress_file failures PlantedError: ledger 1 != counted 0" in run.said
     assert re.search(r"\d+ of \d+ comparisons differ", run.said)
@@ -208,7 +273,7 @@ def test_a_server_that_does_not_start_is_shown_with_its_log(demo: Callable[..., 
 
 @pytest.mark.full
 def test_a_worker_that_dies_is_shown_with_its_log(demo: Callable[..., Demo]) -> None:
-    run = demo(DEMO_SECONDS="100", JOBMETRICS_DEMO_WITHOUT_REDIS="1")
+    run = demo(DEMO_SECONDS="100", DEMO_WITHOUT_REDIS="1")
     run.wait_until(run.ledger_lines)
     os.kill(child_of(run.process.pid, "celery"), signal.SIGKILL)
     assert run.end() == 1, run.said
@@ -247,7 +312,9 @@ def test_on_a_terminal_a_table_lives_until_ctrl_c(demo: Callable[..., Demo]) -> 
                 shown.extend(os.read(ours, 65536))
         return shown
 
-    run.wait_until(lambda: re.search(rb"verify_delivery +\d+ +[1-9]", read()))
+    # A job with its queue, its rate and its median run time, and a queue with its depth: the table of `jobmetrics top`.
+    run.wait_until(lambda: re.search(rb"celery verify_delivery +demo-celery +\d+\.\d .* \d+ms", read()))
+    run.wait_until(lambda: re.search(rb"rq demo-rq +default +\d+ ", read()))
     assert b"Ctrl-C ends the demo" in shown
     run.process.send_signal(signal.SIGINT)
     run.wait_until(lambda: b"Ctrl-C again" in read())

@@ -12,6 +12,7 @@ import pytest
 
 from jobmetrics import __version__
 from jobmetrics.cli import main as entry
+from jobmetrics.cli.top import duration
 from jobmetrics.errors import CollectorError, DirectoryMissing, JobmetricsError, SettingsError
 
 # The commands take over signals and the log, which are the test process's own: processes of their own
@@ -40,7 +41,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"jobmetrics {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("exporter", "--help"), ("dump", "-h"), ("demo", "--help")])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("exporter", "--help"), ("dump", "-h")])
 def test_help_fits_80_columns(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +62,6 @@ def test_help_fits_80_columns(
         ("exporter", "--listen"),
         ("exporter", "--refresh", "soon"),
         ("exporter", "--timeout", "-1"),
-        ("demo", "--seconds", "x"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
@@ -158,3 +158,14 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without)
     assert run(monkeypatch, "exporter", "--dir", str(registry_dir), "--listen", "nonsense") == 1
     assert "pip install 'jobmetrics[exporter]'" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"), (0.0, "0ms"), (0.0999, "100ms"), (0.9994, "999ms"), (0.9996, "1.0s"), (61.0, "61.0s"),
+        (120.0, "2.0m"), (7200.0, "2.0h"), (864_000.0, "10d"),
+    ],
+)  # fmt: skip
+def test_durations_take_five_characters(seconds: float | None, shown: str) -> None:
+    assert duration(seconds) == shown

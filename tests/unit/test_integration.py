@@ -30,10 +30,8 @@ from tests.support.readings import values
 from tests.unit.doubles import die
 
 PACKAGE = Path(jobmetrics.__file__).parent
-FOLDERS = ("celery", "rq", "demo")  # job systems, and what runs real workers
+FOLDERS = ("celery", "rq")
 NAMES = re.compile(r"(?<![a-z])(celery|rq)(?![a-z])", re.IGNORECASE)
-# The only modules that may name a job system: by reason.
-ALLOWED = {"cli/demo.py": "it runs real workers of both"}
 
 SPOOL = System("spool", options=[Option("spool_folder", "DIR", "", repeatable=True), Option("spool_key", "KEY", "")])
 AGAIN = System("spool")
@@ -43,7 +41,7 @@ def test_no_module_outside_the_folders_names_a_job_system() -> None:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE)
-        if name.parts[0] in FOLDERS or str(name) in ALLOWED:
+        if name.parts[0] in FOLDERS:
             continue
         lines = enumerate(path.read_text().splitlines(), 1)
         found += [f"{name}:{number}: {line.strip()}" for number, line in lines if NAMES.search(line)]

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,19 @@ def test_constraints_cover_everything_that_is_installed(pyproject: dict[str, Any
                 if (requirement.name, more) not in seen:
                     seen.add((requirement.name, more))
                     todo.append((requirement.name, more))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.iterdir()
+    with zipfile.ZipFile(wheel) as file:
+        names = {name for name in file.namelist() if not name.partition("/")[0].endswith(".dist-info")}
+    package = Path(package_file).parent
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    shipped = {name for name in names if name.startswith("jobmetrics/shipped/")}
+    assert names - shipped == {f"jobmetrics/{path.relative_to(package).as_posix()}" for path in files}
+    assert {name.split("/")[2] for name in shipped} == {"rules", "dashboards"}, "what two commands print"
 
 
 def test_every_folder_of_tests_is_a_package() -> None:

@@ -371,7 +371,7 @@ def test_bad_value_in_the_environment_is_refused_even_if_a_keyword_beats_it() ->
 
 def test_variables_of_the_commands_are_none_of_the_settings() -> None:
     findings = settings.Findings()
-    environ = {"JOBMETRICS_DEMO_SPEED": "2", "JOBMETRICS_EXPORTER_X": "y", "HOME": "/"}
+    environ = {"JOBMETRICS_EXPORTER_X": "y", "HOME": "/"}
     assert (from_environment(environ, findings), findings.unknown, findings.errors) == ({}, [], [])
 
 

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from jobmetrics.demo import ledger, report
-from jobmetrics.demo.compare import Account, Comparison, compare
-from jobmetrics.demo.scrape import Exposition
+from demo import comparison, ledger
+from demo.comparison import Account, Comparison, Samples, compare
 
 SENT = [ledger.Sent("celery", "verify", "1"), ledger.Sent("celery", "verify", "2")]
 RAN = [
-    ledger.Entry("celery", "verify", "1", "retry", "NotYet", 0.1),
-    ledger.Entry("celery", "verify", "2", "failure", "SyntaxError", 0.1),
-    ledger.Entry("celery", "verify", "1", "success", "", 0.1),
+    ledger.Entry("celery", "verify", "1", "retry", "NotYet"),
+    ledger.Entry("celery", "verify", "2", "failure", "SyntaxError"),
+    ledger.Entry("celery", "verify", "1", "success", ""),
 ]
 QUEUES = {"celery": "files"}
 COMMON = 'system="celery",job_type="verify",queue_name="files"'
@@ -32,13 +33,17 @@ AGREEING = (
 )
 
 
+def samples_of(lines: Iterable[str]) -> Samples:
+    return Samples(text_string_to_metric_families("\n".join(lines) + "\n"))
+
+
 def comparing(
     lines: tuple[str, ...] = AGREEING,
     sent: list[ledger.Sent] | None = None,
     ran: list[ledger.Entry] | None = None,
 ) -> list[Comparison]:
     account = Account(SENT if sent is None else sent, RAN if ran is None else ran)
-    return compare(account, Exposition("\n".join(lines) + "\n"), QUEUES, with_depth=True)
+    return compare(account, samples_of(lines), QUEUES, with_depth=True)
 
 
 def different(comparisons: list[Comparison]) -> list[str]:
@@ -47,7 +52,7 @@ def different(comparisons: list[Comparison]) -> list[str]:
 
 def verdict(comparisons: list[Comparison], executions: int) -> tuple[bool, str]:
     written = io.StringIO()
-    agreed = report.verdict(Console(file=written, soft_wrap=True), comparisons, executions)
+    agreed = comparison.verdict(Console(file=written, soft_wrap=True), comparisons, executions)
     return agreed, written.getvalue()
 
 
@@ -106,7 +111,7 @@ def test_a_job_that_never_ran_is_reported() -> None:
 
 
 def test_a_job_over_twice_is_reported() -> None:
-    found = comparing(ran=[*RAN, ledger.Entry("celery", "verify", "1", "success", "", 0.1)])
+    found = comparing(ran=[*RAN, ledger.Entry("celery", "verify", "1", "success", "")])
     assert any("more than once in the ledger: expected 0 != ledger 1" in line for line in different(found))
 
 
@@ -119,14 +124,14 @@ def test_a_negative_live_gauge_does_not_hide_a_positive_one() -> None:
 def test_absent_published_and_unread_depth_are_not_compared() -> None:
     account = Account(SENT, RAN)
     lines = [line for line in without("jobs_published") if not line.startswith("jobs_queue_depth")]
-    found = compare(account, Exposition("\n".join(lines) + "\n"), QUEUES, with_depth=False)
+    found = compare(account, samples_of(lines), QUEUES, with_depth=False)
     assert different(found) == []
     assert not any("published" in str(comparison) or "waiting" in str(comparison) for comparison in found)
 
 
 def test_nothing_to_compare_is_no_success() -> None:
     account = Account([], [])
-    found = compare(account, Exposition(""), QUEUES, with_depth=False)
+    found = compare(account, samples_of(()), QUEUES, with_depth=False)
     agreed, said = verdict(found, 0)
     assert not agreed
     assert "nothing to compare" in said
@@ -134,3 +139,41 @@ def test_nothing_to_compare_is_no_success() -> None:
 
 def test_large_counts_are_shown_in_full() -> None:
     assert str(Comparison("x", (("sent", 1234567), ("counted", 1234567.0)))) == "x: sent 1234567 = counted 1234567"
+
+
+def test_a_killed_process_is_compared() -> None:
+    killed = ledger.Entry("celery", "verify", "3", "failure", "WorkerLostError")
+    found = different(comparing(ran=[*RAN, killed]))
+    assert "celery processes killed: ledger 1 != counted 0" in found
+    lines = (*AGREEING, 'jobs_worker_processes_lost_total{system="celery"} 1')
+    assert not any("killed" in line for line in different(comparing(lines, ran=[*RAN, killed])))
+
+
+def test_the_table_shows_every_number_in_80_columns() -> None:
+    labels = 'system="rq",job_type="rq_app.jobs.decompress_file",queue_name="q"'
+    lines = [
+        f'jobs_total{{{labels},status="{status}"}} {count}'
+        for status, count in (("success", 12000), ("failure", 345), ("retry", 1234))
+    ]
+    lines += [
+        f'jobs_duration_seconds_bucket{{{labels},queue="{queue}",le="{le}"}} 4'
+        for queue in (1, 2)
+        for le in ("0.1", "+Inf")
+    ]
+    written = io.StringIO()
+    sent = [ledger.Sent("celery", "celery_app.verify_delivery", str(number)) for number in range(12345)]
+    Console(file=written, width=80).print(comparison.table(Account(sent, []), samples_of(lines)))
+    rows = [line.split() for line in written.getvalue().splitlines()]
+    assert ["celery"] in rows
+    assert ["verify_delivery", "12345", "0", "0", "0", "-", "-", "-"] in rows
+    assert ["decompress_file", "0", "12000", "345", "1234", "50ms", "95ms", "-"] in rows
+
+
+def test_a_quantile_is_of_all_series_of_a_job_type() -> None:
+    lines = [
+        f'wait_bucket{{job_type="{job}",queue_name="{queue}",le="{le}"}} {count}'
+        for job, queue, counts in (("a", "x", (4, 4, 4)), ("a", "y", (0, 4, 4)), ("b", "x", (0, 90, 90)))
+        for le, count in zip(("1.0", "2.0", "+Inf"), counts, strict=True)
+    ]
+    assert samples_of(lines).quantile(0.75, "wait", job_type="a") == pytest.approx(1.5)
+    assert samples_of(lines).quantile(0.75, "wait", job_type="c") is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmetrics.demo import processes as module
-from jobmetrics.demo.errors import DemoError
-from jobmetrics.demo.processes import Process, Processes
+from demo import DemoError
+from demo import services as module
+from demo.services import SIGNALS, Interrupted, Interrupts, Process, Processes, environment_of
 
 WORKER_WITH_HORSE = """
 import os, signal, sys, time
@@ -42,7 +43,7 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Processes]:
-    found = Processes(tmp_path, tmp_path, os.environ, impatient=lambda: False)
+    found = Processes(tmp_path, os.environ)
     yield found
     found.stop_all()
 
@@ -107,7 +108,7 @@ def test_one_that_is_deaf_to_sigterm_is_killed_with_its_horse(
 
 
 def test_impatience_shortens_the_wait(tmp_path: Path) -> None:
-    running = Processes(tmp_path, tmp_path, os.environ, impatient=lambda: True)
+    running = Processes(tmp_path, os.environ, impatient=lambda: True)
     process = python(running, WORKER_WITH_HORSE, "deaf")
     horse = horse_of(process)
     running.stop_all()
@@ -126,7 +127,7 @@ def test_a_process_that_was_reaped_is_stopped_once(running: Processes) -> None:
 
 
 def test_those_that_serve_the_others_end_last(tmp_path: Path) -> None:
-    running = Processes(tmp_path, tmp_path, os.environ, impatient=lambda: False)
+    running = Processes(tmp_path, os.environ)
     # Each notes the moment of its SIGTERM in a file of its own.
     code = (
         "import signal, sys, time\n"
@@ -140,3 +141,63 @@ def test_those_that_serve_the_others_end_last(tmp_path: Path) -> None:
         wait_until(lambda process=process: "ready" in process.log.read_text())  # type: ignore[misc]
     running.stop_all()
     assert int(client.log.read_text().split()[1]) < int(server.log.read_text().split()[1])
+
+
+# ------------------------------------------------------------------ signals
+
+
+def test_a_signal_is_noted_and_raised_where_it_is_asked_for() -> None:
+    with Interrupts() as interrupts:
+        interrupts.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.count == 1  # and nothing was raised here
+        with pytest.raises(Interrupted) as caught:
+            interrupts.check()
+        assert caught.value.signum == signal.SIGTERM
+
+
+def test_a_pause_ends_with_the_signal() -> None:
+    with Interrupts() as interrupts:
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(Interrupted):
+            interrupts.pause(240)
+        timer.join()
+
+
+def test_an_accepted_signal_is_over() -> None:
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        interrupts.accept()
+        assert interrupts.count == 0
+        interrupts.pause(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            interrupts.pause(240)
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with Interrupts():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+# ------------------------------------------------------------------ the environment
+
+
+def test_foreign_settings_reach_no_process_but_rqs_key_prefix_does(tmp_path: Path) -> None:
+    outer = {
+        "JOBMETRICS_MAX_SERIES": "1",
+        "CELERY_BROKER_URL": "x",
+        "RQ_REDIS_URL": "x",
+        "RQ_KEY_PREFIX": "app",
+        "A": "b",
+    }
+    found = environment_of(tmp_path, {**outer, "PYTHONPATH": "here"})
+    assert (found["RQ_KEY_PREFIX"], found["A"], found["JOBMETRICS_DIR"]) == ("app", "b", str(tmp_path / "registry"))
+    assert not {"JOBMETRICS_MAX_SERIES", "CELERY_BROKER_URL", "RQ_REDIS_URL"} & found.keys()
+    examples, root, here = found["PYTHONPATH"].split(os.pathsep)
+    assert (Path(examples) / "celery_app").is_dir()
+    assert (Path(root) / "demo").is_dir()
+    assert here == str(Path("here").absolute())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobmetrics.demo.redis_url import for_celery, hide
+from demo.redis_cleanup import celery_url, hide
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_without_a_url_nothing_is_hidden() -> None:
     ],
 )
 def test_sockets_are_spelled_as_kombu_does(url: str, broker: str) -> None:
-    assert for_celery(url) == broker
+    assert celery_url(url) == broker

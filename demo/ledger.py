@@ -1,0 +1,185 @@
+"""The files of a run: what its processes must know, what the producer sent, and what the jobs wrote about themselves.
+
+Nothing here uses jobmetrics, whose numbers are compared with these.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HOME_VARIABLE = "DEMO_HOME"
+SUCCESS, FAILURE, RETRY = "success", "failure", "retry"
+KILLED = {"celery": "WorkerLostError", "rq": "WorkHorseKilled"}
+"""The error type of a job whose process was killed, by system."""
+DEADLY = "exhaust_memory"
+"""The job that is killed. It writes its line first."""
+
+_FILE = "demo.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the demo, in a directory of its own. redis_url: None if Celery runs alone, over files."""
+
+    home: Path
+    id: str
+    redis_url: str | None
+    celery_queue: str
+    rq_queue: str
+
+    @property
+    def queues(self) -> dict[str, str]:
+        """The queue of each system that takes part."""
+        return {"celery": self.celery_queue} | ({} if self.redis_url is None else {"rq": self.rq_queue})
+
+    @property
+    def sent(self) -> Path:
+        """What the producer sent, a line a job."""
+        return self.home / "sent.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """What the jobs wrote about themselves, a line an execution."""
+        return self.home / "ledger.jsonl"
+
+    @property
+    def shop(self) -> Path:
+        """The files that the jobs work on."""
+        return self.home / "shop"
+
+    @property
+    def celery_ready(self) -> Path:
+        """Exists once the Celery worker listens."""
+        return self.home / "celery.ready"
+
+    @property
+    def rq_worker(self) -> str:
+        """The RQ worker's name, with the run's id as in all its keys."""
+        return f"worker-{self.id}"
+
+    def save(self) -> None:
+        """Write it down for the run's processes: in a file of mode 0600, because the URL may hold a password."""
+        values = {**asdict(self), "home": str(self.home)}
+        descriptor = os.open(self.home / _FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(values, file)
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] = os.environ) -> Run:
+        """Read the run that this process belongs to. Raises KeyError outside of a demo."""
+        home = Path(environment[HOME_VARIABLE])
+        values = json.loads((home / _FILE).read_text(encoding="utf-8"))
+        return cls(**{**values, "home": home})
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One job that the producer handed to a broker."""
+
+    system: str
+    job_type: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One execution. error_type: a class name, empty on success."""
+
+    system: str
+    job_type: str
+    id: str
+    outcome: str
+    error_type: str
+
+    @property
+    def final(self) -> bool:
+        """Whether the job was over with this execution."""
+        return self.outcome != RETRY
+
+
+def append(path: Path, record: Sent | Entry) -> None:
+    """Add one line in one write, which O_APPEND keeps whole among many writers."""
+    line = json.dumps(asdict(record)).encode() + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        written = os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+    if written != len(line):
+        raise OSError(f"only {written} of {len(line)} bytes were written to {path}")
+
+
+@contextmanager
+def execution(
+    path: Path, system: str, job_type: str, job_id: str, outcome_of: Callable[[BaseException], str]
+) -> Iterator[None]:
+    """Write one line about the body, however it ends. outcome_of: FAILURE or RETRY for what the body raised."""
+    outcome, error_type = SUCCESS, ""
+    if job_type.rpartition(".")[2] == DEADLY:
+        append(path, Entry(system, job_type, job_id, FAILURE, KILLED[system]))
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        outcome, error_type = outcome_of(error), type(error).__name__
+        raise
+    finally:
+        append(path, Entry(system, job_type, job_id, outcome, error_type))
+
+
+class Ledger:
+    """What was sent and what ran, read further on each `update`."""
+
+    def __init__(self, run: Run) -> None:
+        self.sent: list[Sent] = []
+        self.entries: list[Entry] = []
+        self._unfinished: set[tuple[str, str]] = set()
+        self._finished: set[tuple[str, str]] = set()
+        self._sent_lines, self._ledger_lines = _Lines(run.sent), _Lines(run.ledger)
+
+    def update(self) -> int:
+        """Read what was added; returns the number of new lines."""
+        before = len(self.sent) + len(self.entries)
+        # The ledger first: a job of this reading is then surely among the sent ones of this or a later one.
+        for line in self._ledger_lines():
+            entry = Entry(**line)
+            self.entries.append(entry)
+            if entry.final:
+                self._finished.add((entry.system, entry.id))
+        for line in self._sent_lines():
+            job = Sent(**line)
+            self.sent.append(job)
+            self._unfinished.add((job.system, job.id))
+        self._unfinished -= self._finished
+        return len(self.sent) + len(self.entries) - before
+
+    def outstanding(self, system: str | None = None) -> int:
+        """Jobs sent that have no final outcome yet, of one system or of all."""
+        return sum(system in (None, job[0]) for job in self._unfinished)
+
+
+class _Lines:
+    """The whole lines added to a file since the last call; a line half written is left for the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            yield json.loads(line)
