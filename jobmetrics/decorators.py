@@ -41,7 +41,7 @@ class _Timed:
     @guarded("timed_job start")
     def start(self) -> Execution | None:
         """Record the start of an execution; None when it is not recorded."""
-        return recorder.default().started(Started(self.job, next(_numbers), target=self.target, cpu=self.cpu))
+        return recorder.default().started(Started(self.job, next(_numbers), None, self.target, self.cpu))
 
     @guarded("timed_job end")
     def end(self, execution: Execution, error: BaseException | None = None) -> None:

@@ -19,7 +19,7 @@ from jobmetrics import guard, job_context
 from jobmetrics.events import (
     CPU_OF_CALLER,
     CPU_OF_FAMILY,
-    CPU_OF_JOB,
+    CPU_OF_THREAD,
     FAILURE,
     RETRY,
     SUCCESS,
@@ -159,7 +159,11 @@ class Recorder:
         target = series.target if event.target is None else event.target
         if target is not None:
             self.set_target(execution, target)
-        self._start_cpu(execution, event.cpu)
+        if self._greenlets:
+            execution.cpu = None
+        elif event.cpu != CPU_OF_CALLER:
+            execution.cpu_clock = clock = self._cpu_clock(event.cpu)
+            execution.cpu = -clock()
         return execution
 
     def ended(self, execution: Execution, event: Ended) -> None:
@@ -169,19 +173,21 @@ class Recorder:
         execution.ended = True
         if execution.forks != fork_hooks.hooks.count:
             return  # a forked child's copy: it runs in the parent
-        at, seconds = self._wall(), event.run_seconds
+        series, at = execution.series, self._wall()
+        status, error, cpu, seconds = event
         if seconds is None:
             seconds = self.clock() - execution.clock_start
-        cpu = execution.cpu_seconds() if event.cpu_seconds is None else event.cpu_seconds
+        if cpu is None:
+            cpu = execution.cpu_seconds()
         if execution.entry is not None:
             journal, entry = execution.entry
             journal.end(entry, at)
-        execution.series.duration.observe(seconds)
+        series.duration.observe(seconds)
         if cpu is not None:
-            execution.series.cpu.inc(cpu)
-        self._count_end(execution.series, event.status, event.error, at)
-        if event.status == SUCCESS and execution.target is not None and seconds <= execution.target:
-            self._within_target.at(execution.series.labels).inc()
+            series.cpu.inc(cpu)
+        self._count_end(series, status, error, at)
+        if status == SUCCESS and execution.target is not None and seconds <= execution.target:
+            self._within_target.at(series.labels).inc()
         self.writer.flush()
 
     def abandoned(self, execution: Execution) -> None:
@@ -310,18 +316,12 @@ class Recorder:
         elif status == RETRY:
             self._retries.at(series.labels).inc()
 
-    def _start_cpu(self, execution: Execution, whose: str) -> None:
-        if self._greenlets:
-            execution.cpu = None
-        elif whose != CPU_OF_CALLER:
-            execution.cpu_clock = clock = self._cpu_clock(whose)
-            execution.cpu = -clock()
-
     def _cpu_clock(self, whose: str) -> Callable[[], float]:
+        if whose == CPU_OF_THREAD:
+            return self.thread_cpu
         if whose == CPU_OF_FAMILY:
             return self._family_cpu
-        in_main = whose == CPU_OF_JOB and get_ident() == fork_hooks.hooks.main_thread
-        return self._process_cpu if in_main else self.thread_cpu
+        return self._process_cpu if get_ident() == fork_hooks.hooks.main_thread else self.thread_cpu
 
     def series_of(self, job: Job) -> JobSeries:
         """The series of a job's labels. Bounded, so that hostile job names do not fill the memory."""
