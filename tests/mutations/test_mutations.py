@@ -159,12 +159,12 @@ MUTATIONS = [
     Mutation(
         "places",
         "credentials that were sent back keep their place",
-        "unit/exporter/test_turns.py::test_who_was_sent_back_comes_before_those_who_came_later",
+        "unit/exporter/web/test_turns.py::test_who_was_sent_back_comes_before_those_who_came_later",
     ),
     Mutation(
         "cheap_hashes",
         "a cheap hash costs as much as the costliest",
-        "unit/exporter/test_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
+        "unit/exporter/web/test_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
     ),
     Mutation(
         "terminal",

@@ -27,8 +27,8 @@ KEEP_ALIVE_SECONDS = 75  # from there to the next request: Prometheus mostly com
 LAST_REQUEST_SECONDS = 1  # for requests that are being answered when the server ends
 MAX_HEAD_BYTES = 16 * 1024  # of a request's line and headers together
 
-# asyncio sets 256 kB aside for each TLS connection: together they take at most 120 MB.
-CONNECTIONS = 400
+# asyncio sets 256 kB aside for each TLS connection, and OpenSSL its own: together they take some 110 MB.
+CONNECTIONS = 320
 FEWEST_CONNECTIONS = 8
 DESCRIPTORS = 8192
 RESERVED_DESCRIPTORS = 128  # for slots, brokers and what the process itself has open; the rest is for connections
