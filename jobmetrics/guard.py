@@ -106,5 +106,5 @@ def _own_counts() -> dict[str, int]:
 
 
 def _propagates() -> bool:
-    in_force = settings.peek()  # reading them here could itself raise
-    return in_force is not None and in_force.propagate_errors
+    active_settings = settings.peek()  # reading them here could itself raise
+    return active_settings is not None and active_settings.propagate_errors

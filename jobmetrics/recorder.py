@@ -392,7 +392,7 @@ _instead: Recorder | None = None
 
 
 def default() -> Recorder:
-    """This process's recorder, into the directory of the settings in force."""
+    """This process's recorder, into the directory of the active settings."""
     global _default, _made_for
     if _instead is not None:
         return _instead
@@ -401,7 +401,7 @@ def default() -> Recorder:
     writer = current.writer()
     with making():
         if _default is None or _default.writer is not writer:
-            _default = Recorder(writer, current.settings_in_force())
+            _default = Recorder(writer, current.reported_settings())
         _made_for = peek()
     return _default
 

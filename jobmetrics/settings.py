@@ -291,7 +291,7 @@ def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[
     return next((bounds for pattern, bounds in buckets.items() if fnmatch.fnmatchcase(metric, pattern)), None)
 
 
-class Active:
+class ActiveSettings:
     """The settings of this process, once they were read.
 
     findings: what is wrong with the environment or the file, until it is reported.
@@ -306,11 +306,11 @@ class Active:
 
 def making() -> threading.RLock:
     """The lock under which this process makes its settings, writer and recorder, one of each."""
-    return runtime.state(Active).locks.setdefault(os.getpid(), threading.RLock())
+    return runtime.state(ActiveSettings).locks.setdefault(os.getpid(), threading.RLock())
 
 
 def configure(**keywords: object) -> Settings:
-    """Load the settings with these keywords and put them in force for this process.
+    """Load the settings with these keywords and make them active in this process.
 
     Call it before anything records: what has been recorded stays where it was.
 
@@ -329,19 +329,19 @@ def use(settings: Settings | None) -> None:
 
 
 def _activate(settings: Settings | None, findings: Findings | None) -> None:
-    active = runtime.state(Active)
+    active = runtime.state(ActiveSettings)
     with making():
         active.settings, active.findings = settings, findings
 
 
 def peek() -> Settings | None:
     """The active settings if they were read already; never reads them, never raises."""
-    return runtime.state(Active).settings
+    return runtime.state(ActiveSettings).settings
 
 
-def in_force() -> Settings:
+def active() -> Settings:
     """The settings of this process, read on first use. A bad environment or file never raises here."""
-    active = runtime.state(Active)
+    active = runtime.state(ActiveSettings)
     if active.settings is None:
         settings, findings = read()
         with making():
@@ -352,7 +352,7 @@ def in_force() -> Settings:
 
 def take_findings() -> Findings:
     """What is wrong with the environment and the file of the active settings, once: the caller reports it."""
-    active = runtime.state(Active)
+    active = runtime.state(ActiveSettings)
     with making():
         findings, active.findings = active.findings, None
     return findings or Findings()

@@ -205,7 +205,7 @@ def read_sample(name: str, labels: Mapping[str, str] | None = None, *, directory
     Raises:
         JobmetricsError: The directory cannot be read.
     """
-    found = _Reading.of(directory or settings.in_force().dir)
+    found = _Reading.of(directory or settings.active().dir)
     return None if found is None else found.sample(name, dict(labels or {}))
 
 

@@ -28,11 +28,11 @@ def findings(app: Any) -> Iterator[Finding]:
         )
     read, wrong = settings.read()
     yield from configuration(wrong.errors, [wrong.unknown_line()] if wrong.unknown else [])
-    in_force = settings.peek() or read
-    if not in_force.enabled:
+    active_settings = settings.peek() or read
+    if not active_settings.enabled:
         yield Finding(PROBLEM, "recording is off", "remove the setting enabled, or set it to true")
         return
-    yield from _directory(Directory(in_force.dir, in_force.dir_group, in_force.dir_owner))
+    yield from _directory(Directory(active_settings.dir, active_settings.dir_group, active_settings.dir_owner))
 
 
 def _directory(directory: Directory) -> Iterator[Finding]:

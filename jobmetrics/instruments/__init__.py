@@ -1,4 +1,4 @@
-"""Instruments that record into the directory of the settings in force, from any thread of any forked process."""
+"""Instruments that record into the directory of the active settings, from any thread of any forked process."""
 
 from __future__ import annotations
 

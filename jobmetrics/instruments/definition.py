@@ -127,7 +127,7 @@ def _check_own_names(family: Family) -> None:
 
 
 def _limits() -> Settings:
-    """The settings in force or, while none are, those that the environment would give; nothing is put in force.
+    """The active settings or, while none are, those that the environment would give; nothing is put in force.
 
     A bad environment is reported where recording begins, not where a metric is defined.
     """
@@ -151,7 +151,7 @@ Bound = TypeVar("Bound", bound=BoundSeries)
 
 
 def label_value(value: object) -> str:
-    """A label value as text, cut to what a label may hold by the settings in force."""
+    """A label value as text, cut to what a label may hold by the active settings."""
     text = value if type(value) is str else str(value)
     limit = (settings.peek() or settings.Settings).max_label_value_length
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -248,7 +248,7 @@ class IndexFile:
         self._limit = limit
 
     def load(self, wait: float = LOCK_WAIT) -> SeriesIndex:
-        """The index in force, made if there is none, with a damaged one set aside.
+        """The current index, made if there is none, with a damaged one set aside.
 
         Raises:
             Contended: when another process holds the lock of an index that must be made or set aside.
@@ -293,7 +293,7 @@ class IndexFile:
                 self._directory.set_aside(INDEX_NAME)
 
     def is_current(self, index: SeriesIndex) -> bool:
-        """Whether this is still the index in force; True also when nothing can be read just now.
+        """Whether this is still the current index; True also when nothing can be read just now.
 
         One that has lost records, cut or put back from a copy, is set aside: others would lay series over them.
         """

@@ -172,15 +172,15 @@ def test_check_lists_what_is_wrong_with_the_environment_and_the_file(registry_di
 def test_check_finds_two_applications_in_the_default_directory(
     registry_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_force = settings.load({"JOBMETRICS_DIR": str(registry_dir)})
+    active_settings = settings.load({"JOBMETRICS_DIR": str(registry_dir)})
     with recording(registry_dir), recording(registry_dir):
         monkeypatch.setattr(diagnosis, "default_dir", lambda: str(registry_dir))
-        assert not any("JOBMETRICS_APP" in found.remedy for found in diagnosis.directory(in_force))
+        assert not any("JOBMETRICS_APP" in found.remedy for found in diagnosis.directory(active_settings))
         with recording(registry_dir, cwd=tmp_path):
-            (found,) = [found for found in diagnosis.directory(in_force) if "JOBMETRICS_APP" in found.remedy]
+            (found,) = [found for found in diagnosis.directory(active_settings) if "JOBMETRICS_APP" in found.remedy]
             assert (found.state, str(tmp_path) in found.text) == (NOTE, True)
             monkeypatch.setattr(diagnosis, "default_dir", lambda: "/elsewhere")
-            assert not any("JOBMETRICS_APP" in found.remedy for found in diagnosis.directory(in_force))
+            assert not any("JOBMETRICS_APP" in found.remedy for found in diagnosis.directory(active_settings))
 
 
 def test_names_of_jobs_and_variables_reach_no_terminal_as_control_characters(registry_dir: Path) -> None:

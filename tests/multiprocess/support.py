@@ -64,14 +64,14 @@ class Worker:
     """
 
     def __init__(self, path: Path, *, patient: bool = True, **more: Any) -> None:
-        in_force = Settings(dir=str(path), **{"propagate_errors": True, **more})
-        settings.use(in_force)
+        active_settings = Settings(dir=str(path), **{"propagate_errors": True, **more})
+        settings.use(active_settings)
         if patient:
             assert hasattr(session, "LOCK_WAIT")
             setattr(session, "LOCK_WAIT", HANG_SECONDS)  # noqa: B010 - a constant to mypy
         self.clock = Clock()
-        self.writer = Writer(in_force, self.clock)
-        self.recorder = Recorder(self.writer, in_force, clock=lambda: time.perf_counter() + self.clock.now)
+        self.writer = Writer(active_settings, self.clock)
+        self.recorder = Recorder(self.writer, active_settings, clock=lambda: time.perf_counter() + self.clock.now)
         self.hits = Labelled(BoundCounter, HITS, self.writer)
         self.levels = Labelled(BoundGauge, LEVEL, self.writer)
         self.highest = Labelled(BoundGauge, HIGHEST, self.writer)

@@ -35,13 +35,13 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def in_force(registry_dir: Path) -> Settings:
+def active_settings(registry_dir: Path) -> Settings:
     """Settings in force that record into the test's own directory and let errors surface."""
     return settings.configure(dir=registry_dir, propagate_errors=True)
 
 
 @pytest.fixture
-def writer(in_force: Settings, clock: FakeClock) -> Iterator[Writer]:
-    made = Writer(in_force, clock)
+def writer(active_settings: Settings, clock: FakeClock) -> Iterator[Writer]:
+    made = Writer(active_settings, clock)
     yield made
     die(made)

@@ -50,7 +50,7 @@ def tell() -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def recorded(in_force: Settings) -> Iterator[None]:
+def recorded(active_settings: Settings) -> Iterator[None]:
     yield
     die(recorder.default().writer)
 

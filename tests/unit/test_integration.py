@@ -125,7 +125,7 @@ def test_what_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture
-def gauges(in_force: Settings) -> Iterator[None]:
+def gauges(active_settings: Settings) -> Iterator[None]:
     yield
     die(recorder.default().writer)
 

@@ -50,8 +50,8 @@ def wall() -> FakeClock:
 
 
 @pytest.fixture
-def record(writer: Writer, in_force: Settings, wall: FakeClock, clock: FakeClock) -> Recorder:
-    return Recorder(writer, in_force, wall=wall, clock=clock)
+def record(writer: Writer, active_settings: Settings, wall: FakeClock, clock: FakeClock) -> Recorder:
+    return Recorder(writer, active_settings, wall=wall, clock=clock)
 
 
 def recorder_with(writer: Writer, **keywords: object) -> Recorder:
@@ -59,9 +59,9 @@ def recorder_with(writer: Writer, **keywords: object) -> Recorder:
 
 
 @pytest.fixture
-def other_worker(in_force: Settings, wall: FakeClock) -> Iterator[Recorder]:
+def other_worker(active_settings: Settings, wall: FakeClock) -> Iterator[Recorder]:
     """Another worker process."""
-    made = Recorder(Writer(in_force), in_force, wall=wall, clock=FakeClock())
+    made = Recorder(Writer(active_settings), active_settings, wall=wall, clock=FakeClock())
     yield made
     die(made.writer)
 
@@ -201,11 +201,11 @@ def test_failure_is_counted_by_exception(registry_dir: Path, record: Recorder) -
 
 
 @pytest.fixture
-def metered(writer: Writer, in_force: Settings) -> Recorder:
+def metered(writer: Writer, active_settings: Settings) -> Recorder:
     """Of each execution the process takes 0.5 seconds, its thread 0.25, its process and ended children 0.125."""
     return Recorder(
         writer,
-        in_force,
+        active_settings,
         process_cpu=CountingClock(7.0, 0.5),
         thread_cpu=CountingClock(7.0, 0.25),
         family_cpu=CountingClock(7.0, 0.125),
@@ -231,13 +231,13 @@ def test_processor_time_is_counted_however_it_ended(registry_dir: Path, metered:
 
 
 def test_processor_time_among_greenlets_is_nobodys(
-    registry_dir: Path, writer: Writer, in_force: Settings, monkeypatch: pytest.MonkeyPatch
+    registry_dir: Path, writer: Writer, active_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class local:  # noqa: N801 - as gevent's stands in for the real one
         pass
 
     monkeypatch.setattr(threading, "local", local)
-    run(Recorder(writer, in_force))
+    run(Recorder(writer, active_settings))
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {}
     assert jobs(registry_dir) == {"success": 1.0}
 
@@ -592,11 +592,11 @@ def test_totals_and_ratios_stay_exact_beyond_the_cap(registry_dir: Path) -> None
 # ------------------------------------------------------------------ the process's own
 
 
-def test_process_has_one_recorder(in_force: Settings) -> None:
+def test_process_has_one_recorder(active_settings: Settings) -> None:
     assert recorder.default() is recorder.default()
 
 
-def test_recorder_follows_the_settings_in_force(in_force: Settings, tmp_path: Path) -> None:
+def test_recorder_follows_the_active_settings(active_settings: Settings, tmp_path: Path) -> None:
     from jobmetrics import settings
 
     first = recorder.default()

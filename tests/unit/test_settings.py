@@ -334,7 +334,7 @@ def test_good_value_of_the_file_counts_where_the_environment_has_a_bad_one(tmp_p
 
 
 @pytest.mark.parametrize("text", ["dir /run\n", "directory = '/x'\n", None])
-def test_bad_file_leaves_the_environment_in_force(tmp_path: Path, text: str | None) -> None:
+def test_bad_file_leaves_the_environment_active(tmp_path: Path, text: str | None) -> None:
     environ = toml(tmp_path, text) if text else {"JOBMETRICS_CONFIG": str(tmp_path / "none")}
     read, findings = settings.read({**environ, "JOBMETRICS_NAMESPACE": "acme"})
     assert (read, len(findings.errors)) == (load({}, namespace="acme"), 1)
@@ -557,11 +557,11 @@ def test_no_buckets_for_a_metric_that_nothing_fits() -> None:
     assert buckets_for("mine", {"jobs_*": (1.0,)}) is None
 
 
-def test_in_force_reads_the_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_active_reads_the_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBMETRICS_NAMESPACE", "first")
-    first = settings.in_force()
+    first = settings.active()
     monkeypatch.setenv("JOBMETRICS_NAMESPACE", "second")
-    assert settings.in_force() is first
+    assert settings.active() is first
     assert first.namespace == "first"
 
 
@@ -570,12 +570,12 @@ def test_peek_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.peek() is None
 
 
-def test_configure_puts_in_force() -> None:
+def test_configure_activates() -> None:
     configured = settings.configure(namespace="acme")
-    assert settings.in_force() is configured
+    assert settings.active() is configured
 
 
-def test_configure_that_is_refused_leaves_what_was_in_force() -> None:
+def test_configure_that_is_refused_leaves_what_was_active() -> None:
     before = settings.configure(namespace="acme")
     with pytest.raises(SettingsError):
         settings.configure(namespace="acme_")
@@ -592,4 +592,4 @@ def test_configure_takes_its_keywords_whatever_is_wrong_with_the_environment(mon
 def test_use_none_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.configure(namespace="acme")
     settings.use(None)
-    assert settings.in_force().namespace == ""
+    assert settings.active().namespace == ""

@@ -57,7 +57,7 @@ def test_registry_is_the_blocks_own() -> None:
     with temporary_registry() as one:
         ROWS_OF_ORDERS.inc()
         assert read_sample("rows_total", {"table": "orders"}) == 1.0
-        assert settings.in_force().dir == one
+        assert settings.active().dir == one
     assert not Path(one).exists()
     with temporary_registry() as other:
         assert read_sample("rows_total", {"table": "orders"}) is None
@@ -67,10 +67,10 @@ def test_registry_is_the_blocks_own() -> None:
     assert one != other
 
 
-def test_registry_gives_back_what_was_in_force(registry_dir: Path) -> None:
+def test_registry_gives_back_what_was_active(registry_dir: Path) -> None:
     before = settings.configure(dir=registry_dir)
     with temporary_registry(max_series=100):
-        assert settings.in_force().max_series == 100
+        assert settings.active().max_series == 100
     assert settings.peek() is before
     ROWS_OF_ORDERS.inc()
     assert read_sample("rows_total", {"table": "orders"}, directory=str(registry_dir)) == 1.0

@@ -1,4 +1,4 @@
-"""The writer of this process: made from the settings in force when something is first recorded."""
+"""The writer of this process: made from the active settings when something is first recorded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Current:
         self.made_from: settings.Settings | None = None
 
 
-def settings_in_force() -> settings.Settings:
-    """The settings in force. What is wrong with the environment or the file is logged and counted, once.
+def reported_settings() -> settings.Settings:
+    """The active settings. What is wrong with the environment or the file is logged and counted, once.
 
     Metrics never keep a worker from starting, and no variable keeps it from recording.
     """
-    in_force = settings.in_force()
+    active_settings = settings.active()
     findings = settings.take_findings()
     for error in findings.errors:
         guard.count("settings")
@@ -35,8 +35,8 @@ def settings_in_force() -> settings.Settings:
     if findings.unknown:
         logger.warning("jobmetrics: %s", findings.unknown_line())
     if findings.held:
-        logger.info("jobmetrics: another user holds %s; recording goes to %s", findings.held, in_force.dir)
-    return in_force
+        logger.info("jobmetrics: another user holds %s; recording goes to %s", findings.held, active_settings.dir)
+    return active_settings
 
 
 def writer() -> Writer:
@@ -44,7 +44,7 @@ def writer() -> Writer:
     current = runtime.state(Current)
     if current.writer is None or current.made_from is not settings.peek():
         with settings.making():
-            active = settings_in_force()
+            active = reported_settings()
             if current.writer is None or current.made_from is not active:
                 if current.writer is not None:
                     current.writer.shows_zeros = False

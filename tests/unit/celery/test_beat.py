@@ -37,7 +37,7 @@ class Scheduler:
 
 
 @pytest.fixture(autouse=True)
-def clean(in_force: Settings) -> Iterator[None]:
+def clean(active_settings: Settings) -> Iterator[None]:
     yield
     die(recorder.default().writer)
 

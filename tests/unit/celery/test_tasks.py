@@ -32,7 +32,7 @@ class Task:
 
 
 @pytest.fixture(autouse=True)
-def clean(in_force: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean(active_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tasks, "running", {})
     monkeypatch.setattr(lost_tasks, "_pending", {})
     monkeypatch.setattr(lost_tasks, "_killed", {})

@@ -17,7 +17,7 @@ from tests.unit.doubles import die
 
 
 @pytest.fixture(autouse=True)
-def clean(in_force: Settings) -> Iterator[None]:
+def clean(active_settings: Settings) -> Iterator[None]:
     yield
     die(recorder.default().writer)
 

@@ -37,7 +37,7 @@ def notes(directory: Path) -> list[str]:
 
 
 def test_celery_jobs_without_any_known_wait_have_producers_that_are_not_instrumented(
-    in_force: Settings, registry_dir: Path
+    active_settings: Settings, registry_dir: Path
 ) -> None:
     for number in range(4):
         ran("celery", f"app.bare{number}", None)
@@ -49,7 +49,7 @@ def test_celery_jobs_without_any_known_wait_have_producers_that_are_not_instrume
     assert note.endswith(": waits unknown for app.bare0, app.bare1, app.bare2, ...")
 
 
-def test_producers_that_stamp_their_messages_are_not_mentioned(in_force: Settings, registry_dir: Path) -> None:
+def test_producers_that_stamp_their_messages_are_not_mentioned(active_settings: Settings, registry_dir: Path) -> None:
     ran("celery", "app.stamped", 1.0)
     ran("celery", "app.stamped", None)  # a redelivery's wait is not known
     assert notes(registry_dir) == []
@@ -71,7 +71,7 @@ def test_metrics_that_cannot_be_shown_are_a_problem(registry_dir: Path) -> None:
 
 
 def test_checks_of_a_job_system_that_fail_are_a_problem(
-    in_force: Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+    active_settings: Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(recorded: Recorded) -> Iterator[Finding]:
         yield Finding(NOTE, "not shown")

@@ -125,7 +125,7 @@ BAD: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("use", BAD.values(), ids=BAD.keys())
 def test_misuse_is_counted_and_never_raised(use: Callable[[], object]) -> None:
     increment("known")
-    settings.use(settings.load({}, dir=settings.in_force().dir))
+    settings.use(settings.load({}, dir=settings.active().dir))
     use()
     assert sum(guard.take_counts().values()) == 1
     assert read_sample("known_total") == 1.0
@@ -149,7 +149,7 @@ def test_bad_value_is_dropped_and_counted(value: Any) -> None:
 
 def test_names_without_end_are_capped() -> None:
     with temporary_registry(max_series=50):
-        settings.use(settings.load({}, dir=settings.in_force().dir, max_series=50))
+        settings.use(settings.load({}, dir=settings.active().dir, max_series=50))
         for number in range(100):
             increment(f"orders_{number}")
         assert len(runtime.state(adhoc.AdHocMetrics).known) == 50

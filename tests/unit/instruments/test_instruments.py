@@ -86,7 +86,7 @@ def shown(value: object) -> str:
 
 
 @pytest.fixture(autouse=True)
-def recorded(in_force: Settings) -> Iterator[None]:
+def recorded(active_settings: Settings) -> Iterator[None]:
     yield
     die(current.writer())
 
@@ -279,11 +279,11 @@ def test_gauge_that_nan_is_added_to_is_unknown(registry_dir: Path, mode: str) ->
 
 
 def test_unknown_value_of_an_ended_process_says_nothing_of_the_next_ones(
-    registry_dir: Path, in_force: Settings
+    registry_dir: Path, active_settings: Settings
 ) -> None:
     Gauge("g", "Things.", multiprocess_mode="sum").set(math.nan)
     die(current.writer())
-    successor = Writer(in_force)
+    successor = Writer(active_settings)
     instruments.BoundSumGauge(successor, Family("g", "gauge", "Things."), ()).inc(3)
     assert value(registry_dir, "g") == 3.0
     die(successor)
@@ -331,10 +331,12 @@ def test_progress_is_tracked_while_it_runs_and_after_an_error(registry_dir: Path
     assert (within, value(registry_dir, "g", "a")) == ([1.0], 0.0)
 
 
-def test_sum_gauges_set_is_this_processs_share_on_top_of_what_was_left(registry_dir: Path, in_force: Settings) -> None:
+def test_sum_gauges_set_is_this_processs_share_on_top_of_what_was_left(
+    registry_dir: Path, active_settings: Settings
+) -> None:
     Gauge("g", "Things.", multiprocess_mode="sum").set(5)
     die(current.writer())
-    successor = Writer(in_force)
+    successor = Writer(active_settings)
     share = instruments.BoundSumGauge(successor, Family("g", "gauge", "Things."), ())
     share.set(3)
     share.set(4)
@@ -342,7 +344,7 @@ def test_sum_gauges_set_is_this_processs_share_on_top_of_what_was_left(registry_
     die(successor)
 
 
-def test_two_definitions_of_a_sum_gauge_have_one_share(registry_dir: Path, in_force: Settings) -> None:
+def test_two_definitions_of_a_sum_gauge_have_one_share(registry_dir: Path, active_settings: Settings) -> None:
     """As a module that is loaded anew makes them: the last set wins, whichever of them it was."""
     Gauge("g", "Things.", multiprocess_mode="sum").set(7)
     die(current.writer())
@@ -358,7 +360,7 @@ def test_two_definitions_of_a_sum_gauge_have_one_share(registry_dir: Path, in_fo
     assert (after_set, after_added, value(registry_dir, "g")) == (10.0, 11.0, 8.0)
 
 
-def test_sum_gauge_that_is_added_to_first_keeps_its_share_apart(registry_dir: Path, in_force: Settings) -> None:
+def test_sum_gauge_that_is_added_to_first_keeps_its_share_apart(registry_dir: Path, active_settings: Settings) -> None:
     """The series has its cell from before the fork, the lease is the child's own, of the slot that the last one had."""
     gauge = Gauge("g", "Things.", multiprocess_mode="sum")
     gauge.set(1)
@@ -373,7 +375,7 @@ def test_sum_gauge_that_is_added_to_first_keeps_its_share_apart(registry_dir: Pa
     die(current.writer())
 
 
-def test_sum_gauge_has_one_share_in_all_slots_of_its_process(registry_dir: Path, in_force: Settings) -> None:
+def test_sum_gauge_has_one_share_in_all_slots_of_its_process(registry_dir: Path, active_settings: Settings) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode="sum")
     gauge.set(6)
     writer = current.writer()
@@ -895,10 +897,10 @@ def test_many_resets_and_removals_take_no_more_room_than_one(registry_dir: Path)
     assert len(sizes) == 1
 
 
-def test_what_other_processes_have_in_a_series_stays(registry_dir: Path, in_force: Settings) -> None:
+def test_what_other_processes_have_in_a_series_stays(registry_dir: Path, active_settings: Settings) -> None:
     counter = Counter("c", "", ["user"])
     counter.labels("a").inc(3)
-    other = Writer(in_force)
+    other = Writer(active_settings)
     bound.BoundCounter(other, counter.family, ("a",)).inc(4)
     counter.remove("a")
     assert value(registry_dir, "c_total", "a") == 4.0

@@ -445,7 +445,7 @@ def test_uncommitted_record_does_not_count(registry_dir: Path, file: IndexFile) 
 # ------------------------------------------------------------------ generations
 
 
-def test_index_in_force_is_current(file: IndexFile) -> None:
+def test_the_present_index_is_current(file: IndexFile) -> None:
     assert file.is_current(file.load()) is True
 
 

@@ -35,7 +35,7 @@ class Refused(Exception):
 
 
 @pytest.fixture
-def forked(in_force: Settings) -> Iterator[Forked]:
+def forked(active_settings: Settings) -> Iterator[Forked]:
     made = before_fork(SharedPage(), default(), JOB, "1:2", None)
     assert made is not None
     yield made
@@ -114,7 +114,7 @@ def test_without_a_worker_it_records_for_itself(forked: Forked, registry_dir: Pa
     assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
 
 
-@pytest.mark.usefixtures("in_force")
+@pytest.mark.usefixtures("active_settings")
 def test_end_of_a_work_horse_whose_worker_is_dead_is_nobody_elses_to_count(registry_dir: Path) -> None:
     """Another worker may have looked at what has expired a moment before."""
     told, tell = os.pipe()
@@ -138,7 +138,9 @@ def test_end_of_a_work_horse_whose_worker_is_dead_is_nobody_elses_to_count(regis
 
 
 @pytest.mark.usefixtures("child")
-def test_message_of_the_last_work_horse_is_not_taken_for_the_next_ones(in_force: Settings, registry_dir: Path) -> None:
+def test_message_of_the_last_work_horse_is_not_taken_for_the_next_ones(
+    active_settings: Settings, registry_dir: Path
+) -> None:
     page = SharedPage()
     first = before_fork(page, default(), JOB, "1:1", None)
     assert first is not None
@@ -217,8 +219,8 @@ def test_page_records_what_a_work_horse_would_record_for_itself(made: list[Run],
         with tempfile.TemporaryDirectory(dir=tmp_path) as base, pytest.MonkeyPatch.context() as patch, replaced():
             patch.setattr(forking, "times", lambda: (0.0,) * 5)
             patch.setattr(forking, "getppid", os.getpid)
-            in_force = settings.load({}, dir=Path(base) / "registry")
-            record = Recorder(Writer(in_force), in_force, wall=lambda: WALL)
+            active_settings = settings.load({}, dir=Path(base) / "registry")
+            record = Recorder(Writer(active_settings), active_settings, wall=lambda: WALL)
             page = SharedPage()
             for run in made:
                 if way == "page":

@@ -65,7 +65,7 @@ class Worker(rq.SimpleWorker):
 
 
 @pytest.fixture(autouse=True)
-def recorded(in_force: Settings) -> Iterator[None]:
+def recorded(active_settings: Settings) -> Iterator[None]:
     instrument(Worker)
     yield
     uninstrument(Worker)
@@ -207,7 +207,7 @@ def test_job_result_and_status_are_rqs_own(queue: Queue) -> None:
 
 
 def test_ignored_job_type_is_not_recorded(
-    registry_dir: Path, queue: Queue, in_force: Settings, monkeypatch: pytest.MonkeyPatch
+    registry_dir: Path, queue: Queue, active_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(default(), "_ignore", (f"{HERE}.succ*",))
     queue.enqueue(succeed)

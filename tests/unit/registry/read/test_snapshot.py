@@ -28,12 +28,12 @@ Worker = Callable[[], Writer]
 
 
 @pytest.fixture
-def worker(in_force: Settings) -> Iterator[Worker]:
+def worker(active_settings: Settings) -> Iterator[Worker]:
     """Another worker process's writer."""
     made: list[Writer] = []
 
     def start() -> Writer:
-        made.append(Writer(in_force))
+        made.append(Writer(active_settings))
         return made[-1]
 
     yield start

@@ -14,15 +14,15 @@ from jobmetrics.registry.write import current
 from jobmetrics.testing import read_sample
 
 
-def test_process_has_one_writer(in_force: settings.Settings) -> None:
+def test_process_has_one_writer(active_settings: settings.Settings) -> None:
     assert current.writer() is current.writer()
 
 
-def test_writer_records_into_the_directory_in_force(in_force: settings.Settings, registry_dir: Path) -> None:
+def test_writer_records_into_the_active_directory(active_settings: settings.Settings, registry_dir: Path) -> None:
     assert current.writer().directory.path == str(registry_dir)
 
 
-def test_settings_put_in_force_later_make_another_writer(in_force: settings.Settings, tmp_path: Path) -> None:
+def test_settings_made_active_later_make_another_writer(active_settings: settings.Settings, tmp_path: Path) -> None:
     first = current.writer()
     settings.configure(dir=tmp_path / "other")
     assert current.writer() is not first
@@ -117,7 +117,7 @@ DROPPED = {"reason": "negative", "metric": "shop_rows_total"}
 
 @pytest.mark.parametrize("by", ["refresh", "labels", "a metric without labels"])
 def test_what_is_dropped_is_shown_where_no_job_runs(
-    by: str, in_force: settings.Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+    by: str, active_settings: settings.Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, plain = Counter("shop_rows", "Rows.", ["shop"]), Counter("shop_sales", "Sales.")
     plain.inc()

@@ -93,8 +93,8 @@ def test_series_bound_before_growth_goes_on_in_the_same_cells(registry_dir: Path
     assert counted(registry_dir)["a",] == 2.0
 
 
-def test_writers_of_two_processes_add_up(registry_dir: Path, writer: Writer, in_force: Settings) -> None:
-    other = Writer(in_force)
+def test_writers_of_two_processes_add_up(registry_dir: Path, writer: Writer, active_settings: Settings) -> None:
+    other = Writer(active_settings)
     counter(writer).inc()
     counter(other).inc(2.0)
     assert counted(registry_dir) == {("a",): 3.0}
