@@ -21,10 +21,10 @@ from demo.comparison import Account, Comparison, Samples, compare, console, say,
 from demo.ledger import Ledger, Run
 from demo.redis_cleanup import check, hide, purge
 from demo.services import Interrupted, Interrupts, Processes
-from jobmetrics.cli.top import picture
+from jobmetrics.cli.top import render
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.exporter.client import read_metrics
-from jobmetrics.exporter.overview import Sight, sight
+from jobmetrics.exporter.overview import Overview, summarize
 
 DEFAULT_SECONDS = 20.0
 REFRESH_SECONDS = 0.5
@@ -160,7 +160,7 @@ def _show(running: Running) -> None:
                 running.processes.check()
                 running.interrupts.pause(REFRESH_SECONDS)
                 now = _look(running)
-                display.update(picture(now, before, running.url, running.out.height), refresh=True)
+                display.update(render(now, before, running.url, running.out.height), refresh=True)
                 before = now
     except Interrupted as interrupted:
         if interrupted.signum != signal.SIGINT:
@@ -169,9 +169,9 @@ def _show(running: Running) -> None:
         say(running.out, "Ending: the jobs that were sent are done first. Ctrl-C again ends at once.")
 
 
-def _look(running: Running) -> Sight:
+def _look(running: Running) -> Overview:
     """The metrics for people, with job types by their last names."""
-    found = sight(running.metrics(), time.monotonic())
+    found = summarize(running.metrics(), time.monotonic())
     jobs = {(system, job.rpartition(".")[2], queue): totals for (system, job, queue), totals in found.jobs.items()}
     return replace(found, jobs=jobs)
 

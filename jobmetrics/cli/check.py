@@ -1,4 +1,4 @@
-"""`jobmetrics check`: what is wrong with this set-up, in words."""
+"""`jobmetrics check`: find what is wrong with a set-up."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from jobmetrics.cli import logs
+from jobmetrics.cli.logs import printable
 from jobmetrics.cli.options import collector_options, reading, settings_to_check, unknown_variables
-from jobmetrics.cli.printable import printable
 from jobmetrics.findings import PROBLEM, Finding, configuration, summary
 
 
 @click.command()
-@click.option("--listen", metavar="HOST:PORT", help="Where the exporter serves.  [default: 127.0.0.1:9909]")
+@click.option("--listen", metavar="HOST:PORT", help="Address of the exporter.  [default: 127.0.0.1:9909]")
 @reading
 def check(
     dir: str | None,  # noqa: A002 - the option is called so
@@ -27,14 +27,14 @@ def check(
     log_level: str | None,
     **brokers: Any,
 ) -> int:
-    """Say what is wrong with this set-up, each finding with its remedy.
+    """Check this set-up, and print each finding with its remedy.
 
-    Run it as the workers' user, with their environment. Exit code 1 if anything is wrong.
+    Run it as the workers' user, with the workers' environment. The exit code is 1 if there is a problem.
     """
     settings, errors = settings_to_check(
         dir=dir, listen=listen, namespace=namespace, labels=labels, log_level=log_level
     )
-    logs.configure("critical")  # what would be logged is what is printed
+    logs.configure("critical")  # the findings cover what would be logged
     options = collector_options(**brokers)
     problems = 0
     for finding in _findings(settings, errors, options):
@@ -63,7 +63,7 @@ def _findings(settings: Any, errors: list[str], options: Any) -> Iterator[Findin
 
 
 def _print(finding: Finding) -> None:
-    """One line; on a terminal that is too narrow what does not fit goes on below, indented."""
+    """Print one line. On a terminal, wrap it and indent the lines that follow."""
     width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
     lines = textwrap.wrap(
         printable(str(finding)),

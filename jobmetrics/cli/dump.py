@@ -1,4 +1,4 @@
-"""`jobmetrics dump`: the exposition text, once."""
+"""`jobmetrics dump`: print the metrics once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from jobmetrics.cli import logs
+from jobmetrics.cli.logs import printable
 from jobmetrics.cli.options import collector_options, reading, settings_from, warn_of_unknown_variables
-from jobmetrics.cli.printable import printable
 
 
 @click.command()
@@ -22,7 +22,7 @@ def dump(
     log_level: str | None,
     **brokers: Any,
 ) -> int:
-    """Print the metrics once, as the exporter would serve them now."""
+    """Print the metrics once, as the exporter would serve them."""
     from jobmetrics.exporter.app import build
 
     settings = settings_from(dir=dir, namespace=namespace, labels=labels, log_level=log_level)
@@ -41,11 +41,12 @@ def dump(
 
 
 def _print(text: bytes) -> None:
-    if sys.stdout.isatty():  # which obeys control characters in the names of jobs; a pipe gets them as they are
+    if sys.stdout.isatty():  # names of jobs may hold control characters; a pipe gets them unchanged
         text = "\n".join(map(printable, text.decode().split("\n"))).encode()
     try:
         sys.stdout.buffer.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read it has had enough, as head does. Python would complain once more when it flushes at the end.
+        # The reader has closed the pipe, as head does. Without this, Python would report it again when it flushes at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`jobmetrics exporter`: serves the metrics until it is told to end."""
+"""`jobmetrics exporter`: serve the metrics until a signal ends it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("jobmetrics")
 
 @click.command()
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one.  [default: 127.0.0.1:9909]"
+    "--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free port.  [default: 127.0.0.1:9909]"
 )
 @click.option(
     "--web-config", metavar="FILE", envvar=WEB_CONFIG_VARIABLE, show_envvar=True,
@@ -37,11 +37,11 @@ logger = logging.getLogger("jobmetrics")
 @hide
 @click.option(
     "--refresh", type=click.FloatRange(0.05, 3600), default=5.0, metavar="SECONDS",
-    envvar=REFRESH_VARIABLE, show_envvar=True, show_default=True, help="How often the brokers are asked.",
+    envvar=REFRESH_VARIABLE, show_envvar=True, show_default=True, help="Time between two readings of a broker.",
 )  # fmt: skip
 @click.option(
     "--log-format", type=click.Choice(logs.FORMATS), default=logs.HUMAN,
-    envvar=LOG_FORMAT_VARIABLE, show_envvar=True, show_default=True, help="How log lines are written.",
+    envvar=LOG_FORMAT_VARIABLE, show_envvar=True, show_default=True, help="Format of log lines.",
 )  # fmt: skip
 def exporter(
     listen: str | None,
@@ -57,8 +57,8 @@ def exporter(
 ) -> int:
     """Serve the metrics over HTTP.
 
-    It may start before any worker and before the broker: what cannot be read is absent,
-    and jobmetrics_directory_up and jobmetrics_collector_up say so.
+    It may start before any worker and before the broker. What cannot be read is absent,
+    and jobmetrics_directory_up or jobmetrics_collector_up is 0.
     SIGTERM and Ctrl-C end it.
     """
     from starlette.middleware import Middleware
@@ -102,7 +102,7 @@ def exporter(
 
 
 def _ready(message: str, log_format: str) -> None:
-    """Say where it serves, whatever the log level, and tell systemd."""
+    """Print the address that it serves on, at any log level, and notify systemd."""
     from jobmetrics.exporter.web import systemd
 
     if log_format == logs.JSON:
@@ -110,6 +110,6 @@ def _ready(message: str, log_format: str) -> None:
         message = logs.JsonFormatter().format(record)
     else:
         message = f"jobmetrics exporter: {message}"
-    sys.stderr.write(f"{message}\n")  # at once: print writes the line's end apart, and collectors log meanwhile
+    sys.stderr.write(f"{message}\n")  # one write: print writes the newline apart, and collectors log at the same time
     sys.stderr.flush()
     systemd.notify("READY=1")

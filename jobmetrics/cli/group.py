@@ -1,4 +1,4 @@
-"""The command group; each command is a module of its own."""
+"""The command group. Each command has its own module, except `rules` and `dashboards`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from jobmetrics.cli.shipped import dashboards, rules
 from jobmetrics.cli.top import top
 from jobmetrics.errors import SettingsError
 
-READERS = ("exporter", "dump", "top", "check")  # what the table [exporter] of a configuration file is for
+READERS = (
+    "exporter",
+    "dump",
+    "top",
+    "check",
+)  # they read the file's table [exporter]
 
 SETTINGS_HELP = """
 Every setting is also an environment variable (JOBMETRICS_DIR, JOBMETRICS_LISTEN,
 JOBMETRICS_NAMESPACE, ...) and a key of the TOML file that JOBMETRICS_CONFIG names.
-An option beats the environment, the environment beats the file.
-The commands' own options go into its table [exporter]: timeout = 10.
+Options override the environment, and the environment overrides the file.
+The commands' own options go into the file's table [exporter]: timeout = 10.
 """
 
 
@@ -39,7 +44,7 @@ def jobmetrics(context: click.Context) -> None:
         try:
             context.default_map = {context.invoked_subcommand: from_file()}
         except SettingsError:
-            if context.invoked_subcommand != "check":  # which lists it among what it finds
+            if context.invoked_subcommand != "check":  # check reports it as a finding
                 raise
 
 

@@ -1,4 +1,4 @@
-"""Where a command's log goes: one line an event, on stderr, for people or as JSON."""
+"""A command's log: one line an event on stderr, as plain text or JSON, with names that are safe for a terminal."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ import json
 import logging
 from datetime import datetime, timezone
 
-from jobmetrics.cli.printable import printable
-
 HUMAN, JSON = "human", "json"
 FORMATS = (HUMAN, JSON)
 
 _HUMAN = "%(asctime)s %(levelname)s %(message)s"
 
 
+def printable(text: str) -> str:
+    """Escape the characters that a terminal may interpret instead of showing.
+
+    Any producer chooses the names of jobs and queues. They may hold control sequences or marks that change the text
+    direction.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
+    )
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, and error with its traceback."""
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, and the traceback as error."""
 
     def format(self, record: logging.LogRecord) -> str:
         found = {
@@ -30,16 +41,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """One line, without control characters from names, and below it the traceback if there is one."""
+    """One line with control characters escaped, followed by the traceback if there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))
 
 
 def configure(level: str, form: str = HUMAN) -> None:
-    """Write what jobmetrics and its HTTP server log to stderr.
+    """Log messages of jobmetrics and its HTTP server to stderr.
 
-    Other libraries are left silent: what they say about a broker that is down, jobmetrics says once a minute.
+    Other libraries stay silent. jobmetrics itself reports a broker that is down, once a minute.
+
+    Args:
+        level: Name of the lowest level that is logged.
+        form: HUMAN or JSON.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == JSON else HumanFormatter(_HUMAN))
@@ -48,4 +63,4 @@ def configure(level: str, form: str = HUMAN) -> None:
         logger.addHandler(handler)
         logger.propagate = False
     logging.getLogger("jobmetrics").setLevel(level.upper())
-    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints warnings that nobody handles
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints the warnings of other libraries

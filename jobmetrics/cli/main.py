@@ -1,7 +1,7 @@
-"""The console entry: runs a command and turns what is wrong into one line and an exit code.
+"""The console entry point: run a command and turn errors into one line and an exit code.
 
-Exit codes: 0; 1 for what failed at run time and for a command that reports a problem; 2 for bad input: a wrong option,
-setting or file of settings; 130 after Ctrl-C.
+Exit codes: 0 for success; 1 for a failure at run time or a problem that the command reports; 2 for bad input, such as
+a wrong option, setting or configuration file; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 
 def main() -> NoReturn:
-    """Run the command that the arguments name, and exit."""
+    """Run the command named by the arguments, and exit."""
     try:
         code = _run()
     except KeyboardInterrupt:
@@ -49,12 +49,12 @@ def _run() -> int:
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         return _complain(f"{what}{error.strerror or error}", FAILED)
-    except Exception as error:  # a traceback tells an operator nothing
+    except Exception as error:  # an operator gets one line instead of a traceback
         if os.environ.get("JOBMETRICS_LOG_LEVEL", "").lower() == "debug":
             raise
         return _complain(
-            f"unexpected {type(error).__name__}: {error}; this is a bug, "
-            "JOBMETRICS_LOG_LEVEL=debug shows where it happened",
+            f"unexpected {type(error).__name__}: {error}; this is a bug; "
+            "JOBMETRICS_LOG_LEVEL=debug shows the traceback",
             FAILED,
         )
     return result if isinstance(result, int) else 0
@@ -64,11 +64,11 @@ def _missing(error: ModuleNotFoundError) -> int:
     name = error.name or str(error)
     if name.partition(".")[0] == PROGRAM:
         return _complain(f"{name} is missing from this installation", FAILED)
-    return _complain(f"this command needs {name}; pip install 'jobmetrics[exporter]' brings it", FAILED)
+    return _complain(f"this command needs {name}; pip install 'jobmetrics[exporter]'", FAILED)
 
 
 def _complain(message: str, code: int) -> int:
-    from jobmetrics.cli.printable import printable
+    from jobmetrics.cli.logs import printable
     from jobmetrics.collector_api import without_secrets
 
     print(f"{PROGRAM}: {printable(without_secrets(message))}", file=sys.stderr)

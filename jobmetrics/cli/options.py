@@ -1,4 +1,4 @@
-"""The options that commands share, and what they become: settings and collector options."""
+"""The options that commands share, parsed into settings and collector options."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def _brokers(function: F) -> F:
             click.option(
                 "--timeout", type=click.FloatRange(0.1, 600), default=DEFAULT_TIMEOUT, metavar="SECONDS",
                 envvar=_variable("timeout"), show_envvar=True, show_default=True,
-                help="How long a broker may take to answer.",
+                help="Time that a broker may take to answer.",
             ),
             click.option(
                 "--max-queues", type=click.IntRange(1, 1_000_000), default=DEFAULT_MAX_QUEUES, metavar="COUNT",
                 envvar=_variable("max_queues"), show_envvar=True, show_default=True,
-                help="Queues of one broker that have series of their own; "
-                "the depth of the rest is summed under __other__.",
+                help="Queues of one broker with separate series; "
+                "the depths of the rest are summed under __other__.",
             ),
         ]
     ):  # fmt: skip
@@ -80,24 +80,31 @@ def _settings(function: F) -> F:
 
 
 def reading(function: F) -> F:
-    """The options of a command that reads the directory and brokers."""
+    """Add the options of a command that reads the directory and brokers."""
     return _settings(_brokers(function))
 
 
 def settings_from(*, labels: Sequence[str] = (), **given: str | None) -> Settings:
-    """The settings, with what was given on the command line above all else.
+    """Load the settings. Options from the command line override everything else.
+
+    Args:
+        labels: Values of --label.
+        given: Other options by the name of their setting, None where an option is not given.
 
     Raises:
-        SettingsError: naming the option, variable or key.
+        SettingsError: A value is not allowed. The message names the option, variable or key.
     """
     return settings.load(**_given(labels, given))
 
 
 def settings_to_check(*, labels: Sequence[str] = (), **given: str | None) -> tuple[Settings, list[str]]:
-    """The same, but what is wrong with the environment or the file is returned beside the settings, a line each.
+    """Load the settings as `settings_from` does, but ignore and return errors of the environment and the file.
+
+    Returns:
+        The settings, and one line for each error.
 
     Raises:
-        SettingsError: naming the option.
+        SettingsError: An option has a value that is not allowed.
     """
     found, findings = settings.read(**_given(labels, given))
     try:
@@ -108,7 +115,7 @@ def settings_to_check(*, labels: Sequence[str] = (), **given: str | None) -> tup
 
 
 def _given(labels: Sequence[str], given: Mapping[str, str | None]) -> dict[str, object]:
-    """The settings among a command's options."""
+    """Parse the settings among a command's options."""
     values: dict[str, object] = {
         name: settings.parse(name, value, shown_as="--" + name.replace("_", "-"))
         for name, value in given.items()
@@ -133,9 +140,9 @@ def _constant_labels(labels: Sequence[str]) -> dict[str, str]:
 
 
 def unknown_variables() -> list[str]:
-    """A line about variables that are not settings, and one about those that no command has; none of them is used.
+    """Return one line about unknown settings variables and one about unknown variables of the commands.
 
-    The settings leave those of the commands to us, so a misspelt one is ours to find.
+    The settings skip all JOBMETRICS_EXPORTER_ variables, so misspelt ones are found here.
     """
     _, findings = settings.read()
     unknown = [name for name in sorted(os.environ) if name.startswith(ENVIRONMENT_PREFIX) and name not in _VARIABLES]
@@ -143,7 +150,7 @@ def unknown_variables() -> list[str]:
 
 
 def warn_of_unknown_variables() -> None:
-    """Log those lines."""
+    """Log the lines of `unknown_variables`."""
     for line in unknown_variables():
         logger.warning("jobmetrics: %s", line)
 
@@ -168,10 +175,12 @@ _VARIABLES = tuple(_variable(key) for key in sorted(_FILE_KEYS))
 
 
 def from_file() -> dict[str, object]:
-    """Defaults of the commands' parameters from the file that JOBMETRICS_CONFIG names: below the environment.
+    """Read the defaults of the commands' parameters from the file that JOBMETRICS_CONFIG names.
+
+    The environment overrides them.
 
     Raises:
-        SettingsError: when the file cannot be read, or has a key that no command takes or a value of another type.
+        SettingsError: The file cannot be read, has a key that no command takes, or has a value of a wrong type.
     """
     path = os.environ.get(settings.CONFIG_VARIABLE)
     found: dict[str, object] = {}
@@ -186,7 +195,10 @@ def from_file() -> dict[str, object]:
 
 
 def _not_allowed(name: str, value: object) -> str:
-    """What a key of the file takes, if a value is of another type; empty for a good one. The value may be a secret."""
+    """Return what a key of the file takes if the value has a wrong type, else an empty string.
+
+    The value may be a secret, so it is not part of the message.
+    """
     if name in _LISTS:
         good = isinstance(value, list) and all(isinstance(each, str) for each in value)
         return "" if good else "a string or a list of strings"
@@ -201,23 +213,28 @@ SECONDS_A_DAY = 86400.0
 
 
 def hide(function: F) -> F:
-    """The option of a command that shows series for long."""
+    """Add the option --hide-after."""
     return click.option(
         "--hide-after", type=click.FloatRange(0, min_open=True), metavar="DAYS", envvar=HIDE_VARIABLE, show_envvar=True,
-        help="Hide series that have not changed for so many days while this process ran; no count is lost.",
+        help="Hide series that have not changed for this many days since this process started; no count is lost.",
     )(function)  # fmt: skip
 
 
 def hide_after_seconds(days: float | None) -> float | None:
-    """The option's value as seconds."""
+    """Convert the value of --hide-after to seconds."""
     return None if days is None else days * SECONDS_A_DAY
 
 
 def collector_options(*, timeout: float, max_queues: int, **given: Any) -> CollectorOptions:
-    """What to read. given: the job systems' own options, by keyword.
+    """Build the options of the collectors.
+
+    Args:
+        timeout: Seconds that a broker may take to answer.
+        max_queues: Queues of one broker with separate series.
+        given: The job systems' own options, by keyword.
 
     Raises:
-        SettingsError: for what is no broker URL.
+        SettingsError: A broker URL is not valid.
     """
     values = {option.keyword: _value(option, given[option.keyword]) for option in SYSTEM_OPTIONS}
     return CollectorOptions(timeout=timeout, max_queues=max_queues, **values)

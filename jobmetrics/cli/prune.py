@@ -1,4 +1,4 @@
-"""`jobmetrics prune`: forget everything counted so far."""
+"""`jobmetrics prune`: remove everything recorded so far."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jobmetrics.errors import SettingsError
 
 @click.command()
 @directory_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def prune(dir: str | None, yes: bool) -> int:  # noqa: A002 - the option is called so
-    """Forget everything counted so far, once all workers have stopped.
+    """Remove everything recorded so far, after all workers have stopped.
 
-    The index, all slots and what was set aside are removed; whoever records next begins at 0.
-    Exit code 1, and nothing removed, while a living process holds a slot.
+    This removes the index, all slots and the damaged files that were set aside. Counts begin again at 0.
+    While a live process holds a slot, nothing is removed and the exit code is 1.
     """
     from jobmetrics.registry.directory import Directory, SlotsHeld
     from jobmetrics.registry.directory import prune as forget
@@ -30,8 +30,8 @@ def prune(dir: str | None, yes: bool) -> int:  # noqa: A002 - the option is call
     directory.check()
     if not yes:
         if not sys.stdin.isatty():
-            raise SettingsError("prune asks before it removes anything, and here nobody can answer; add --yes")
-        click.confirm(f"Forget all that was counted in {settings.dir}?", abort=True)
+            raise SettingsError("prune asks for confirmation, and stdin is not a terminal; add --yes")
+        click.confirm(f"Remove everything recorded in {settings.dir}?", abort=True)
     try:
         removed = forget(directory)
     except SlotsHeld as error:

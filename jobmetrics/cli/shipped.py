@@ -1,4 +1,4 @@
-"""`jobmetrics rules` and `jobmetrics dashboards`: what Prometheus and Grafana load, also under a namespace."""
+"""`jobmetrics rules` and `jobmetrics dashboards`: print the shipped rules and dashboards, also for a namespace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _PLACES = (_PACKAGE / "shipped", *_PACKAGE.parents[:2])
 
 namespace_option = click.option(
-    "--namespace", metavar="PREFIX", help="Prefix of every metric, as the exporter's: acme gives acme_jobs_total."
+    "--namespace",
+    metavar="PREFIX",
+    help="Prefix of every metric, as for the exporter: acme gives acme_jobs_total.",
 )
 
 
@@ -31,7 +33,7 @@ def rules(namespace: str | None) -> int:
     """Print the recording rules and alerts for Prometheus, as one YAML file."""
     folder = _folder("rules", RULES[0])
     parts = [(folder / name).read_text(encoding="utf-8") for name in RULES]
-    # Each file is a comment and one list of groups; the lists follow one another.
+    # Each file is a comment and one list of groups. The lists are concatenated.
     text = "groups:\n" + "\n".join(part.partition("\ngroups:\n")[2] for part in parts)
     print(with_namespace(text, settings_from(namespace=namespace).namespace), end="")
     return 0
@@ -41,7 +43,7 @@ def rules(namespace: str | None) -> int:
 @namespace_option
 @click.option(
     "--output", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
-    help="Write each dashboard to a file of its own in DIR, as Grafana's provisioning wants them.",
+    help="Write each dashboard to a separate file in DIR, for Grafana's provisioning.",
 )  # fmt: skip
 def dashboards(namespace: str | None, output: Path | None) -> int:
     """Print the Grafana dashboards as one JSON list, or write each to a file."""
@@ -59,16 +61,16 @@ def dashboards(namespace: str | None, output: Path | None) -> int:
 
 
 def with_namespace(text: str, namespace: str) -> str:
-    """Return rules or a dashboard with this prefix on the names of all metrics.
+    """Add a prefix to the names of all metrics in rules or a dashboard.
 
-    The names of recorded series have it too: the rules of two namespaces may be loaded side by side.
+    Recorded series get the prefix too, so that one Prometheus can load the rules of two namespaces.
     """
     return _names().sub(rf"{namespace}_\g<0>", text) if namespace else text
 
 
 @cache
 def _names() -> re.Pattern[str]:
-    """Match the name of a metric, and the middle of a recorded series' level:metric:operations."""
+    """Match a metric's name, and the metric in a recorded series' level:metric:operations."""
     series = "|".join(
         family.name + ("(?:_bucket|_sum|_count)?" if family.type == HISTOGRAM else "") for family in BUILT_IN
     )

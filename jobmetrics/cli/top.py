@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobmetrics.cli import logs
+from jobmetrics.cli.logs import printable
 from jobmetrics.cli.options import collector_options, reading, settings_from
-from jobmetrics.cli.printable import printable
 from jobmetrics.collector_api import safe_url
 from jobmetrics.errors import SettingsError
 from jobmetrics.settings import Settings
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from rich.console import RenderableType
 
-    from jobmetrics.exporter.overview import Sight
+    from jobmetrics.exporter.overview import Overview
 
 _MOST_ROWS = 500
 
 
 @click.command()
 @click.option("--url", metavar="URL", help="Read an exporter's /metrics instead of the directory.")
-@click.option("--once", is_flag=True, help="Print once, after one interval, and end.")
+@click.option("--once", is_flag=True, help="Print once, after one interval, and exit.")
 @click.option(
     "--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, metavar="SECONDS",
-    help="Time between two readings; rates are of it.",
+    help="Time between two readings; rates are for this time.",
 )  # fmt: skip
 @reading
 def top(
@@ -43,9 +43,9 @@ def top(
     log_level: str | None,
     **brokers: Any,
 ) -> int:
-    """Show what runs now: rates, failures, waits, durations, queues, workers.
+    """Show rates, failures, waits, durations, queues and workers.
 
-    Percentiles are of the last interval, or of everything where nothing ended in it.
+    Percentiles are for the last interval, or for all recorded jobs if none ended in it.
     """
     from rich.console import Console
     from rich.live import Live
@@ -53,31 +53,31 @@ def top(
     from jobmetrics.exporter import overview
 
     settings = settings_from(dir=dir, namespace=namespace, labels=labels, log_level=log_level)
-    logs.configure("critical")  # a line in between would tear the picture; what is down is shown in it
+    logs.configure("critical")  # log lines would break the screen; the table shows what is down
     prefix = f"{settings.namespace}_" if settings.namespace else ""
     with _source(url, settings, brokers) as read:
 
-        def look() -> Sight:
-            return overview.sight(read(), time.monotonic(), prefix)
+        def look() -> Overview:
+            return overview.summarize(read(), time.monotonic(), prefix)
 
         console = Console()
         before = look()
         if once:
             time.sleep(interval)
-            console.print(picture(look(), before, url or settings.dir))
+            console.print(render(look(), before, url or settings.dir))
             return 0
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=console.is_terminal) as live:
             while True:
                 time.sleep(interval)
                 now = look()
-                live.update(picture(now, before, url or settings.dir, console.height), refresh=True)
+                live.update(render(now, before, url or settings.dir, console.height), refresh=True)
                 before = now
     return 0
 
 
 @contextlib.contextmanager
 def _source(url: str | None, settings: Settings, brokers: dict[str, Any]) -> Iterator[Callable[[], Iterable[Metric]]]:
-    """Yield a function that reads the metrics: at the URL, else from the directory and the brokers."""
+    """Yield a function that reads the metrics from the URL, or from the directory and the brokers without one."""
     if url is not None:
         from jobmetrics.exporter.client import SCHEMES, read_metrics
 
@@ -98,8 +98,15 @@ def _source(url: str | None, settings: Settings, brokers: dict[str, Any]) -> Ite
         app.close()
 
 
-def picture(now: Sight, before: Sight, source: str, height: int = 0) -> RenderableType:
-    """A table of what happened between two readings. height: rows of the terminal, 0 without a limit."""
+def render(now: Overview, before: Overview, source: str, height: int = 0) -> RenderableType:
+    """Render the changes between two readings as tables.
+
+    Args:
+        now: The newer reading.
+        before: The older reading.
+        source: The URL or directory that was read.
+        height: Rows of the terminal; 0 for no limit.
+    """
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -141,7 +148,7 @@ def picture(now: Sight, before: Sight, source: str, height: int = 0) -> Renderab
     return Group(*parts)
 
 
-def _headline(now: Sight, source: str) -> str:
+def _headline(now: Overview, source: str) -> str:
     systems = [
         f"{system}: {count:.0f} workers, {now.capacity.get(system, 0.0):.0f} slots"
         for system, count in sorted(now.workers.items())
@@ -154,7 +161,7 @@ def _number(value: float) -> str:
 
 
 def duration(value: float | None) -> str:
-    """A duration in at most five characters."""
+    """Format a duration in seconds with at most five characters."""
     if value is None:
         return "-"
     if value < 0.9995:

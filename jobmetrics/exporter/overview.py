@@ -1,4 +1,4 @@
-"""Metrics as rows for people: what each job type does, and how full the queues are."""
+"""A summary of the metrics for `jobmetrics top`: one row for each job type, and the queues."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ Key = tuple[str, str, str]
 
 
 @dataclass
-class Totals:
-    """What one reading says of one job type. Buckets: cumulated counts by upper bound in seconds."""
+class JobTypeCounts:
+    """The counts of one job type in one reading.
+
+    durations, waits: cumulated bucket counts by upper bound in seconds.
+    """
 
     ended: float = 0.0
     failed: float = 0.0
@@ -23,15 +26,15 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """One reading of metrics, taken at `at` (monotonic seconds).
+class Overview:
+    """A summary of the metrics, read at `at` (monotonic seconds).
 
-    jobs: by system, job type, queue. depths, and oldest in epoch seconds: by system, broker, queue. workers,
-    capacity: by system. down: what cannot be read.
+    jobs: by system, job type and queue. depths, and oldest in epoch seconds: by system, broker and queue.
+    workers, capacity: by system. down: the names of what cannot be read.
     """
 
     at: float
-    jobs: dict[Key, Totals] = field(default_factory=dict)
+    jobs: dict[Key, JobTypeCounts] = field(default_factory=dict)
     depths: dict[Key, float] = field(default_factory=dict)
     oldest: dict[Key, float] = field(default_factory=dict)
     workers: dict[str, float] = field(default_factory=dict)
@@ -40,8 +43,12 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A job type now. rate: executions a second; failed: share of them; the rest in seconds; None: unknown."""
+class JobTypeRow:
+    """What one job type did between two readings.
+
+    rate: executions a second. failed: share of them that failed, 0 to 1. active: running jobs. wait, duration: median
+    and 95th percentile in seconds. None where unknown.
+    """
 
     key: Key
     rate: float
@@ -51,15 +58,15 @@ class Row:
     duration: tuple[float | None, float | None]
 
 
-def sight(metrics: Iterable[Metric], at: float, prefix: str = "") -> Sight:
-    """Sum up metrics for people.
+def summarize(metrics: Iterable[Metric], at: float, prefix: str = "") -> Overview:
+    """Summarize metrics.
 
     Args:
-        metrics: from the registry directory or from an exporter's text.
-        at: when they were read, monotonic seconds.
-        prefix: the namespace with its underscore.
+        metrics: Metrics of the registry directory or of an exporter.
+        at: Monotonic time of the reading, in seconds.
+        prefix: The namespace and its underscore; empty without a namespace.
     """
-    found = Sight(at)
+    found = Overview(at)
     for metric in metrics:
         for sample in metric.samples:
             name = sample.name.removeprefix(prefix)
@@ -68,35 +75,35 @@ def sight(metrics: Iterable[Metric], at: float, prefix: str = "") -> Sight:
     return found
 
 
-def _take_job(sight: Sight, name: str, labels: Mapping[str, str], value: float) -> None:
+def _take_job(overview: Overview, name: str, labels: Mapping[str, str], value: float) -> None:
     key = (labels.get("system", ""), labels.get("job_type", ""), labels.get("queue_name", ""))
     if name == "jobs_total":
-        totals = sight.jobs.setdefault(key, Totals())
+        totals = overview.jobs.setdefault(key, JobTypeCounts())
         totals.ended += value
         totals.failed += value if labels.get("status") == "failure" else 0.0
     elif name == "jobs_active":
-        sight.jobs.setdefault(key, Totals()).active += value
+        overview.jobs.setdefault(key, JobTypeCounts()).active += value
     elif name == "jobs_duration_seconds_bucket":
-        _add(sight.jobs.setdefault(key, Totals()).durations, labels, value)
+        _add(overview.jobs.setdefault(key, JobTypeCounts()).durations, labels, value)
     elif name == "jobs_queue_wait_seconds_bucket":
-        _add(sight.jobs.setdefault(key, Totals()).waits, labels, value)
+        _add(overview.jobs.setdefault(key, JobTypeCounts()).waits, labels, value)
 
 
-def _take_rest(sight: Sight, name: str, labels: Mapping[str, str], value: float) -> None:
+def _take_rest(overview: Overview, name: str, labels: Mapping[str, str], value: float) -> None:
     system = labels.get("system", "")
     place = (system, labels.get("broker", ""), labels.get("queue_name", ""))
     if name == "jobs_queue_depth":
-        sight.depths[place] = value
+        overview.depths[place] = value
     elif name == "jobs_queue_oldest_timestamp_seconds":
-        sight.oldest[place] = value
+        overview.oldest[place] = value
     elif name == "jobs_workers":
-        sight.workers[system] = sight.workers.get(system, 0.0) + value
+        overview.workers[system] = overview.workers.get(system, 0.0) + value
     elif name == "jobs_worker_capacity":
-        sight.capacity[system] = sight.capacity.get(system, 0.0) + value
+        overview.capacity[system] = overview.capacity.get(system, 0.0) + value
     elif name == "jobmetrics_collector_up" and not value:
-        sight.down.append(f"{labels.get('collector')} broker {labels.get('broker')}")
+        overview.down.append(f"{labels.get('collector')} broker {labels.get('broker')}")
     elif name == "jobmetrics_directory_up" and not value:
-        sight.down.append("the registry directory")
+        overview.down.append("the registry directory")
 
 
 def _add(buckets: dict[float, float], labels: Mapping[str, str], value: float) -> None:
@@ -107,17 +114,17 @@ def _add(buckets: dict[float, float], labels: Mapping[str, str], value: float) -
     buckets[bound] = buckets.get(bound, 0.0) + value
 
 
-def rows(now: Sight, before: Sight | None) -> list[Row]:
-    """What happened between two readings, the busiest job type first; since ever where there is none before."""
+def rows(now: Overview, before: Overview | None) -> list[JobTypeRow]:
+    """List what each job type did between two readings, the busiest first; without `before`, all that was recorded."""
     found = []
     for key, totals in now.jobs.items():
-        last = before.jobs.get(key, Totals()) if before else Totals()
-        if last.ended > totals.ended:  # another directory, or it began anew
-            last = Totals()
+        last = before.jobs.get(key, JobTypeCounts()) if before else JobTypeCounts()
+        if last.ended > totals.ended:  # another directory, or a pruned one
+            last = JobTypeCounts()
         ended, failed = totals.ended - last.ended, totals.failed - last.failed
         seconds = now.at - before.at if before else math.inf
         found.append(
-            Row(
+            JobTypeRow(
                 key,
                 ended / seconds if seconds > 0 else 0.0,
                 failed / ended if ended else None,
@@ -130,7 +137,7 @@ def rows(now: Sight, before: Sight | None) -> list[Row]:
 
 
 def _percentiles(now: Mapping[float, float], before: Mapping[float, float]) -> tuple[float | None, float | None]:
-    """The median and the 95th percentile of what came between, else of all there ever was."""
+    """Return the median and the 95th percentile of the newer observations, or of all if there are no newer ones."""
     counts: Mapping[float, float] = {bound: count - before.get(bound, 0.0) for bound, count in now.items()}
     if not counts.get(math.inf):
         counts = now
@@ -141,8 +148,8 @@ def quantile(cumulated: Mapping[float, float], share: float) -> float | None:
     """Estimate a quantile of a histogram as Prometheus' histogram_quantile does.
 
     Args:
-        cumulated: cumulated counts by upper bound, +Inf included.
-        share: 0 to 1.
+        cumulated: Cumulated counts by upper bound, including +Inf.
+        share: The quantile, 0 to 1.
 
     Returns:
         The value below which that share of the observations lies, interpolated within its bucket; the highest finite

@@ -7,7 +7,7 @@ import math
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobmetrics.exporter.overview import quantile, rows, sight
+from jobmetrics.exporter.overview import quantile, rows, summarize
 
 INF = math.inf
 
@@ -39,5 +39,5 @@ def test_a_histogram_without_observations_or_bounds_has_no_quantile(buckets: dic
 
 def test_another_programs_histogram_of_the_same_name_is_passed_over() -> None:
     text = 'jobs_duration_seconds_bucket{job_type="a"} 3\njobs_total{job_type="a",status="success"} 2\n'
-    (row,) = rows(sight(text_string_to_metric_families(text), 0.0), None)
+    (row,) = rows(summarize(text_string_to_metric_families(text), 0.0), None)
     assert (row.key, row.duration) == (("", "a", ""), (None, None))
