@@ -1,6 +1,6 @@
-"""What is right and wrong with a set-up, in words: what `jobmetrics check` and a job system's own check share.
+"""Findings about a set-up: what `jobmetrics check` and a job system's own check share.
 
-It reads no metrics, so that a worker's environment has all it needs.
+Nothing here reads metrics, so that a worker's environment has every package it needs.
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string.
@@ -20,7 +20,7 @@ _SERVICE_LINK = r"_(SERVICE_(HOST|PORT)|PORT)\b"
 class Finding(NamedTuple):
     """One line of `jobmetrics check`.
 
-    state: OK, NOTE (no harm, worth knowing) or PROBLEM. remedy: what to do about it.
+    state: OK, NOTE (harmless, but good to know) or PROBLEM. remedy: what to do about it.
     """
 
     state: str
@@ -32,20 +32,22 @@ class Finding(NamedTuple):
 
 
 def summary(problems: int) -> str:
-    """The last line of a check."""
+    """Return the last line of a check."""
     return "nothing is wrong" if not problems else f"{problems} problem{'s' if problems > 1 else ''}"
 
 
 def configuration(errors: Sequence[str], unknown: Sequence[str]) -> Iterator[Finding]:
-    """Report what is wrong with the environment and the file. errors, unknown: one line each."""
+    """Report errors of the environment and the configuration file. errors, unknown: one line each."""
     for line in errors:
         yield Finding(
-            PROBLEM, line, "correct it; workers go on without it, the exporter and other commands do not start"
+            PROBLEM, line, "correct it; workers ignore the value, and the exporter and other commands do not start"
         )
     for line in unknown:
         remedy = ""
         if re.search(_SERVICE_LINK, line):
-            remedy = "Kubernetes sets such names for a Service; enableServiceLinks: false in the pod spec stops it"
+            remedy = (
+                "Kubernetes sets such variables for a Service; enableServiceLinks: false in the pod spec prevents it"
+            )
         yield Finding(NOTE, line, remedy)
 
 
@@ -61,12 +63,12 @@ def directory_access(directory: Directory) -> tuple[Finding, os.stat_result | No
     except DirectoryMissing:
         missing = Finding(
             PROBLEM, f"{path} does not exist: nothing has recorded here",
-            "start a worker with jobmetrics turned on, or set JOBMETRICS_DIR to the directory that the workers use",
+            "start a worker with jobmetrics enabled, or set JOBMETRICS_DIR to the directory that the workers use",
         )  # fmt: skip
         return missing, None
     except RegistryError as error:
         return Finding(PROBLEM, str(error)), None
     except OSError as error:
-        text = f"{path} cannot be looked at: {error.strerror}"
+        text = f"{path} cannot be read: {error.strerror}"
         return Finding(PROBLEM, text, "run this as the workers' user"), None
     return Finding(OK, f"{path}, mode {info.st_mode & 0o7777:o}, user {info.st_uid}, group {info.st_gid}"), info

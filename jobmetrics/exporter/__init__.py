@@ -1,6 +1,6 @@
-"""The exporter: reads the registry directory and the brokers, and serves what it finds to Prometheus.
+"""The exporter reads the registry directory and the brokers, and serves the metrics to Prometheus.
 
-`make_wsgi_app` and `make_asgi_app` are for web processes that serve the metrics beside their own pages.
+`make_wsgi_app` and `make_asgi_app` mount the metrics in another web application.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ __all__ = ["make_asgi_app", "make_wsgi_app"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from jobmetrics.exporter.web import apps  # on use: most commands need none of it
+    from jobmetrics.exporter.web import apps  # most commands do not serve HTTP
 
     return getattr(apps, name)

@@ -1,4 +1,4 @@
-"""The exporter's composition root: from settings and options to something that can be served or dumped."""
+"""The exporter's composition root: build an exporter from settings and options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobmetrics.settings import Settings
 
 @dataclass(frozen=True)
 class Exporter:
-    """Everything that is shown, and the pages that show it. Nothing runs before `collectors.start()`."""
+    """The parts of an exporter. No broker is read before `collectors.start()`."""
 
     directory: RegistryDirectory
     collectors: BackgroundCollectors
@@ -25,7 +25,7 @@ class Exporter:
     metrics: MetricsPage
 
     def text(self) -> bytes:
-        """The exposition in Prometheus' text format, now."""
+        """Return the current metrics in Prometheus' text format."""
         return self.metrics.text()
 
     def close(self) -> None:
@@ -41,13 +41,17 @@ def build(
     refresh: float = DEFAULT_REFRESH,
     hide_after: float | None = None,
 ) -> Exporter:
-    """Put an exporter together.
+    """Build an exporter.
 
-    refresh: seconds between two readings of a broker. hide_after: seconds after which series that have not
-    changed are not shown, None for never.
+    Args:
+        settings: The settings.
+        options: The options of the collectors.
+        refresh: Seconds between two readings of a broker.
+        hide_after: Seconds without a change after which a series is hidden; None to hide none.
 
     Raises:
-        SettingsError: when the options or settings contradict each other or something asked for is not installed.
+        SettingsError: An option or setting is wrong, or two contradict each other.
+        JobmetricsError: A package that the options need is not installed.
     """
     log = ThrottledLog()
     directory = RegistryDirectory(Directory(settings.dir, settings.dir_group, settings.dir_owner), log, hide_after)

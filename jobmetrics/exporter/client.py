@@ -22,14 +22,14 @@ TEXT_FORMAT = "text/plain;version=0.0.4"
 
 
 def read_metrics(url: str) -> list[Metric]:
-    """Read the metrics at a URL. A loopback address is read without the environment's proxy.
+    """Read the metrics at a URL. A loopback address is read without the proxy of the environment.
 
     Args:
-        url: http or https; it may hold a user and a password. Without a path, /metrics is read.
+        url: An http or https URL, which may contain a user and a password. The default path is /metrics.
 
     Raises:
-        SettingsError: if it is not such a URL.
-        JobmetricsError: if it cannot be read, or serves anything other than metrics. The message shows no password.
+        SettingsError: The URL is not valid.
+        JobmetricsError: The URL cannot be read, or does not serve metrics. The message contains no password.
     """
     if not url.startswith(SCHEMES):
         raise SettingsError(f"{safe_url(url)!r} is not allowed; it takes http://HOST:PORT/metrics")
@@ -37,7 +37,7 @@ def read_metrics(url: str) -> list[Metric]:
     try:
         return list(text_string_to_metric_families(text))
     except ValueError:
-        raise JobmetricsError(f"{safe_url(url)} shows no metrics in Prometheus' text format") from None
+        raise JobmetricsError(f"{safe_url(url)} does not serve metrics in Prometheus' text format") from None
 
 
 def _get(url: str) -> str:
@@ -56,7 +56,7 @@ def _get(url: str) -> str:
 
 
 def _request(url: str) -> tuple[urllib.request.Request, str]:
-    """A request without the credentials in its address, and its host."""
+    """Return the request and its host. Credentials move from the URL to a header."""
     parts = urlsplit(url)
     bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/metrics", parts.query, ""))
     request = urllib.request.Request(bare, headers={"Accept": TEXT_FORMAT})  # noqa: S310 - the caller checked the scheme

@@ -1,4 +1,4 @@
-"""Queue collectors in the background, each in a thread of its own, so that none can delay or break a scrape."""
+"""Run each queue collector in a background thread, so that none can delay or break a scrape."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jobmetrics.log_throttle import ThrottledLog
 logger = logging.getLogger("jobmetrics")
 
 DEFAULT_REFRESH = 5.0  # seconds from the end of one reading to the start of the next
-CLOSE_WAIT = 0.3  # seconds all threads together get to end
+CLOSE_WAIT = 0.3  # seconds that all threads together have to end
 
 
 @dataclass(frozen=True, slots=True)
 class CollectorState:
-    """What is known of a collector now.
+    """The state of a collector.
 
-    up: whether its last reading succeeded, None before the first one has ended. readings: empty unless up.
-    duration: of the last reading that ended, seconds. last_success: epoch seconds. error: why it is not up.
+    up: whether its last reading succeeded; None until the first one ends. readings: empty unless up. duration: of the
+    last completed reading, in seconds. last_success: epoch seconds. error: why it is not up.
     """
 
     name: str
@@ -40,7 +40,7 @@ class CollectorState:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """How a reading ended, on the monotonic clock."""
+    """The result of one reading. ended_at: monotonic seconds. duration: seconds."""
 
     ended_at: float
     duration: float
@@ -49,11 +49,18 @@ class _Outcome:
 
 
 class BackgroundCollector:
-    """Runs one collector again and again, and knows what it said last.
+    """Runs one collector repeatedly and keeps its last reading.
 
-    refresh: seconds between two readings. timeout: seconds after which a reading that has not ended counts
-    as failed; it cannot be interrupted, and the next one starts only after it. A reading older than both
-    together is not shown.
+    A reading that is older than `refresh` and `timeout` together is not shown.
+
+    Args:
+        collector: The collector. Only the background thread calls it.
+        refresh: Seconds from the end of one reading to the start of the next.
+        timeout: Seconds after which a reading counts as failed. It cannot be interrupted, and the next one starts
+            after it.
+        log: Logs failed readings.
+        clock: Returns monotonic seconds.
+        wall_clock: Returns epoch seconds.
     """
 
     def __init__(
@@ -75,30 +82,30 @@ class BackgroundCollector:
         self._clock = clock
         self._wall_clock = wall_clock
         self._stop = threading.Event()
-        self._told = threading.Event()
+        self._has_read = threading.Event()
         self._outcome: _Outcome | None = None
-        self._started_at: float | None = None  # of the reading that is under way
+        self._started_at: float | None = None  # of the reading in progress
         self._last_success: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"jobmetrics-{self.name}-{self.broker}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; it is a daemon, so that one that hangs keeps no process from ending."""
+        """Start the thread. It is a daemon thread, so that a collector that hangs does not keep the process alive."""
         self._thread.start()
 
     def wait(self, seconds: float) -> None:
-        """Wait until the first reading has ended, for so long at the most."""
-        self._told.wait(seconds)
+        """Wait at most this many seconds for the first reading to end."""
+        self._has_read.wait(seconds)
 
     def stop(self) -> None:
-        """Ask the thread to end after the reading it is at."""
+        """Ask the thread to end after its current reading."""
         self._stop.set()
 
     def join(self, seconds: float) -> None:
-        """Wait for the thread to end, for so long at the most."""
+        """Wait at most this many seconds for the thread to end."""
         self._thread.join(seconds)
 
     def state(self) -> CollectorState:
-        """What is known now; never waits."""
+        """Return the current state without waiting."""
         outcome, started_at, now = self._outcome, self._started_at, self._clock()
         duration = outcome.duration if outcome else None
         error = outcome.error if outcome else None
@@ -115,12 +122,12 @@ class BackgroundCollector:
     def _run(self) -> None:
         while True:
             self._collect_once()
-            self._told.set()
+            self._has_read.set()
             if self._stop.wait(self._refresh):
                 break
         try:
             self._collector.close()
-        except Exception as error:  # noqa: BLE001 - anybody's code, and the process is ending
+        except Exception as error:  # noqa: BLE001 - another package's code, and the process is ending
             logger.debug("jobmetrics: closing collector %s: %s", self.name, type(error).__name__)
 
     def _collect_once(self) -> None:
@@ -131,7 +138,7 @@ class BackgroundCollector:
             readings = _checked(self._collector.collect())
         except CollectorError as failure:
             error = without_secrets(str(failure))
-        except BaseException as failure:  # noqa: BLE001 - anybody's code; its message may hold a secret
+        except BaseException as failure:  # noqa: BLE001 - another package's code; its message may hold a secret
             error = f"{type(failure).__name__} in the collector"
         if error is None:
             if self._outcome is not None and self._outcome.error is not None:
@@ -149,12 +156,12 @@ class BackgroundCollector:
 
 
 def _checked(readings: Iterable[object]) -> list[Reading]:
-    """Readings that can be shown. Raises CollectorError for anything else."""
+    """Return the readings without duplicates. Raises CollectorError if one is not valid."""
     found: dict[tuple[str, tuple[str, ...]], Reading] = {}
     for reading in readings:
         if not isinstance(reading, Reading):
-            raise CollectorError(f"it returned {type(reading).__name__}, which is no reading")
-        # The types promise what follows; third parties may not have checked theirs.
+            raise CollectorError(f"it returned {type(reading).__name__}, which is not a Reading")
+        # The annotations exclude most of what follows, but a third party may not run a type checker.
         family: object = reading.family
         values: object = reading.values
         value: object = reading.value
@@ -164,36 +171,36 @@ def _checked(readings: Iterable[object]) -> list[Reading]:
             raise CollectorError(f"it returned the histogram {family.name}; readings are single values")
         texts = isinstance(values, tuple) and all(isinstance(text, str) for text in values)
         if not texts or len(reading.values) != len(family.labels):
-            raise CollectorError(f"it returned {family.name} without a text for each of {', '.join(family.labels)}")
+            raise CollectorError(f"it returned {family.name} without a string for each of {', '.join(family.labels)}")
         if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise CollectorError(f"it returned {family.name} with a value that is no finite number")
+            raise CollectorError(f"it returned {family.name} with a value that is not a finite number")
         found.setdefault((family.name, reading.values), reading)
     return list(found.values())
 
 
 class BackgroundCollectors:
-    """All of them."""
+    """All background collectors of an exporter."""
 
     def __init__(self, collectors: Iterable[BackgroundCollector]) -> None:
         self._collectors = tuple(collectors)
 
     def start(self) -> None:
-        """Start reading."""
+        """Start all threads."""
         for collector in self._collectors:
             collector.start()
 
     def wait(self, seconds: float) -> None:
-        """Wait until each has ended its first reading, for so long at the most."""
+        """Wait at most this many seconds for all first readings to end."""
         deadline = time.monotonic() + seconds
         for collector in self._collectors:
             collector.wait(max(0.0, deadline - time.monotonic()))
 
     def states(self) -> list[CollectorState]:
-        """What is known of each now; never waits."""
+        """Return the current states without waiting."""
         return [collector.state() for collector in self._collectors]
 
     def close(self) -> None:
-        """End the threads; one that hangs is left behind."""
+        """End the threads. A thread that hangs is abandoned."""
         for collector in self._collectors:
             collector.stop()
         deadline = time.monotonic() + CLOSE_WAIT
@@ -202,14 +209,14 @@ class BackgroundCollectors:
 
 
 def find(options: CollectorOptions) -> list[Collector]:
-    """The collectors of all installed job systems that have something to read.
+    """Make the collectors of all installed job systems that the options select.
 
-    The collectors of a system that is not asked for are not even imported. A package that breaks without having been
-    asked for is logged and left out.
+    Collectors of other systems are not imported. A package that fails and was not selected by an option is logged and
+    left out.
 
     Raises:
         SettingsError: The options are wrong.
-        JobmetricsError: Something that the options ask for is not installed.
+        JobmetricsError: A package that the options need is not installed.
     """
     systems, broken = find_systems()
     for line in broken:
@@ -218,7 +225,7 @@ def find(options: CollectorOptions) -> list[Collector]:
     for keyword in options.given:
         if keyword not in known:
             raise SettingsError(
-                f"no installed job system has the option {keyword}; there are {', '.join(sorted(known))}"
+                f"no installed job system has the option {keyword}; allowed are {', '.join(sorted(known))}"
             )
     collectors: list[Collector] = []
     for system in systems:
@@ -253,6 +260,6 @@ def _refuse_twins(collectors: list[Collector]) -> None:
     for collector in collectors:
         if (collector.name, collector.broker) in seen:
             raise SettingsError(
-                f"two {collector.name} brokers are named {collector.broker!r}; tell them apart with NAME=URL"
+                f"two {collector.name} brokers are named {collector.broker!r}; give each a name with NAME=URL"
             )
         seen.add((collector.name, collector.broker))

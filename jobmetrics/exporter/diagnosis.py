@@ -1,4 +1,4 @@
-"""What is wrong with a set-up, in words: each finding is one line with its remedy."""
+"""The checks of `jobmetrics check`. Each finding is one line with its remedy."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from jobmetrics.settings import Settings, default_dir, passed_over
 
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.s3fs", "lustre", "afs")
 _MEMORY = ("tmpfs", "ramfs")
-_ROOM = 8 * 2**20  # bytes; what some hundred processes with some hundred series take
+_ROOM = 8 * 2**20  # bytes; enough for a few hundred processes with a few hundred series
 _NEARLY = 0.9  # of the series limit
 _ANSWER_SECONDS = 5.0
-_SHOWN = 3  # job types or directories that are named in one finding
+_SHOWN = 3  # working directories named in one finding
 
 
 def versions() -> Iterator[Finding]:
-    """Python, the packages that matter, and job systems that cannot be used."""
+    """Check the versions of Python and the packages, and that job systems can be loaded."""
     systems, broken = find_systems()
     oldest = {system.package: system.minimum for system in systems if system.package}
     found = [f"jobmetrics {__version__}", "Python {}.{}.{}".format(*sys.version_info[:3])]
@@ -62,7 +62,7 @@ def versions() -> Iterator[Finding]:
     yield Finding(OK, ", ".join(found))
     yield from old
     for line in broken:
-        yield Finding(PROBLEM, line, "update or remove the package that it is of")
+        yield Finding(PROBLEM, line, "update or remove its package")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -70,12 +70,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def directory(settings: Settings) -> Iterator[Finding]:
-    """The registry directory: where it is, who may use it, and what it holds."""
+    """Check the registry directory: its path, its access rights, its file system and its contents."""
     path = settings.dir
     if held := passed_over(settings):
         yield Finding(
-            NOTE, f"another user holds {held}; workers and exporter of this user take {path} instead",
-            "set JOBMETRICS_DIR to a directory that only they can make",
+            NOTE, f"another user owns {held}; workers and exporter of this user use {path} instead",
+            "set JOBMETRICS_DIR to a directory that other users cannot create",
         )  # fmt: skip
     found = Directory(path, settings.dir_group, settings.dir_owner)
     access, info = directory_access(found)
@@ -87,7 +87,7 @@ def directory(settings: Settings) -> Iterator[Finding]:
     mine = info.st_uid == os.geteuid()
     if not mine and os.geteuid() != 0 and settings.dir_group is None:
         yield Finding(
-            NOTE, f"it belongs to user {info.st_uid}, this is user {os.geteuid()}: workers of this user cannot record",
+            NOTE, f"it belongs to user {info.st_uid}: workers of user {os.geteuid()}, which runs this, cannot record",
             "set dir_group to share it",
         )  # fmt: skip
     yield from _file_system(path)
@@ -96,7 +96,7 @@ def directory(settings: Settings) -> Iterator[Finding]:
         snapshot = reader.read()
     except (OSError, RegistryError) as error:
         yield Finding(
-            PROBLEM, f"it cannot be read: {error}", "run this as the workers' user, or remove what is damaged"
+            PROBLEM, f"it cannot be read: {error}", "run this as the workers' user, or remove the damaged file"
         )
         return
     finally:
@@ -107,17 +107,17 @@ def directory(settings: Settings) -> Iterator[Finding]:
 
 
 def _applications(snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether several applications may record into the default directory: their processes run in different places."""
+    """Report processes with different working directories: several applications may share the default directory."""
     found = set()
     for owner in snapshot.owners:
         if owner.namespace in (0, pid_namespace()):
-            with contextlib.suppress(OSError):  # it has ended, or is another user's, or there is no /proc
+            with contextlib.suppress(OSError):  # the process has ended or is another user's, or there is no /proc
                 found.add(str(Path(f"/proc/{owner.pid}/cwd").readlink()))
     if len(found) > 1:
         shown = ", ".join(sorted(found)[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
         yield Finding(
             NOTE, f"processes with {len(found)} working directories record here: {shown}",
-            "if they are of several applications, set JOBMETRICS_APP for the workers and the exporter of each",
+            "if they belong to several applications, set JOBMETRICS_APP for the workers and exporter of each",
         )  # fmt: skip
 
 
@@ -133,10 +133,10 @@ def _file_system(path: str) -> Iterator[Finding]:
     elif mount.kind in _MEMORY:
         yield Finding(OK, f"file system: {mount.kind}")
     else:
-        yield Finding(NOTE, f"file system: {mount.kind}; a directory under /dev/shm spares the disk")
+        yield Finding(NOTE, f"file system: {mount.kind}; a directory under /dev/shm avoids disk writes")
     if is_private_tmp(mount):
         yield Finding(
-            PROBLEM, f"{mount.point} is private to this service (PrivateTmp), others see another one",
+            PROBLEM, f"{mount.point} is private to this service (PrivateTmp); other services see another one",
             "set JOBMETRICS_DIR to a directory under /dev/shm or /run, for workers and exporter",
         )  # fmt: skip
     try:
@@ -145,30 +145,30 @@ def _file_system(path: str) -> Iterator[Finding]:
         return
     if room.f_bavail * room.f_frsize < _ROOM:
         yield Finding(
-            PROBLEM, f"only {room.f_bavail * room.f_frsize // 1024} KiB are free there",
-            "make room; in a container give /dev/shm more (docker run --shm-size)",
+            PROBLEM, f"only {room.f_bavail * room.f_frsize // 1024} KiB are free on its file system",
+            "free some space; in a container, enlarge /dev/shm (docker run --shm-size)",
         )  # fmt: skip
 
 
 def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
-    """Slots, series, what was lost, and clocks."""
+    """Check slots, series, losses and timestamps. now: epoch seconds, the current time if None."""
     slots = f"{snapshot.live} live slots, {snapshot.free} free"
     if snapshot.damaged:
         yield Finding(
             PROBLEM, f"{slots}, {snapshot.damaged} damaged",
-            "the exporter's log tells which; stop the workers and run jobmetrics prune to begin anew",
+            "the exporter's log names them; to start again from 0, stop the workers and run jobmetrics prune",
         )  # fmt: skip
     elif not snapshot.live:
         yield Finding(
             PROBLEM, f"{slots}: no living process records here",
-            "start a worker with jobmetrics turned on, and see its log for lines of jobmetrics",
+            "start a worker with jobmetrics enabled, and look for messages of jobmetrics in its log",
         )  # fmt: skip
     else:
         yield Finding(OK, slots)
     if snapshot.limit and snapshot.series >= _NEARLY * snapshot.limit:
         yield Finding(
             PROBLEM, f"{snapshot.series} of {snapshot.limit} series are used",
-            "find the label that takes too many values, or raise max_series and prune",
+            "find the label with too many values, or raise max_series and run jobmetrics prune",
         )  # fmt: skip
     elif snapshot.limit:
         yield Finding(OK, f"{snapshot.series} of {snapshot.limit} series")
@@ -177,11 +177,11 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
     for family, samples in snapshot.families:
         count = sum(sample.value for sample in samples)
         if family.name in lost and count:
-            yield Finding(PROBLEM, f"{count:.0f} {lost[family.name]}", "the workers' logs tell more")
+            yield Finding(PROBLEM, f"{count:.0f} {lost[family.name]}", "see the workers' logs")
     if snapshot.superseded:
         yield Finding(
             NOTE, f"{snapshot.superseded} series are not shown: a newer declaration has other labels or buckets",
-            "a deploy ends it; if several applications record here, set JOBMETRICS_APP for each",
+            "restart workers with older code; if several applications record here, set JOBMETRICS_APP for each",
         )  # fmt: skip
     yield from _of_systems(snapshot)
     now = time.time() if now is None else now
@@ -191,15 +191,17 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
     if snapshot.ahead:
         yield Finding(
             PROBLEM, f"{snapshot.ahead} series have timestamps in the future and are not shown: the clock was set back",
-            "run NTP; the next success of each job type shows it again",
+            "run NTP; each series is shown again after the next success of its job type",
         )  # fmt: skip
     foreign = sum(owner.namespace not in (0, pid_namespace()) for owner in snapshot.owners)
     if foreign:
-        yield Finding(NOTE, f"{foreign} slots belong to another pid namespace: the memory of those is not shown")
+        yield Finding(
+            NOTE, f"{foreign} slots belong to another pid namespace: the memory of their processes is not shown"
+        )
 
 
 def _of_systems(snapshot: Snapshot) -> Iterator[Finding]:
-    """What the job systems' own checks find."""
+    """Run the job systems' own checks."""
     by_name = {family.name: samples for family, samples in snapshot.families}
 
     def recorded(family: Family) -> dict[tuple[str, ...], float]:
@@ -216,28 +218,32 @@ def _of_systems(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
-    """Whether the brokers answer."""
+    """Check that the brokers answer."""
     for state in states:
         name = f"{state.name} broker {state.broker}"
         if state.up:
             yield Finding(OK, f"{name} answers")
         else:
-            yield Finding(PROBLEM, f"{name}: {state.error or 'no answer in time'}", "check address, password, network")
+            yield Finding(
+                PROBLEM,
+                f"{name}: {state.error or 'no answer in time'}",
+                "check the address, the password and the network",
+            )
 
 
 def exposition(metrics: Iterable[Metric], settings: Settings) -> Iterator[Finding]:
-    """Whether metrics are left out of what the exporter shows."""
+    """Check that no metric is left out of the exporter's page."""
     name = f"{settings.namespace}_{INVALID_FAMILIES.name}" if settings.namespace else INVALID_FAMILIES.name
     count = sum(sample.value for metric in metrics if metric.name == name for sample in metric.samples)
     if count:
         what = "1 metric cannot be shown and is" if count == 1 else f"{count:.0f} metrics cannot be shown and are"
         yield Finding(
-            PROBLEM, f"{what} left out", "the log of the exporter or of jobmetrics dump names each with its reason"
+            PROBLEM, f"{what} left out", "the log of the exporter or of jobmetrics dump gives the reason for each"
         )
 
 
 def exporter(settings: Settings) -> Iterator[Finding]:
-    """Whether an exporter answers at the settings' address, alone or mounted, and reads this directory."""
+    """Check that an exporter, alone or mounted, answers at the configured address and reads this directory."""
     host, _, port = settings.listen.rpartition(":")
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - read only
     url = f"http://{host}:{port}/"
@@ -248,11 +254,11 @@ def exporter(settings: Settings) -> Iterator[Finding]:
         error.close()
         code, page = error.code, ""
     except ConnectionError:
-        yield Finding(NOTE, f"what answers at {url} may speak TLS: not looked at")
+        yield Finding(NOTE, f"the server at {url} may use TLS: not checked")
         return
     except (OSError, ValueError):
         yield Finding(
-            PROBLEM, f"no exporter answers at {url}", "start jobmetrics exporter, or name its address with --listen"
+            PROBLEM, f"no exporter answers at {url}", "start jobmetrics exporter, or give its address with --listen"
         )
         return
     if "<title>jobmetrics</title>" in page:
@@ -262,32 +268,32 @@ def exporter(settings: Settings) -> Iterator[Finding]:
     if read is not None:
         yield _same_directory(read == fingerprint(settings.dir), f"{url}metrics", settings)
     elif code:
-        wanted = "a password" if code == 401 else f"something else (HTTP {code})"
-        yield Finding(NOTE, f"what answers at {url} wants {wanted}: not looked at")
+        asked = "asks for a password" if code == 401 else f"answers with HTTP {code}"
+        yield Finding(NOTE, f"the server at {url} {asked}: not checked")
     else:
         yield Finding(
-            PROBLEM, f"what answers at {url} is not an exporter, and has none at /metrics",
-            "start jobmetrics exporter, or name its address with --listen",
+            PROBLEM, f"the server at {url} is not an exporter and has none at /metrics",
+            "start jobmetrics exporter, or give its address with --listen",
         )  # fmt: skip
 
 
 def _same_directory(same: bool, url: str, settings: Settings) -> Finding:
     if same:
         return Finding(OK, f"the exporter at {url} reads this directory")
-    return Finding(PROBLEM, f"what answers at {url} does not read {settings.dir}", "give both the same JOBMETRICS_DIR")
+    return Finding(PROBLEM, f"the server at {url} does not read {settings.dir}", "give both the same JOBMETRICS_DIR")
 
 
 def _mounted(url: str) -> str | None:
-    """The fingerprint of the directory that the metrics at a URL are read from; None when they are not ours."""
+    """Return the fingerprint of the directory that the server at a URL reads; None if it is not an exporter."""
     try:
         headers, _ = _get(url)
-    except (OSError, ValueError):  # an HTTPError too
+    except (OSError, ValueError):  # includes HTTPError
         return None
     return headers.get(DIRECTORY_HEADER)
 
 
 def _get(url: str) -> tuple[Message, str]:
-    """The headers and the start of what a URL answers, asked for without any proxy."""
+    """Return the headers and the start of the body at a URL, read without a proxy."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(url, timeout=_ANSWER_SECONDS) as answer:
         return answer.headers, answer.read(100_000).decode("utf-8", "replace")
@@ -298,7 +304,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount. root: what of the file system is mounted here; kind: as mount(8) calls it."""
+    """One mount. root: the mounted directory of the file system. kind: the file system's type, as in mount(8)."""
 
     root: str
     point: str
@@ -306,7 +312,7 @@ class Mount:
 
 
 def mount_of(path: str, mounts: Path = _MOUNTS) -> Mount | None:
-    """The mount a path is on, None where the system does not tell. Source: proc_pid_mountinfo(5)."""
+    """Return the mount that a path is on; None if the system does not report it. Source: proc_pid_mountinfo(5)."""
     try:
         lines = mounts.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -326,5 +332,5 @@ def mount_of(path: str, mounts: Path = _MOUNTS) -> Mount | None:
 
 
 def is_private_tmp(mount: Mount) -> bool:
-    """Whether this is the /tmp that systemd gives one service alone (PrivateTmp=, systemd.exec(5))."""
+    """Whether this is the private /tmp of a systemd service (PrivateTmp=, systemd.exec(5))."""
     return mount.point in {"/tmp", "/var/tmp"} and "systemd-private-" in mount.root  # noqa: S108 - read only

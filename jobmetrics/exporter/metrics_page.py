@@ -1,4 +1,4 @@
-"""One scrape: the directory, the brokers and the exporter itself as metrics."""
+"""One scrape: turn readings of the directory, the brokers and the exporter itself into metrics."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ Group = tuple[Family, Sequence[Sample]]
 
 
 class MetricsPage:
-    """Writes the metrics in the format that a client accepts. collect: returns everything there is to show now."""
+    """Writes the metrics in a format that the client accepts. collect: returns the current metrics."""
 
     def __init__(self, collect: Callable[[], Sequence[Metric]]) -> None:
         self._collect = collect
         self._lock = threading.Lock()  # `collect` is for one thread at a time
 
     def text(self) -> bytes:
-        """The exposition in Prometheus' text format, now."""
+        """Return the current metrics in Prometheus' text format."""
         return self.write("")[0]
 
     def write(self, accept: str) -> tuple[bytes, str]:
-        """The exposition that an Accept header asks for, and its content type."""
+        """Return the current metrics in a format that the Accept header allows, and their content type."""
         try:
             encoder, content_type = choose_encoder(accept)
-        except TypeError:  # a version that is no number (prometheus_client 0.26)
+        except TypeError:  # the header has a version that is not a number (prometheus_client 0.26)
             encoder, content_type = choose_encoder("")
         with self._lock:
             metrics = _Fixed(self._collect())
-        # All names are checked before. Any other escaping writes a colon in a sample's name as _.
+        # The names are already checked. Any other escaping replaces a colon in a sample's name by _.
         return encoder(metrics, escaping=ALLOWUTF8), content_type  # type: ignore[call-arg]  # typed without it
 
 
 class _Fixed(Collector):
-    """Metrics that have been collected, as prometheus_client's encoders take them."""
+    """Adapts a list of metrics to prometheus_client's encoders."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics
@@ -61,7 +61,7 @@ class _Fixed(Collector):
 
 
 class Scrape:
-    """Puts together what a scrape shows. version: of this jobmetrics."""
+    """Collects the metrics of one scrape. version: the version of jobmetrics."""
 
     def __init__(
         self, directory: RegistryDirectory, collectors: BackgroundCollectors, exposition: Exposition, version: str
@@ -73,7 +73,7 @@ class Scrape:
         self._memory = WorkerMemory()
 
     def collect(self) -> list[Metric]:
-        """Everything there is to show now."""
+        """Return the current metrics."""
         reading = self._directory.read()
         groups: list[Group] = [*_own(reading, self._version), *_collected(self._collectors.states())]
         if reading.snapshot is not None:
@@ -82,7 +82,7 @@ class Scrape:
 
 
 def _recorded(snapshot: Snapshot, memory: WorkerMemory) -> list[Group]:
-    """What workers and producers recorded. The oldest start is absent where nothing runs."""
+    """Return what workers and producers recorded. The oldest start is absent while no job runs."""
     oldest = [Sample(active.values, active.oldest) for active in snapshot.active if active.oldest is not None]
     resident = [Sample((system,), size) for system, size in sorted(memory.by_system(snapshot.owners).items())]
     return [
@@ -94,7 +94,7 @@ def _recorded(snapshot: Snapshot, memory: WorkerMemory) -> list[Group]:
 
 
 def _collected(states: Sequence[CollectorState]) -> list[Group]:
-    """What the brokers said, and whether they did. A reading that failed is absent."""
+    """Return the readings of brokers and the state of the collectors. A failed reading is absent."""
     if not states:
         return []
     found: dict[str, tuple[Family, dict[tuple[str, ...], Sample]]] = {}
@@ -109,7 +109,7 @@ def _collected(states: Sequence[CollectorState]) -> list[Group]:
             last_success.append(Sample(label, state.last_success))
         for reading in state.readings:
             family, samples = found.setdefault(reading.family.name, (reading.family, {}))
-            if family.labels == reading.family.labels:  # else two collectors disagree: the first one counts
+            if family.labels == reading.family.labels:  # if two collectors disagree, the first one wins
                 samples.setdefault(reading.values, Sample(reading.values, float(reading.value)))
     found.setdefault(families.JOBS_QUEUE_DEPTH.name, (families.JOBS_QUEUE_DEPTH, {}))
     return [
@@ -121,7 +121,7 @@ def _collected(states: Sequence[CollectorState]) -> list[Group]:
 
 
 def _own(reading: DirectoryReading, version: str) -> list[Group]:
-    """The exporter itself. What only the directory knows is absent while it cannot be read."""
+    """Return the exporter's own metrics. Those about the directory are absent while it cannot be read."""
     snapshot = reading.snapshot
     groups: list[Group] = [
         (families.BUILD_INFO, [Sample((version,), 1.0)]),
@@ -137,7 +137,7 @@ def _own(reading: DirectoryReading, version: str) -> list[Group]:
         (families.SUPERSEDED_SERIES, [Sample((), float(snapshot.superseded))]),
         (families.FUTURE_TIMESTAMPS, [Sample((), float(snapshot.ahead))]),
     ]
-    if snapshot.limit:  # unknown before the first worker has made the index
+    if snapshot.limit:  # unknown until the first worker creates the index
         groups.append((families.SERIES_LIMIT, [Sample((), float(snapshot.limit))]))
     return groups
 
@@ -146,19 +146,24 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"(?!__name__\Z)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _TOTAL = "_total"
 
-# A user may have given a metric the name of a built-in one: that is not the built-in one.
+# By name, type and labels: a user's metric may have the name of a built-in one.
 _RANK = {(family.name, family.type, family.labels): rank for rank, family in enumerate(BUILT_IN)}
 _RESERVED_LABELS = frozenset({"le", "quantile", *(label for family in BUILT_IN for label in family.labels)})
 
 
 class Exposition:
-    """Turns what was read into what is shown.
+    """Converts families and samples to prometheus_client's metrics.
 
-    namespace: prefix of every name, or empty. labels: added to every sample.
+    Args:
+        namespace: Prefix of every name; empty for none.
+        labels: Constant labels of every sample.
+        log: Logs families that cannot be shown.
+
+    Raises:
+        SettingsError: A metric of jobmetrics uses a constant label itself.
     """
 
     def __init__(self, namespace: str, labels: Mapping[str, str], log: ThrottledLog) -> None:
-        """Raises SettingsError for a constant label that metrics of jobmetrics use themselves."""
         for label in labels:
             if label in _RESERVED_LABELS:
                 raise SettingsError(f"the constant label {label!r} is not allowed: jobmetrics uses that label itself")
@@ -169,14 +174,14 @@ class Exposition:
     def metrics(
         self, groups: Iterable[tuple[Family, Sequence[Sample]]], left_out: Family | None = None
     ) -> list[Metric]:
-        """The metrics of these families, jobmetrics' own first.
+        """Convert families to metrics, the built-in ones first.
 
-        One family never costs another. A family that is not valid, whose name another metric has taken, or that
-        fails for any other reason is left out, logged and counted: Prometheus would refuse the whole exposition.
+        A family is left out, logged and counted if it is not valid, if another metric has its name, or if it fails for
+        any other reason. Otherwise Prometheus would refuse the whole page.
 
         Args:
-            groups: families with their samples.
-            left_out: the gauge that shows how many families are left out; none if None.
+            groups: Families with their samples.
+            left_out: The gauge that shows the number of families left out; None for no such gauge.
         """
         taken: dict[str, str] = {} if left_out is None else {left_out.name: left_out.name}
         found = []
@@ -192,25 +197,25 @@ class Exposition:
         return found
 
     def _checked(self, family: Family, samples: Sequence[Sample], taken: dict[str, str]) -> Metric:
-        """The family's metric; its names are added to those that are taken. Raises ValueError."""
+        """Convert a family and add its names to `taken`. Raises ValueError with the reason if it cannot be shown."""
         _check(family)
         names = family.exposed_names
         other = next((taken[name] for name in names if name in taken), None)
         if other is not None:
-            raise ValueError(f"its name clashes with that of {other}")
+            raise ValueError(f"its name clashes with the name of {other}")
         metric = self._metric(self._prefix + family.base, family, samples)
         taken.update(dict.fromkeys(names, family.name))
         return metric
 
     def _metric(self, name: str, family: Family, samples: Sequence[Sample]) -> Metric:
-        unit = family.unit if name.endswith(f"_{family.unit}") else ""  # OpenMetrics wants it at the end
+        unit = family.unit if name.endswith(f"_{family.unit}") else ""  # OpenMetrics requires it at the end of the name
         irregular = family.type == HISTOGRAM and _can_fall(family, samples)
         metric = Metric(name, _unicode(family.help), "unknown" if irregular else family.type, unit)
         own = self._labels.items()
         constant = {label: value for label, value in own if label not in family.labels} if own else {}
         if family.type == HISTOGRAM:
             metric.samples = _histogram(name, family, samples, constant)
-            if irregular:  # each name is a metric of its own then
+            if irregular:  # each name is then a separate metric
                 metric.samples.sort(key=lambda line: line.name)
         else:
             shown = name + _TOTAL if family.type == COUNTER else name
@@ -226,16 +231,16 @@ def _rank(group: tuple[Family, Sequence[Sample]]) -> int:
 
 
 def _can_fall(family: Family, samples: Sequence[Sample]) -> bool:
-    """Whether a histogram's sum is no counter: OpenMetrics allows none such, and a strict parser refuses the page."""
+    """Whether a histogram's sum can fall. OpenMetrics forbids it, and a strict parser refuses the page."""
     return min(family.buckets, default=0.0) < 0.0 or any(sample.sum < 0.0 for sample in samples)
 
 
 def _histogram(name: str, family: Family, samples: Sequence[Sample], constant: dict[str, str]) -> list[Line]:
-    """Cumulated buckets; the count is what +Inf says, so that the two always agree."""
+    """Return the lines of a histogram. The count is the +Inf bucket's, so that the two always agree."""
     bucket, count, total = f"{name}_bucket", f"{name}_count", f"{name}_sum"
     bounds = _bounds(family.buckets)
     lines: list[Line] = []
-    add = lines.append  # thousands of samples a scrape
+    add = lines.append  # called thousands of times a scrape
     for sample in samples:
         labels = _labels(family.labels, sample.values, constant)
         cumulated = 0.0
@@ -263,12 +268,12 @@ def _labels(names: tuple[str, ...], values: tuple[str, ...], constant: dict[str,
 
 
 def _unicode(text: str) -> str:
-    """Text that UTF-8 can hold: a lone surrogate, legal in Python and in the directory, reads as its escape."""
+    """Replace lone surrogates by escapes. Python and the directory allow them, UTF-8 does not."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _check(family: Family) -> None:
-    """Raise ValueError with the reason when a family is not valid. A foreign writer may have declared anything."""
+    """Raise ValueError with the reason if a family is not valid. A foreign writer may declare anything."""
     if family.type not in SAMPLE_SUFFIXES:
         raise ValueError(f"its type {family.type!r} is unknown")
     if not _NAME.match(family.name) or not family.base:

@@ -1,4 +1,4 @@
-"""The registry directory as the exporter sees it: a snapshot, or the reason why there is none."""
+"""Read the registry directory for the exporter, and the resident memory of its workers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from jobmetrics.registry.slots import pid_namespace
 
 @dataclass(frozen=True, slots=True)
 class DirectoryReading:
-    """One look at the directory.
+    """One reading of the directory.
 
-    snapshot: None when it could not be read, for `reason`. seconds: how long the look took.
+    snapshot: None if the directory could not be read. reason: why it could not be read. seconds: duration of the
+    reading.
     """
 
     snapshot: Snapshot | None
@@ -30,7 +31,7 @@ class DirectoryReading:
 
 
 class RegistryDirectory:
-    """Reads one registry directory for any number of threads, one after another. Never raises once it serves."""
+    """Reads a registry directory for several threads, one at a time. Only `require` raises."""
 
     def __init__(self, directory: Directory, log: ThrottledLog, hide_after: float | None = None) -> None:
         self.path = directory.path
@@ -39,13 +40,13 @@ class RegistryDirectory:
         self._lock = threading.Lock()
 
     def require(self, *, missing_ok: bool) -> None:
-        """See at the start whether the directory can be read at all.
+        """Check at the start that the directory can be read.
 
-        A damaged one passes: a worker sets what is damaged aside and goes on.
+        A damaged directory passes, because the next worker sets damaged files aside.
 
         Raises:
-            RegistryError: when it may not be read, or is missing and `missing_ok` is false.
-            JobmetricsError: when the system does not let us.
+            RegistryError: The directory is not safe to use, or is missing and `missing_ok` is false.
+            JobmetricsError: The operating system refuses the access.
         """
         try:
             with self._lock:
@@ -56,22 +57,22 @@ class RegistryDirectory:
             if not missing_ok:
                 raise
         except OSError as error:
-            raise JobmetricsError(_told(self.path, error)) from None
+            raise JobmetricsError(_reason(self.path, error)) from None
 
     def read(self) -> DirectoryReading:
-        """The directory as it is now."""
+        """Read the directory now."""
         with self._lock:
             start = time.perf_counter()
             try:
                 snapshot = self._reader.read()
             except (OSError, RegistryError) as error:
-                reason = _told(self.path, error)
+                reason = _reason(self.path, error)
                 self._log.warning("directory", "jobmetrics: no metrics of workers: %s", reason)
                 return DirectoryReading(None, reason, time.perf_counter() - start)
             return DirectoryReading(snapshot, None, time.perf_counter() - start)
 
     def close(self) -> None:
-        """Close all files, unless a scrape that hangs holds on to them."""
+        """Close all files, unless a scrape that hangs still holds the lock."""
         if self._lock.acquire(timeout=0.2):
             try:
                 self._reader.close()
@@ -79,7 +80,7 @@ class RegistryDirectory:
                 self._lock.release()
 
 
-def _told(path: str, error: Exception) -> str:
+def _reason(path: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or path} cannot be read: {error.strerror or error}"
     message = str(error)
@@ -87,17 +88,17 @@ def _told(path: str, error: Exception) -> str:
 
 
 class WorkerMemory:
-    """Asks for the same processes again and again. Not for several threads at once."""
+    """Reads the memory of worker processes. Not thread-safe."""
 
     def __init__(self) -> None:
         self._namespace = pid_namespace()
-        self._processes: dict[tuple[int, int], psutil.Process] = {}  # by pid and start: making one costs the most
+        self._processes: dict[tuple[int, int], psutil.Process] = {}  # by pid and start; making one is the slowest step
 
     def by_system(self, owners: Iterable[ProcessIdentity]) -> dict[str, float]:
-        """Bytes by system, each process once; pages that processes share count in each.
+        """Sum the resident memory of each system's processes, in bytes. Shared pages count once for each process.
 
-        A system is absent where one of its processes may not be looked at, or runs in another pid namespace: a sum
-        that lacks some of them would look like less memory.
+        A system is absent if one of its processes cannot be read or runs in another pid namespace: a partial sum
+        would look like less memory.
         """
         found: dict[str, float] = {}
         unknown = set()
@@ -111,7 +112,7 @@ class WorkerMemory:
         return {system: size for system, size in found.items() if system not in unknown}
 
     def _resident(self, owner: ProcessIdentity, known: dict[tuple[int, int], psutil.Process]) -> float | None:
-        """One process's; 0 when it has ended meanwhile, None when it may not be looked at."""
+        """Return one process's memory in bytes: 0 if it has ended, None if it cannot be read."""
         key = owner.pid, owner.start
         try:
             process = known.get(key) or psutil.Process(owner.pid)

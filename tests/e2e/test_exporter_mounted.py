@@ -102,7 +102,7 @@ def test_check_knows_a_mounted_exporter_of_another_directory(registry_dir: Path,
     with hosting(DJANGO, tmp_path / "another") as url, recording(registry_dir):
         done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
     assert done.returncode == 1
-    assert f"PROBLEM what answers at {url}/metrics does not read {registry_dir}; give both the same" in done.stdout
+    assert f"PROBLEM the server at {url}/metrics does not read {registry_dir}; give both the same" in done.stdout
 
 
 def test_check_knows_a_web_process_without_an_exporter(registry_dir: Path) -> None:
@@ -110,4 +110,4 @@ def test_check_knows_a_web_process_without_an_exporter(registry_dir: Path) -> No
     with hosting(bare, registry_dir) as url, recording(registry_dir):
         done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
     assert done.returncode == 1
-    assert f"PROBLEM what answers at {url}/ is not an exporter, and has none at /metrics; start" in done.stdout
+    assert f"PROBLEM the server at {url}/ is not an exporter and has none at /metrics; start" in done.stdout
