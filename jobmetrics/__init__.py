@@ -6,7 +6,7 @@ from jobmetrics.decorators import add_items, items, stage, timed_job
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.instruments import Batch, Counter, Gauge, Histogram, duration, increment, observe, set_gauge
 from jobmetrics.job_context import CurrentJob, current_job
-from jobmetrics.registry.write.current import refresh
+from jobmetrics.registry import refresh
 from jobmetrics.settings import configure
 
 __version__ = "0.1.0"

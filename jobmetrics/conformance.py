@@ -20,8 +20,7 @@ from jobmetrics import families as f
 from jobmetrics.errors import DirectoryMissing
 from jobmetrics.events import FAILURE, IGNORED, REJECTED, RETRY, REVOKED, SUCCESS
 from jobmetrics.families import Family
-from jobmetrics.registry.read.slot_reader import Active, Sample
-from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
+from jobmetrics.registry.read import RunningJobs, Sample, Snapshot, SnapshotReader
 
 __all__ = ["CASES", "Case", "cases", "check", "check_running"]
 
@@ -215,7 +214,7 @@ def _families(directory: str) -> Iterable[tuple[Family, Sequence[Sample]]]:
     return () if found is None else found.families
 
 
-def _executions(directory: str, system: str) -> list[Active]:
+def _executions(directory: str, system: str) -> list[RunningJobs]:
     found = _read(directory)
     return [] if found is None else [entry for entry in found.active if entry.values[0] == system]
 

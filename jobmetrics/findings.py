@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jobmetrics.errors import DirectoryMissing, RegistryError
-from jobmetrics.registry.directory import Directory
+from jobmetrics.registry import Directory
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 

@@ -42,7 +42,7 @@ from jobmetrics.runtime import state
 
 if TYPE_CHECKING:
     from jobmetrics.collector_api import Collector, CollectorOptions
-    from jobmetrics.registry.write.writer import Writer
+    from jobmetrics.registry import Writer
 
 __all__ = [
     "ENTRY_POINT_GROUP",

@@ -16,8 +16,7 @@ from jobmetrics import guard
 if TYPE_CHECKING:
     from jobmetrics.events import Ended, Job
     from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram
-    from jobmetrics.registry.cells import BoundSeries
-    from jobmetrics.registry.journal import Journal
+    from jobmetrics.registry import BoundSeries, Journal
 
 
 # No `from __future__ import annotations`: NamedTuple would compile each string at import.

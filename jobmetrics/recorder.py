@@ -32,11 +32,7 @@ from jobmetrics.events import (
 )
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, label_value
 from jobmetrics.job_context import Execution, ExecutionSeries
-from jobmetrics.registry.cells import BoundSeries
-from jobmetrics.registry.journal import Entry
-from jobmetrics.registry.layout import execution_hash
-from jobmetrics.registry.write import current, fork_hooks
-from jobmetrics.registry.write.writer import Writer
+from jobmetrics.registry import BoundSeries, Entry, Writer, current, execution_hash, fork_hooks
 from jobmetrics.settings import Settings, making, peek
 
 logger = logging.getLogger("jobmetrics")

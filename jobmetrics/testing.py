@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 
 from jobmetrics import recorder, settings
-from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
+from jobmetrics.errors import DirectoryMissing, JobmetricsError, RegistryError
 from jobmetrics.events import Ended, Job, Lost, Published, Started, Withdrawn
 from jobmetrics.families import (
     COUNTER,
@@ -42,13 +42,20 @@ from jobmetrics.families import (
 from jobmetrics.instruments import follow
 from jobmetrics.job_context import Execution
 from jobmetrics.recorder import Recorder
-from jobmetrics.registry import journal, layout
-from jobmetrics.registry.cells import extreme
-from jobmetrics.registry.directory import INDEX_NAME, Directory, slot_name
-from jobmetrics.registry.files import is_ready
-from jobmetrics.registry.index import Placement, SeriesIndex
-from jobmetrics.registry.write import current
-from jobmetrics.registry.write.writer import Writer
+from jobmetrics.registry import (
+    INDEX_NAME,
+    Directory,
+    Placement,
+    SeriesIndex,
+    SlotHeader,
+    Writer,
+    current,
+    extreme,
+    is_ready,
+    owner_and_running,
+    parse_index,
+    slot_name,
+)
 
 __all__ = [
     "CountingClock",
@@ -240,9 +247,7 @@ class _Reading:
             return None
         except OSError as error:
             raise JobmetricsError(f"{path} cannot be read: {error.strerror}") from None
-        index = SeriesIndex(layout.IndexHeader.unpack(data))
-        committed = layout.unpack_committed(data)
-        index.feed(data[index.fed_to : committed], committed)
+        index = parse_index(data)
         return cls(index, [row for slot in slots if (row := _row(*slot, index.identity)) is not None])
 
     def sample(self, name: str, labels: dict[str, str]) -> float | None:
@@ -323,20 +328,16 @@ def _row(directory: Directory, name: str, identity: bytes) -> _Row | None:
         with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as file:
             live = is_ready(file.fileno())
             data = file.read()
-        header = layout.SlotHeader.unpack(data)
+        header = SlotHeader.unpack(data)
     except (OSError, RegistryError):
         return None
     if header.identity != identity:
         return None
     row = _Row(array("d", data[header.cells_offset :]))
     if live:
-        try:
-            lease, _ = layout.unpack_owner(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
-        except Damaged:
-            return row
-        row.live = True
-        entries = journal.entries(data, header, lease)
-        row.running = [(entry.series, entry.start) for entry in entries if entry.running]
+        owner, running = owner_and_running(data, header)
+        row.live = owner is not None
+        row.running = [(entry.series, entry.start) for entry in running]
     return row
 
 

@@ -11,7 +11,7 @@ import click
 from jobmetrics import settings
 from jobmetrics.celery import signals as handlers
 from jobmetrics.findings import OK, PROBLEM, Finding, configuration, directory_access, summary
-from jobmetrics.registry.directory import INDEX_NAME, Directory
+from jobmetrics.registry import INDEX_NAME, Directory
 
 
 def findings(app: Any) -> Iterator[Finding]:

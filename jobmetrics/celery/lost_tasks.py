@@ -14,8 +14,7 @@ from jobmetrics.celery.requests import find_failing_request, runs_here, unwrappe
 from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
-from jobmetrics.registry.journal import Entry
-from jobmetrics.registry.layout import execution_hash
+from jobmetrics.registry import Entry, execution_hash
 
 MAX_PENDING = 10_000
 REPORTED = "jobmetrics_reported"  # of a request: its main process will report the execution before it

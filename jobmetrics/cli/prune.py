@@ -20,8 +20,8 @@ def prune(dir: str | None, yes: bool) -> int:  # noqa: A002 - the option is call
     This removes the index, all slots and the damaged files that were set aside. Counts begin again at 0.
     While a live process holds a slot, nothing is removed and the exit code is 1.
     """
-    from jobmetrics.registry.directory import Directory, SlotsHeld
-    from jobmetrics.registry.directory import prune as forget
+    from jobmetrics.registry import Directory, SlotsHeld
+    from jobmetrics.registry import prune as forget
 
     settings = settings_from(dir=dir)
     logs.configure(settings.log_level)

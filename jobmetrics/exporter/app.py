@@ -11,7 +11,7 @@ from jobmetrics.exporter.collectors import DEFAULT_REFRESH, BackgroundCollector,
 from jobmetrics.exporter.metrics_page import Exposition, MetricsPage, Scrape
 from jobmetrics.exporter.registry_reader import RegistryDirectory
 from jobmetrics.log_throttle import ThrottledLog
-from jobmetrics.registry.directory import Directory
+from jobmetrics.registry import Directory
 from jobmetrics.settings import Settings
 
 

@@ -30,10 +30,8 @@ from jobmetrics.families import (
 )
 from jobmetrics.findings import NOTE, OK, PROBLEM, Finding, directory_access
 from jobmetrics.integration import find_systems
-from jobmetrics.registry.cells import AHEAD
-from jobmetrics.registry.directory import Directory
-from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
-from jobmetrics.registry.slots import pid_namespace
+from jobmetrics.registry import AHEAD, Directory, pid_namespace
+from jobmetrics.registry.read import Snapshot, SnapshotReader
 from jobmetrics.settings import Settings, default_dir, passed_over
 
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.s3fs", "lustre", "afs")

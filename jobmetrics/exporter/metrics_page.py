@@ -22,7 +22,7 @@ from jobmetrics.exporter.collectors import BackgroundCollectors, CollectorState
 from jobmetrics.exporter.registry_reader import DirectoryReading, RegistryDirectory, WorkerMemory
 from jobmetrics.families import BUILT_IN, COUNTER, HISTOGRAM, SAMPLE_SUFFIXES, Family
 from jobmetrics.log_throttle import ThrottledLog
-from jobmetrics.registry.read.snapshot import Sample, Snapshot
+from jobmetrics.registry.read import Sample, Snapshot
 
 Group = tuple[Family, Sequence[Sample]]
 

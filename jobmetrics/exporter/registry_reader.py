@@ -11,10 +11,8 @@ import psutil
 
 from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
 from jobmetrics.log_throttle import ThrottledLog
-from jobmetrics.registry.directory import Directory
-from jobmetrics.registry.layout import ProcessIdentity
-from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
-from jobmetrics.registry.slots import pid_namespace
+from jobmetrics.registry import Directory, ProcessIdentity, pid_namespace
+from jobmetrics.registry.read import Snapshot, SnapshotReader
 
 
 @dataclass(frozen=True, slots=True)

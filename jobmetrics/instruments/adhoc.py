@@ -17,7 +17,7 @@ from jobmetrics.guard import guarded
 from jobmetrics.instruments.blocks import TimedBlock
 from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge
 from jobmetrics.instruments.definition import Labelled, declare, declared, define, defined, label_value
-from jobmetrics.registry.write import current
+from jobmetrics.registry import current
 from jobmetrics.settings import DEFAULT_BUCKETS
 
 _HELP = "Recorded without a definition."

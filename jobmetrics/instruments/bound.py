@@ -17,7 +17,7 @@ from jobmetrics import families, guard
 from jobmetrics.errors import InstrumentError
 from jobmetrics.families import Family
 from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
-from jobmetrics.registry.cells import NOWHERE, BoundSeries, Row, SeriesWriter, raise_to, set_at
+from jobmetrics.registry import NOWHERE, BoundSeries, Row, SeriesWriter, raise_to, set_at
 
 
 def _exact(value: object) -> float:

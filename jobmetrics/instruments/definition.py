@@ -11,9 +11,7 @@ from typing import Any, Generic, TypeVar
 from jobmetrics import families, runtime, settings
 from jobmetrics.errors import InstrumentError, SettingsError
 from jobmetrics.families import COUNTER, HISTOGRAM, Family
-from jobmetrics.registry.cells import UNBOUND, BoundSeries
-from jobmetrics.registry.write import current
-from jobmetrics.registry.write.writer import Writer
+from jobmetrics.registry import UNBOUND, BoundSeries, Writer, current
 from jobmetrics.settings import Settings
 
 MAX_DOCUMENTATION = 1024  # characters; what is longer is cut

@@ -11,7 +11,7 @@ from jobmetrics.guard import guarded
 from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
 from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge, nowhere
 from jobmetrics.instruments.definition import GAUGE_MODES, Bound, Labelled, declare, define, label_value
-from jobmetrics.registry.write import current, zeros
+from jobmetrics.registry import current, zeros
 
 
 class _Metric(Labelled[Bound]):

@@ -463,3 +463,11 @@ def _check_same(fd: int, index: SeriesIndex) -> int:
 def _feed(fd: int, index: SeriesIndex, committed: int) -> None:
     if committed > index.fed_to:
         index.feed(os.pread(fd, committed - index.fed_to, index.fed_to), committed)
+
+
+def parse_index(data: bytes) -> SeriesIndex:
+    """Return the series in an index file's bytes. Raises Damaged or FormatRefused."""
+    index = SeriesIndex(layout.IndexHeader.unpack(data))
+    committed = layout.unpack_committed(data)
+    index.feed(data[index.fed_to : committed], committed)
+    return index

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from math import inf, nan
 from typing import NamedTuple
 
-from jobmetrics.errors import RegistryError
+from jobmetrics.errors import Damaged, RegistryError
 from jobmetrics.registry import layout
 from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.files import closing, is_ready
@@ -142,6 +142,17 @@ def entries(data: bytes | memoryview, header: layout.SlotHeader, lease: int | No
         running = code == layout.RUNNING and writer == lease
         start = starts[i] if 0.0 <= starts[i] < inf else nan  # damage: nothing starts then
         yield Entry(hashes[i], start, ends[i], series[i], running, code == layout.RUNNING and not running)
+
+
+def owner_and_running(
+    data: bytes | memoryview, header: layout.SlotHeader
+) -> tuple[layout.ProcessIdentity | None, tuple[Entry, ...]]:
+    """Return the owner of a held slot and its running executions; None and () without a complete owner record."""
+    try:
+        lease, owner = layout.unpack_owner(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
+    except Damaged:
+        return None, ()
+    return owner, tuple(entry for entry in entries(data, header, lease) if entry.running)
 
 
 def find(directory: Directory, execution: int) -> list[Entry]:

@@ -20,8 +20,7 @@ from jobmetrics import recorder
 from jobmetrics.events import CPU_OF_CALLER, FAILURE, RETRY, REVOKED, STATUSES, Ended, Job, Started
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
-from jobmetrics.registry.index import LOCK_WAIT
-from jobmetrics.registry.layout import execution_hash
+from jobmetrics.registry import LOCK_WAIT, execution_hash
 from jobmetrics.rq.outcomes import KilledHorse, Performing, abandoned_name, outcome_in_redis, report_lost
 from jobmetrics.rq.system import SYSTEM
 

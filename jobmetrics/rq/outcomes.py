@@ -14,7 +14,7 @@ from jobmetrics import recorder
 from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Lost
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
-from jobmetrics.registry.layout import execution_hash
+from jobmetrics.registry import execution_hash
 from jobmetrics.rq.jobs import described
 from jobmetrics.rq.system import SYSTEM
 

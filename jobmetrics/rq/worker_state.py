@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobmetrics import recorder
-from jobmetrics.registry.write.writer import Writer
+from jobmetrics.registry import Writer
 from jobmetrics.rq.fork_horse import Forked, SharedPage
 from jobmetrics.rq.outcomes import KilledHorse, Performing
 from jobmetrics.rq.producer import instrument_queue

@@ -83,7 +83,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SlotReading:
     """A slot as it was read. row: None when nothing of it counts; owner: its living owner; state: None for a
     slot of another generation, or one that is gone; problem: what is wrong with it, for the log."""
 
@@ -146,7 +146,7 @@ class SlotFile:
             close(self._fd)
             self._fd = None
 
-    def read(self, index: SeriesIndex, columns: Columns, inode: int) -> Reading:
+    def read(self, index: SeriesIndex, columns: Columns, inode: int) -> SlotReading:
         """The slot now. inode: of the file that bears its name.
 
         Raises:
@@ -159,7 +159,7 @@ class SlotFile:
             if not self._keep:
                 self.close()
 
-    def _read(self, fd: int, index: SeriesIndex, columns: Columns) -> Reading:
+    def _read(self, fd: int, index: SeriesIndex, columns: Columns) -> SlotReading:
         live = is_ready(fd)
         data, header = self._copy(fd, columns.count)
         if header.identity != index.identity:
@@ -174,12 +174,9 @@ class SlotFile:
             known = bad[bad < len(self._row)]
             row[known] = self._row[known]
         self._row = row
-        lease, owner = _owner(data) if live else (0, None)
-        running: tuple[journal.Entry, ...] = ()
-        if owner is not None:
-            running = tuple(entry for entry in journal.entries(data, header, lease) if entry.running)
+        owner, running = journal.owner_and_running(data, header) if live else (None, ())
         state = DAMAGED if problem else LIVE if live else FREE
-        return Reading(self._total(), owner, running, state, problem)
+        return SlotReading(self._total(), owner, running, state, problem)
 
     def _without_begun_anew(self, bad: NDArray[np.intp], row: Cells, columns: Columns) -> NDArray[np.intp]:
         """The impossible cells, without those that count again after they fell to 0: what they had is kept apart.
@@ -206,10 +203,10 @@ class SlotFile:
         self._zeroed = np.union1d(fallen, lower[row[lower] == 0.0])
         return np.setdiff1d(np.union1d(bad, self._zeroed), anew)
 
-    def last(self, problem: str | None = None) -> Reading:
+    def last(self, problem: str | None = None) -> SlotReading:
         """What counts while the slot cannot be read, or is gone."""
         total = self._total()
-        return Reading(total if len(total) else None, state=DAMAGED if problem else None, problem=problem)
+        return SlotReading(total if len(total) else None, state=DAMAGED if problem else None, problem=problem)
 
     def _total(self) -> Cells:
         if not len(self._retired):
@@ -254,7 +251,7 @@ class SlotFile:
         return data, self._header  # type: ignore[return-value]  # a buffer, read like bytes
 
 
-def without_copies(readings: Sequence[Reading], serials: Sequence[bytes]) -> list[Cells | None]:
+def without_copies(readings: Sequence[SlotReading], serials: Sequence[bytes]) -> list[Cells | None]:
     """The readings' rows, with what is in several copies of one slot counted once: the highest value of each cell.
 
     One of them may have gone on after the copy was made; if each of several has, what the others added is not counted.
@@ -278,13 +275,6 @@ def _highest(one: Cells, other: Cells) -> Cells:
     return highest
 
 
-def _owner(data: bytes) -> tuple[int, layout.ProcessIdentity | None]:
-    try:
-        return layout.unpack_owner(bytes(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE]))
-    except Damaged:
-        return 0, None
-
-
 def _sum(first: Cells, second: Cells) -> Cells:
     longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
     total = longer.copy()
@@ -304,7 +294,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Active:
+class RunningJobs:
     """What runs of one jobs_active series: how many, and the earliest start (epoch seconds)."""
 
     values: tuple[str, ...]

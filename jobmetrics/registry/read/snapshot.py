@@ -40,17 +40,17 @@ from jobmetrics.registry.read.slot_reader import (
     DAMAGED,
     FREE,
     LIVE,
-    Active,
     Cells,
     Columns,
-    Reading,
+    RunningJobs,
     Sample,
     Scratch,
     SlotFile,
+    SlotReading,
     without_copies,
 )
 
-__all__ = ["Active", "Sample", "Snapshot", "SnapshotReader"]
+__all__ = ["RunningJobs", "Sample", "Snapshot", "SnapshotReader"]
 
 KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is opened for each reading
 
@@ -62,7 +62,7 @@ class Snapshot:
 
     taken_at: float
     families: list[tuple[Family, list[Sample]]] = field(default_factory=list)
-    active: list[Active] = field(default_factory=list)
+    active: list[RunningJobs] = field(default_factory=list)
     owners: list[layout.ProcessIdentity] = field(default_factory=list)
     live: int = 0
     free: int = 0
@@ -160,7 +160,7 @@ class SnapshotReader:
     def _merge(self, index: SeriesIndex, taken_at: float) -> Snapshot:
         if self._columns is None or self._columns.count != index.next_cell:
             self._columns = Columns(index)
-        totals = Totals(index, taken_at)
+        totals = SlotTotals(index, taken_at)
         inodes = self._directory.slot_inodes()
         numbers = sorted({*inodes, *self._slots})
         found = [self._read_slot(number, inodes.get(number), index, self._columns) for number in numbers]
@@ -182,7 +182,7 @@ class SnapshotReader:
             ahead=totals.ahead,
         )
 
-    def _read_slot(self, number: int, inode: int | None, index: SeriesIndex, columns: Columns) -> Reading:
+    def _read_slot(self, number: int, inode: int | None, index: SeriesIndex, columns: Columns) -> SlotReading:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = SlotFile(
@@ -214,7 +214,7 @@ def _kept_open() -> int:
 SET_AHEAD = 1.0  # epoch seconds that stand for a gauge set in the future: before all others, and not never
 
 
-class Totals:
+class SlotTotals:
     """All slots of one generation, added up. cells: the sums, by cell; owners: the living ones, in slot order;
     slots: how many are live, free and damaged. now: epoch seconds."""
 
@@ -228,7 +228,7 @@ class Totals:
         self._earlier = Earlier(index)
         self._starts: dict[int, list[float]] = {}  # of what runs, by the first cell of its jobs_active series
 
-    def add(self, reading: Reading, counted: Cells | None) -> None:
+    def add(self, reading: SlotReading, counted: Cells | None) -> None:
         """Take the next slot. counted: what of its row counts towards the sums, None when another slot has it too."""
         if reading.state is not None:
             self.slots[reading.state] += 1
@@ -305,11 +305,11 @@ class Totals:
         """Series that are not shown since all their timestamps lie in the future."""
         return self._extremes.ahead
 
-    def active(self) -> list[Active]:
+    def active(self) -> list[RunningJobs]:
         """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""
         number = self._index.newest.get(JOBS_ACTIVE.name)
         return [
-            Active(values, len(starts), min((start for start in starts if not isnan(start)), default=None))
+            RunningJobs(values, len(starts), min((start for start in starts if not isnan(start)), default=None))
             for (family, values), place in self._index.series.items()
             if family == number
             for starts in [self._starts.get(place.first, [])]
