@@ -1,4 +1,4 @@
-"""Prometheus metrics of background jobs that stay true across forks, crashes and restarts."""
+"""Prometheus metrics of background jobs that stay correct across forks, crashes and restarts."""
 
 from __future__ import annotations
 

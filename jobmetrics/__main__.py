@@ -1,4 +1,4 @@
-"""`python -m jobmetrics` is the jobmetrics command."""
+"""Run the jobmetrics command with `python -m jobmetrics`."""
 
 from jobmetrics.cli.main import main
 

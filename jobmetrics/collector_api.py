@@ -1,11 +1,11 @@
-"""The protocol of queue collectors: what reads a broker for the exporter, and what a reading is.
+"""The protocol of queue collectors, which read brokers for the exporter.
 
 The `System` that a package names in its entry point (`jobmetrics.integration`) makes the collectors:
 
     def collectors(options: CollectorOptions) -> Iterable[Collector]: ...
 
-The exporter calls this once at its start and then each collector's `collect` again and again, always
-in the same thread, one thread a collector. Whatever a collector does there cannot hurt a scrape.
+The exporter calls this function once at its start. It then calls each collector's `collect` repeatedly, always in the
+same thread, one thread a collector. A collector that fails or hangs does not affect a scrape.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFAULT_MAX_QUEUES = 2000
 
 _NAME = re.compile(r"[a-z0-9_-]+\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")
-_ALTERNATIVE = re.compile(r";(?=[A-Za-z][A-Za-z0-9+._-]*://)")  # not every ; : a password may hold one
+_ALTERNATIVE = re.compile(r";(?=[A-Za-z][A-Za-z0-9+._-]*://)")  # only a ; before a URL: a password may contain one
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]*)(:[0-9]+)?(/[^?#;]*)?\Z")
 _CREDENTIALS = re.compile(r"(://)\S*@")
 _HIDDEN = "***"
@@ -39,7 +39,7 @@ _HIDDEN = "***"
 class Reading:
     """One value read from a broker.
 
-    values: one a label of the family, in its order. value: finite, in the family's unit.
+    values: one for each label of the family, in the same order. value: finite, in the family's unit.
     """
 
     family: Family
@@ -50,7 +50,7 @@ class Reading:
 class Collector(Protocol):
     """Reads one broker.
 
-    name: what kind of collector it is, the label `collector`. broker: which broker, the label of that name.
+    name: the label `collector`, the kind of the collector. broker: the label `broker`, the name of the broker.
     """
 
     @property
@@ -60,54 +60,60 @@ class Collector(Protocol):
     def broker(self) -> str: ...
 
     def collect(self) -> Sequence[Reading]:
-        """Everything it can read, now. What cannot be read is left out, never given as 0.
+        """Read the broker now. A value that cannot be read is left out, never returned as 0.
 
         Raises:
-            CollectorError: with one clear line that holds no secret.
+            CollectorError: The broker cannot be read. The message is one clear line without secrets.
         """
         ...
 
     def close(self) -> None:
-        """Give back connections. A later `collect` may open them again."""
+        """Close connections. A later `collect` may open them again."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A broker to read. name: the label `broker`. url: as given, secrets included; show only `safe_url`."""
+    """A broker to read. name: the label `broker`. url: as given, with secrets; show only `safe_url`."""
 
     name: str
     url: str
 
     @classmethod
     def parse(cls, text: str, option: str) -> Target:
-        """'[NAME=]URL' as a target; without a name it is called 'default'.
+        """Parse '[NAME=]URL'. The default name is 'default'.
+
+        Args:
+            text: The value of the option.
+            option: The option, for the error message.
 
         Raises:
-            SettingsError: naming the option (and never a password), when it is no such thing.
+            SettingsError: The value is not valid. The message names the option and contains no password.
         """
         before, sign, rest = text.partition("=")
         name, url = (before, rest) if sign and "://" not in before else (DEFAULT_NAME, text)
         if not _NAME.match(name):
             raise SettingsError(f"{option}: the name {name!r} is not allowed; it takes a-z, 0-9, _ and -")
         if not _SCHEME.match(url) or not url.isprintable() or " " in url:
-            raise SettingsError(f"{option}: {safe_url(url)!r} is no broker URL; it takes [NAME=]SCHEME://HOST:PORT/...")
+            raise SettingsError(
+                f"{option}: {safe_url(url)!r} is not a broker URL; it takes [NAME=]SCHEME://HOST:PORT/..."
+            )
         return cls(name, url)
 
     @property
     def scheme(self) -> str:
-        """What stands before '://'."""
+        """The part of the URL before '://', empty without one."""
         found = _SCHEME.match(self.url)
         return found[1] if found else ""
 
     @property
     def safe_url(self) -> str:
-        """The URL without user, password and query, fit for logs and pages."""
+        """The URL without user, password and query, for logs and pages."""
         return safe_url(self.url)
 
 
 def safe_url(url: str) -> str:
-    """A URL without user, password and query; what does not look like an address is hidden altogether."""
+    """Remove user, password and query from a URL. A string that does not look like an address is hidden completely."""
     return ";".join(_safe_alternative(part) for part in _ALTERNATIVE.split(url))
 
 
@@ -123,22 +129,22 @@ def _safe_alternative(url: str) -> str:
 
 
 def without_secrets(text: str, *secrets: str | None) -> str:
-    """A message on one line, without what stands before the @ of a URL and without these words."""
+    """Return a message on one line, with the credentials of URLs and these secrets hidden."""
     text = _CREDENTIALS.sub(rf"\1{_HIDDEN}@", text)
     for secret in secrets:
         if secret:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _HIDDEN, text)  # whole: "p" is in many words
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _HIDDEN, text)  # whole words: "p" is in many
     return " ".join(text.split())
 
 
 class CollectorOptions:
-    """What the exporter was asked to read.
+    """The options of the collectors.
 
     Args:
-        timeout: seconds a collector may wait for its broker.
-        max_queues: queues of one broker that have series of their own; the depth of the rest is summed under
+        timeout: Seconds a collector may wait for its broker.
+        max_queues: Queues of one broker with separate series; the depths of the rest are summed under
             `families.OVERFLOW`.
-        given: the values of the job systems' own options, by `Option.keyword`.
+        given: The values of the job systems' own options, by `Option.keyword`.
     """
 
     __slots__ = ("given", "max_queues", "timeout")
@@ -149,12 +155,15 @@ class CollectorOptions:
         self.given = given
 
     def get(self, keyword: str, default: Any = None) -> Any:
-        """The value of a job system's option; the default if it was not given."""
+        """Return the value of a job system's option, or the default if it was not given."""
         return self.given.get(keyword, default)
 
 
 def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[str]]:
-    """The queues that have series of their own, and the rest, which shares one, with any queue of that series' name."""
+    """Split queues into those with separate series and the rest, which share the series `families.OVERFLOW`.
+
+    A queue with the name of that series is always part of the rest.
+    """
     if len(queues) <= limit and OVERFLOW not in queues:
         return queues, ()
     own = [queue for queue in queues if queue != OVERFLOW][:limit]
@@ -163,7 +172,7 @@ def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[s
 
 
 class WrongTypes:
-    """Leaves out queues that have a key of another type, and logs each when it is first left out.
+    """Leaves out queues with a key of a wrong Redis type, and logs each once.
 
     where: the broker's safe URL, for the log.
     """
@@ -173,10 +182,13 @@ class WrongTypes:
         self._left_out: frozenset[str] = frozenset()
 
     def leave_out(self, answers: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        """The answers about each queue, without those queues that have an exception among them.
+        """Return the answers without the queues that have an exception among their answers.
+
+        Args:
+            answers: The broker's answers by queue.
 
         Raises:
-            Exception: the first of them when that is true of every queue.
+            Exception: The first exception, if every queue has one.
         """
         wrong = {queue: each for queue, each in answers.items() if any(isinstance(one, Exception) for one in each)}
         if wrong and len(wrong) == len(answers):

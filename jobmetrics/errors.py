@@ -1,4 +1,4 @@
-"""Every error jobmetrics raises, in one shallow tree; the docstring is the default message."""
+"""The exceptions of jobmetrics. The docstring of each is its default message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DirectoryMissing(RegistryError):
 
 
 class FormatRefused(RegistryError):
-    """The registry directory was written in another format version."""
+    """The registry directory has another format version."""
 
 
 class Damaged(RegistryError):

@@ -1,6 +1,6 @@
-"""Nothing of ours ever raises into a job: what would is counted, and logged once a minute.
+"""Keep errors of jobmetrics from jobs: each error is counted, and logged at most once a minute.
 
-With `propagate_errors` on (our own tests) errors surface instead.
+With the setting `propagate_errors`, for tests, errors are raised instead.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ R = TypeVar("R")
 
 
 class Errors:
-    """Errors kept from jobs.
+    """The errors that were kept from jobs.
 
-    counts: by place, of the process counted_by. let_through: exceptions that are the job's own.
+    counts: by place, in the process with the pid counted_by. let_through: exception classes that are always raised.
     """
 
     def __init__(self) -> None:
@@ -34,25 +34,29 @@ class Errors:
 
 
 def let_through(*classes: type[BaseException]) -> None:
-    """Exceptions that are the job's own business wherever they surface.
+    """Register exception classes that are always raised into the job.
 
-    A job system raises its time limits from a signal handler, which may interrupt our code: swallowing
-    such an exception would take the limit away from the job.
+    A job system raises its time limits from a signal handler, which may interrupt code of jobmetrics. If such an
+    exception were swallowed, the job would run past its limit.
     """
     errors = runtime.state(Errors)
     errors.let_through = tuple(dict.fromkeys((*errors.let_through, *classes)))
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an exception is the job's own business and must go on."""
+    """Whether an exception belongs to the job and must be raised."""
     return isinstance(error, runtime.state(Errors).let_through)
 
 
 def note(where: str, error: BaseException) -> None:
-    """Count an error that was kept from a job, and log it at most once a minute a place.
+    """Count an error that was kept from a job, and log it at most once a minute for each place.
+
+    Args:
+        where: The place, the label `where` of `jobmetrics_internal_errors_total`.
+        error: The error.
 
     Raises:
-        BaseException: the error itself when `propagate_errors` is on, or when it is the job's own.
+        BaseException: The error itself, if `propagate_errors` is on or the error belongs to the job.
     """
     if passes(error) or _propagates():
         raise error
@@ -63,20 +67,24 @@ def note(where: str, error: BaseException) -> None:
 
 
 def count(where: str) -> None:
-    """Count an error by its place; the caller logs it."""
+    """Count an error by its place. The caller logs it."""
     counts = _own_counts()
     counts[where] = counts.get(where, 0) + 1
 
 
 def guarded(where: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
-    """Make a function that never raises an Exception: it returns None instead and the error is noted."""
+    """Decorate a function to return None instead of raising an Exception, which is passed to `note`.
+
+    Args:
+        where: The place, the label `where` of `jobmetrics_internal_errors_total`.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R | None]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R | None:
             try:
                 return function(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - this is the one place that catches all
+            except Exception as error:  # noqa: BLE001 - this is the place that catches everything
                 note(where, error)
                 return None
 
@@ -86,7 +94,7 @@ def guarded(where: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
 
 
 def take_counts() -> dict[str, int]:
-    """Errors by place since the last call; whoever takes them records them."""
+    """Return the error counts by place since the last call. The caller records them."""
     counts, taken = _own_counts(), {}
     for where in list(counts):
         taken[where] = counts.pop(where, 0)
@@ -94,9 +102,9 @@ def take_counts() -> dict[str, int]:
 
 
 def _own_counts() -> dict[str, int]:
-    """The counts of this process. A forked child starts with none: its parent records its own errors.
+    """Return the counts of this process. A forked child starts with none, because its parent records the rest.
 
-    A fork hook would cost each child a copied page, and a fork in C calls no hooks.
+    A fork hook would copy a memory page in each child, and a fork in C calls no hooks.
     """
     errors, pid = runtime.state(Errors), os.getpid()
     if pid != errors.counted_by:

@@ -1,4 +1,4 @@
-"""Log lines that repeat at most once a minute."""
+"""Repeated log messages, at most one a minute."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger("jobmetrics")
 class ThrottledLog:
     """Logs warnings of jobmetrics, at most one a minute about each subject.
 
-    There is no lock: a process that is forked while another thread holds one could never log again. Two threads that
-    warn of one subject at the same instant may log it twice.
+    It has no lock, because a lock that another thread held at a fork is never released in the child. Two threads may
+    therefore log the same subject twice.
 
     Args:
-        clock: returns seconds.
+        clock: Returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,10 +28,15 @@ class ThrottledLog:
         self._logged_at: dict[str, float] = {}
 
     def warning(self, subject: str, message: str, *arguments: object) -> bool:
-        """Log a warning unless the subject had one in the last minute.
+        """Log a warning unless one was logged for the subject in the last minute.
+
+        Args:
+            subject: The key that limits repetition.
+            message: The format string.
+            arguments: Its arguments.
 
         Returns:
-            Whether it was logged.
+            Whether the warning was logged.
         """
         now = self._clock()
         if now - self._logged_at.get(subject, -LOG_INTERVAL) < LOG_INTERVAL:

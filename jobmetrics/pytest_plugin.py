@@ -1,4 +1,4 @@
-"""The pytest fixture that comes with the package. pytest finds it by its entry point; nothing is to be imported."""
+"""The pytest fixture of the package. pytest loads it by its entry point, so tests import nothing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 @pytest.fixture
 def jobmetrics_registry() -> Iterator[str]:
-    """Record into a registry directory of the test's own, and give its path.
+    """Record into a temporary registry directory for one test, and yield its path.
 
-    Read it with `jobmetrics.testing.read_sample`. Errors of jobmetrics surface instead of being counted.
+    Read it with `jobmetrics.testing.read_sample`. Errors of jobmetrics are raised instead of counted.
     """
     from jobmetrics.testing import temporary_registry
 

@@ -1,7 +1,7 @@
 """The state of a process, in one object that tests replace.
 
-A module that keeps something for the life of its process has a class for it, and asks for its one instance with
-`state(ThatClass)`. A forked child begins with what its parent had.
+A module with per-process state defines a class for it and gets the only instance with `state(ThatClass)`. A forked
+child starts with a copy of its parent's state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Runtime:
-    """One instance of each state class, made when it is first asked for."""
+    """One instance of each state class, made on first use."""
 
     def __init__(self) -> None:
         self._states: dict[type, Any] = {}
@@ -34,7 +34,7 @@ def state(kind: type[T]) -> T:
 
 
 def use(runtime: Runtime) -> Runtime:
-    """Make another runtime the current one. Returns the one before."""
+    """Make a runtime the current one, and return the previous one."""
     global _current
     before, _current = _current, runtime
     return before
@@ -42,7 +42,7 @@ def use(runtime: Runtime) -> Runtime:
 
 @contextmanager
 def replaced() -> Iterator[None]:
-    """Run the block with a new runtime, as in a process that has recorded nothing yet."""
+    """Run the block with a new runtime, as in a process that has not recorded anything yet."""
     before = use(Runtime())
     try:
         yield

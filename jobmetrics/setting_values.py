@@ -1,7 +1,7 @@
-"""What each setting accepts: functions that check a value and give it its type.
+"""The values that settings accept: one function checks and converts each kind of value.
 
-A value is text from the environment, or what code and a TOML file give. What is not accepted raises a ValueError that
-says what is allowed.
+A value is a string from the environment, or an object from code or a TOML file. A value that is not allowed raises a
+ValueError, and its message is what is allowed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_BUCKETS = 128
-MAX_LIMIT = 1024  # characters, or labels: what a record of the index has room for
+MAX_LIMIT = 1024  # characters or labels; a record of the index has room for these
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
-_NO_ACCOUNT = 2**32 - 1  # what chown takes for "leave it"
+_NO_ACCOUNT = 2**32 - 1  # chown's value for "unchanged"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-# Texts: re compiles and keeps them at their first use, which most workers never come to.
+# Strings: re compiles and caches them on first use, and most workers never use them.
 _METRIC_PATTERN = r"[a-zA-Z_:*?\[\]][a-zA-Z0-9_:*?\[\]!-]*\Z"
 _NAMESPACE = r"[a-zA-Z][a-zA-Z0-9_]*\Z"
 _APP = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z"
@@ -29,12 +29,12 @@ _LABEL = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
 def text(value: Any) -> str:
     """Accept a non-empty string or path."""
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
-        raise ValueError("a non-empty text")
+        raise ValueError("a non-empty string")
     return str(os.fspath(value))
 
 
 def directory(value: Any) -> str:
-    """Accept the path of a directory; returns it absolute."""
+    """Accept the path of a directory, and return the absolute path."""
     try:
         path = text(value)
     except ValueError:
@@ -45,14 +45,14 @@ def directory(value: Any) -> str:
 
 
 def group(value: Any) -> int:
-    """Accept a group's name or number; returns its number."""
+    """Accept the name or number of a group, and return its number."""
     import grp  # not on Windows, where nothing is recorded
 
     return _account(value, lambda name: grp.getgrnam(name).gr_gid, "the name or number of a group on this machine")
 
 
 def user(value: Any) -> int:
-    """Accept a user's name or number; returns its number."""
+    """Accept the name or number of a user, and return its number."""
     import pwd  # not on Windows, where nothing is recorded
 
     return _account(value, lambda name: pwd.getpwnam(name).pw_uid, "the name or number of a user on this machine")
@@ -76,7 +76,7 @@ def _is_number(value: Any) -> bool:
 
 
 def flag(value: Any) -> bool:
-    """Accept a truth value or a word for one."""
+    """Accept a bool or a word for one."""
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower()
@@ -119,12 +119,12 @@ def _bounds(value: Any) -> tuple[float, ...]:
         bounds = bounds[:-1]
     in_order = all(low < high for low, high in itertools.pairwise(bounds))
     if not bounds or len(bounds) > MAX_BUCKETS or not in_order or not all(abs(b) < float("inf") for b in bounds):
-        raise ValueError(f"metric name or pattern = 1 to {MAX_BUCKETS} finite bounds, each above the one before")
+        raise ValueError(f"metric name or pattern = 1 to {MAX_BUCKETS} finite bounds in ascending order")
     return bounds
 
 
 def _pairs(value: Any, separator: str, allowed: str) -> dict[Any, Any]:
-    """A mapping as it is, or the text 'a=b<separator>c=d' as one."""
+    """Convert a mapping or the string 'a=b<separator>c=d' to a dict."""
     if isinstance(value, Mapping):
         return dict(value)
     if not isinstance(value, str):
@@ -140,7 +140,7 @@ def _pairs(value: Any, separator: str, allowed: str) -> dict[Any, Any]:
 
 def buckets(value: Any) -> Mapping[str, tuple[float, ...]]:
     """Accept histogram bounds by metric name or pattern."""
-    allowed = "jobs_duration_seconds=0.1,1,10;jobs_*=1,60 or a table of the same"
+    allowed = "jobs_duration_seconds=0.1,1,10;jobs_*=1,60 or a table with the same content"
     found = _pairs(value, ";", allowed)
     if not all(isinstance(name, str) and re.match(_METRIC_PATTERN, name) for name in found):
         raise ValueError(allowed)
@@ -148,8 +148,8 @@ def buckets(value: Any) -> Mapping[str, tuple[float, ...]]:
 
 
 def error_types(value: Any) -> Mapping[str, str]:
-    """Exception classes, or their dotted names, to the name the error_type label shows."""
-    allowed = "package.module.Class=name,... or a table of the same"
+    """Accept names for the label error_type, by exception class or its dotted name."""
+    allowed = "package.module.Class=name,... or a table with the same content"
     names: dict[str, str] = {}
     for key, name in _pairs(value, ",", allowed).items():
         path = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else key
@@ -176,7 +176,7 @@ def log_level(value: Any) -> str:
 
 
 def namespace(value: Any) -> str:
-    """Accept a prefix of metric names, or nothing."""
+    """Accept a prefix of metric names, or an empty string."""
     if value == "":
         return ""
     if not isinstance(value, str) or not re.match(_NAMESPACE, value) or value.endswith("_"):
@@ -185,7 +185,7 @@ def namespace(value: Any) -> str:
 
 
 def app(value: Any) -> str:
-    """Accept an application's name, or nothing."""
+    """Accept the name of an application, or an empty string."""
     if value == "":
         return ""
     if not isinstance(value, str) or not re.match(_APP, value):
@@ -194,8 +194,8 @@ def app(value: Any) -> str:
 
 
 def labels(value: Any) -> Mapping[str, str]:
-    """Accept constant labels: label names to values."""
-    allowed = "name=value,... with names of letters, digits and _, that no metric of jobmetrics uses itself"
+    """Accept constant labels, as values by name."""
+    allowed = "name=value,... with names of letters, digits and _ that are not labels of jobmetrics"
     labels = {str(name): str(text) for name, text in _pairs(value, ",", allowed).items()}
     if not all(re.match(_LABEL, name) and not name.startswith("__") for name in labels):
         raise ValueError(allowed)
@@ -203,11 +203,7 @@ def labels(value: Any) -> Mapping[str, str]:
 
 
 def listen_address(value: Any) -> str:
-    """'HOST:PORT', '[V6]:PORT' or ':PORT' (all interfaces), as it is, if it is one.
-
-    Raises:
-        ValueError: with what is allowed.
-    """
+    """Accept 'HOST:PORT', '[V6]:PORT' or ':PORT' (all interfaces)."""
     host, colon, port = str(value).rpartition(":")
     if not colon or not _is_number(port) or int(port) > 65535 or (":" in host and not re.match(r"\[.*\]\Z", host)):
         raise ValueError("HOST:PORT such as 127.0.0.1:9909, with a port from 0 to 65535")

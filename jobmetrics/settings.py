@@ -1,6 +1,6 @@
-"""The settings: from keyword arguments, the environment and a TOML file, checked once, then frozen.
+"""The settings: read from keyword arguments, the environment and a TOML file, checked once and then frozen.
 
-A keyword beats the environment, the environment beats the file. Nothing is read at import.
+Keywords override the environment, and the environment overrides the file. Nothing is read at import.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ EXPORTER_TABLE = "exporter"
 DEFAULT_BUCKETS: tuple[float, ...] = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0,
 )  # fmt: skip
-_MAX_NAMES = 100  # of default directories that other users hold
+_MAX_NAMES = 100  # names to try for the default directory while other users own them
 
 
 def default_dir(app: str = "") -> str:
-    """The registry directory when none is set: one per user and application, the same for workers and exporter.
+    """Return the default registry directory: one per user and application, the same for workers and exporter.
 
-    Never under XDG_RUNTIME_DIR, which a login has and a service has not. Where another user holds the name, the next
-    of ~2, ~3, ... is taken, and kept once it is there.
+    XDG_RUNTIME_DIR is never used: a login sets it, a service does not. If another user owns the name, the first of
+    ~2, ~3, ... that exists for this user or is free is used.
     """
     uid = os.getuid() if hasattr(os, "getuid") else 0
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()  # noqa: S108 - shared memory is the point
@@ -56,52 +56,57 @@ def _setting(parse: Callable[[Any], Any], description: str, *, default: Any = MI
 
 @dataclass(init=False, repr=False, eq=False)
 class Settings:
-    """All settings, checked. Build it with `load`; times are seconds."""
+    """All settings, checked. Build it with `load`.
 
-    # What dataclass would make itself is written out: it compiles that anew in every process that starts.
+    Durations are in seconds.
+    """
+
+    # The methods are written out because dataclass would compile them in every process that starts.
 
     dir: str = _setting(accept.directory, "the registry directory", default_factory=default_dir)
     dir_group: int | None = _setting(
         accept.group,
-        "group whose members share the directory (mode 2770); none: only its owner (0700)",
+        "group with access to the directory (mode 2770); without one, only the owner has access (mode 0700)",
         default=None,
     )
     dir_owner: int | None = _setting(
         accept.user,
-        "another user; the commands may read that user's directory. Without it: only their own user's and root's",
+        "another user that may own the directory that the commands read; without it, only their own user and root",
         default=None,
     )
     app: str = _setting(
         accept.app,
-        "name of the application, for a default directory of its own; workers and exporter take the same",
+        "name of the application, for a separate default directory; set the same for workers and exporter",
         default="",
     )
-    enabled: bool = _setting(accept.flag, "record at all", default=True)
+    enabled: bool = _setting(accept.flag, "whether to record", default=True)
     buckets: Mapping[str, tuple[float, ...]] = _setting(
         accept.buckets, "histogram bounds by metric name or pattern, in the metric's unit", default_factory=dict
     )
     max_series: int = _setting(
         accept.positive_int,
-        "series the whole directory may hold; taken when the directory is created",
+        "series that the directory may hold; read when the directory is created",
         default=10_000,
     )
-    max_name_length: int = _setting(accept.limit, "characters a metric's name may have", default=128)
-    max_label_name_length: int = _setting(accept.limit, "characters a label's name may have", default=64)
-    max_label_value_length: int = _setting(accept.limit, "characters of a label value that are kept", default=256)
-    max_labels: int = _setting(accept.limit, "labels a metric may have", default=16)
-    ignore: tuple[str, ...] = _setting(accept.patterns, "job types that are not recorded, as patterns", default=())
+    max_name_length: int = _setting(accept.limit, "maximum length of a metric name, in characters", default=128)
+    max_label_name_length: int = _setting(accept.limit, "maximum length of a label name, in characters", default=64)
+    max_label_value_length: int = _setting(
+        accept.limit, "maximum length of a label value, in characters; the rest is cut off", default=256
+    )
+    max_labels: int = _setting(accept.limit, "maximum number of labels of a metric", default=16)
+    ignore: tuple[str, ...] = _setting(accept.patterns, "patterns of job types that are not recorded", default=())
     error_types: Mapping[str, str] = _setting(
-        accept.error_types, "names the error_type label shows for exception classes", default_factory=dict
+        accept.error_types, "names of exception classes for the label error_type", default_factory=dict
     )
     propagate_errors: bool = _setting(
-        accept.flag, "let errors of jobmetrics surface instead of counting them (for tests)", default=False
+        accept.flag, "raise errors of jobmetrics instead of counting them (for tests)", default=False
     )
     log_level: str = _setting(accept.log_level, "level of the logger 'jobmetrics'", default="info")
-    namespace: str = _setting(accept.namespace, "prefix of every metric name the exporter shows", default="")
+    namespace: str = _setting(accept.namespace, "prefix of every metric name that the exporter serves", default="")
     labels: Mapping[str, str] = _setting(
-        accept.labels, "constant labels the exporter adds to every metric", default_factory=dict
+        accept.labels, "constant labels that the exporter adds to every metric", default_factory=dict
     )
-    listen: str = _setting(accept.listen_address, "address the exporter serves on", default="127.0.0.1:9909")
+    listen: str = _setting(accept.listen_address, "address that the exporter serves on", default="127.0.0.1:9909")
 
     def __init__(self, **values: Any) -> None:
         fields = known()
@@ -123,22 +128,27 @@ class Settings:
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, Settings) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # some of the values are mappings
+    __hash__ = None  # type: ignore[assignment]  # some values are mappings
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in known())})"
 
 
 def known() -> dict[str, dataclasses.Field[Any]]:
-    """The settings by name, in their documented order; each field's metadata has `parse` and `help`."""
+    """Return the settings by name, in their documented order. Each field's metadata has `parse` and `help`."""
     return {item.name: item for item in dataclasses.fields(Settings)}
 
 
 def parse(name: str, value: object, *, shown_as: str | None = None) -> Any:
-    """One setting's value, checked.
+    """Check and convert the value of one setting.
+
+    Args:
+        name: The setting.
+        value: Its value.
+        shown_as: The name in error messages, such as the variable; the setting's name if None.
 
     Raises:
-        SettingsError: naming the key, the value and what is allowed.
+        SettingsError: The setting is unknown or the value is not allowed. The message shows what is allowed.
     """
     label = shown_as or name
     item = known().get(name)
@@ -153,11 +163,11 @@ def parse(name: str, value: object, *, shown_as: str | None = None) -> Any:
 
 
 class Findings:
-    """What is wrong with the environment and the file that it names.
+    """Findings about the environment and the configuration file.
 
-    errors: values that cannot be used, one line each. unknown: variables that are not settings, by name: other
+    errors: values that are not allowed, one line each. unknown: names of variables that are not settings; other
     programs may have set them, as Kubernetes does for a Service called jobmetrics. held: the default directory that
-    another user holds, where another one is taken for that reason; else empty.
+    another user owns if another one is used for that reason, else empty.
     """
 
     __slots__ = ("errors", "held", "unknown")
@@ -168,12 +178,12 @@ class Findings:
         self.held = ""
 
     def unknown_line(self) -> str:
-        """One line about the unknown variables; empty when there are none."""
+        """Return one line about the unknown variables; empty without any."""
         return unknown_line(self.unknown, [CONFIG_VARIABLE, *(ENVIRONMENT_PREFIX + key.upper() for key in known())])
 
 
 def unknown_line(names: Sequence[str], allowed: Sequence[str]) -> str:
-    """One line about variables that are not settings, without their values; empty when there are none."""
+    """Return one line about variables that are not settings, without their values; empty without any."""
     if not names:
         return ""
     what = "is not a setting" if len(names) == 1 else "are not settings"
@@ -181,14 +191,14 @@ def unknown_line(names: Sequence[str], allowed: Sequence[str]) -> str:
 
 
 def from_environment(environ: Mapping[str, str], findings: Findings) -> dict[str, Any]:
-    """The settings named by JOBMETRICS_* variables; what cannot be used is left out and added to the findings."""
+    """Read settings from JOBMETRICS_* variables. Errors and unknown variables are added to the findings."""
     found: dict[str, Any] = {}
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
         name = variable[len(ENVIRONMENT_PREFIX) :].lower()
         if name.split("_", 1)[0] == "exporter":
-            continue  # the commands' own variables, which are not settings of the recording
+            continue  # an option of the commands, not a setting
         if variable != variable.upper() or name not in known():
             findings.unknown.append(variable)
             continue
@@ -200,9 +210,9 @@ def from_environment(environ: Mapping[str, str], findings: Findings) -> dict[str
 
 
 def from_file(path: str, findings: Findings) -> dict[str, Any]:
-    """The settings in a TOML file, at its top level; what cannot be used is left out and added to the findings.
+    """Read settings from the top level of a TOML file. Errors are added to the findings.
 
-    Its table [exporter] is the commands' own.
+    The commands read the table [exporter] themselves.
     """
     try:
         table = _toml(path)
@@ -220,10 +230,10 @@ def from_file(path: str, findings: Findings) -> dict[str, Any]:
 
 
 def exporter_table(path: str) -> dict[str, Any]:
-    """The table [exporter] of a TOML file: what the exporter's command line takes beside the settings.
+    """Read the table [exporter] of a TOML file: options of the commands that are not settings.
 
     Raises:
-        SettingsError: when the file cannot be read, is no TOML, or has something else of that name.
+        SettingsError: The file cannot be read, is not valid TOML, or its key exporter is not a table.
     """
     table = _toml(path).get(EXPORTER_TABLE, {})
     if not isinstance(table, dict):
@@ -245,14 +255,19 @@ def _toml(path: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{CONFIG_VARIABLE}={path!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{CONFIG_VARIABLE}={path!r} is no TOML: {error}") from None
+        raise SettingsError(f"{CONFIG_VARIABLE}={path!r} is not valid TOML: {error}") from None
 
 
 def load(environ: Mapping[str, str] | None = None, /, **keywords: object) -> Settings:
-    """The settings from keywords, the environment and the file it names, in that order of strength.
+    """Load settings from keywords, the environment and the configuration file; the first of them that has a key wins.
+
+    Args:
+        environ: The environment; `os.environ` if None.
+        keywords: Settings by name.
 
     Raises:
-        SettingsError: one clear line naming the key, the value and what is allowed.
+        SettingsError: A setting is unknown or a value is not allowed. The message is one line with the key, the
+            value and what is allowed.
     """
     settings, findings = read(environ, **keywords)
     if findings.errors:
@@ -261,10 +276,10 @@ def load(environ: Mapping[str, str] | None = None, /, **keywords: object) -> Set
 
 
 def read(environ: Mapping[str, str] | None = None, /, **keywords: object) -> tuple[Settings, Findings]:
-    """As `load`, but what is wrong with the environment or the file counts as not given, and is a finding.
+    """Load settings as `load` does, but ignore errors of the environment and the file, and return them as findings.
 
     Raises:
-        SettingsError: for a keyword that is unknown or has a bad value.
+        SettingsError: A keyword is unknown or its value is not allowed.
     """
     environ = os.environ if environ is None else environ
     findings = Findings()
@@ -279,23 +294,23 @@ def read(environ: Mapping[str, str] | None = None, /, **keywords: object) -> tup
 
 
 def passed_over(settings: Settings) -> str:
-    """The default directory that another user holds, if these settings take the next free name for that reason."""
+    """Return the default directory that another user owns if these settings avoid it, else an empty string."""
     held, found, _ = settings.dir.rpartition("~")
     return held if found and settings.dir == default_dir(settings.app) else ""
 
 
 def buckets_for(metric: str, buckets: Mapping[str, tuple[float, ...]]) -> tuple[float, ...] | None:
-    """The bounds set for a metric: under its name, else under the first pattern that fits; None if none is."""
+    """Return the bounds set for a metric: by its name, else by the first pattern that matches; None without either."""
     if metric in buckets:
         return buckets[metric]
     return next((bounds for pattern, bounds in buckets.items() if fnmatch.fnmatchcase(metric, pattern)), None)
 
 
 class ActiveSettings:
-    """The settings of this process, once they were read.
+    """The active settings of this process, after they are first read.
 
-    findings: what is wrong with the environment or the file, until it is reported.
-    locks: by pid. A lock that another thread held at a fork is never released in the child.
+    findings: what is wrong with the environment or the file, until it is reported. locks: by pid, because a lock that
+    another thread held at a fork is never released in the child.
     """
 
     def __init__(self) -> None:
@@ -305,18 +320,24 @@ class ActiveSettings:
 
 
 def making() -> threading.RLock:
-    """The lock under which this process makes its settings, writer and recorder, one of each."""
+    """Return the lock under which this process creates its settings, its writer and its recorder."""
     return runtime.state(ActiveSettings).locks.setdefault(os.getpid(), threading.RLock())
 
 
 def configure(**keywords: object) -> Settings:
     """Load the settings with these keywords and make them active in this process.
 
-    Call it before anything records: what has been recorded stays where it was.
+    Call it before anything is recorded: what is already recorded does not move to another directory. Errors of the
+    environment and the file are ignored here, and logged when recording begins.
+
+    Args:
+        keywords: Settings by name; see the configuration page.
+
+    Returns:
+        The active settings.
 
     Raises:
-        SettingsError: for an unknown key or a bad value among the keywords. What is wrong with the environment or
-            the file counts as not given, and is logged when recording begins.
+        SettingsError: A keyword is unknown or its value is not allowed.
     """
     settings, findings = read(None, **keywords)
     _activate(settings, findings)
@@ -324,7 +345,7 @@ def configure(**keywords: object) -> Settings:
 
 
 def use(settings: Settings | None) -> None:
-    """Make settings active; None forgets them, so that they are read anew when next asked for."""
+    """Make settings active. With None, the next use reads them again."""
     _activate(settings, None)
 
 
@@ -335,12 +356,12 @@ def _activate(settings: Settings | None, findings: Findings | None) -> None:
 
 
 def peek() -> Settings | None:
-    """The active settings if they were read already; never reads them, never raises."""
+    """Return the active settings if they are already read, else None. Never raises."""
     return runtime.state(ActiveSettings).settings
 
 
 def active() -> Settings:
-    """The settings of this process, read on first use. A bad environment or file never raises here."""
+    """Return the active settings, read on first use. Errors of the environment or the file never raise here."""
     active = runtime.state(ActiveSettings)
     if active.settings is None:
         settings, findings = read()
@@ -351,7 +372,7 @@ def active() -> Settings:
 
 
 def take_findings() -> Findings:
-    """What is wrong with the environment and the file of the active settings, once: the caller reports it."""
+    """Return the findings of the active settings once. The caller reports them."""
     active = runtime.state(ActiveSettings)
     with making():
         findings, active.findings = active.findings, None

@@ -387,13 +387,13 @@ def test_missing_file_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_file_that_is_no_toml_is_one_clear_error(tmp_path: Path) -> None:
     environ = toml(tmp_path, "dir /run\n")
-    assert refusal(environ).startswith(f"JOBMETRICS_CONFIG={environ['JOBMETRICS_CONFIG']!r} is no TOML: ")
+    assert refusal(environ).startswith(f"JOBMETRICS_CONFIG={environ['JOBMETRICS_CONFIG']!r} is not valid TOML: ")
 
 
 def test_file_that_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_bytes(b"\xff\xfe\x00")
-    assert refusal({"JOBMETRICS_CONFIG": str(file)}).startswith(f"JOBMETRICS_CONFIG={str(file)!r} is no TOML: ")
+    assert refusal({"JOBMETRICS_CONFIG": str(file)}).startswith(f"JOBMETRICS_CONFIG={str(file)!r} is not valid TOML: ")
 
 
 def test_defaults_are_as_documented() -> None:
