@@ -25,6 +25,7 @@ F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | static
 NO_QUEUE = ""
 
 # Ids of calls: only this process uses them, so they must be unlikely to meet and need not be hard to guess.
+# Not in the runtime: an id must not come again after the runtime is replaced.
 _numbers = itertools.count(int.from_bytes(os.urandom(7), "little"))
 
 

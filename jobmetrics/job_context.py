@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from jobmetrics import guard
+from jobmetrics import guard, runtime
 
 if TYPE_CHECKING:
     from jobmetrics.events import Ended, Job
@@ -154,6 +154,7 @@ class CurrentJob(NamedTuple):
     target: float | None
 
 
+# Not in the runtime: Python itself carries a context variable along, and each has one name in a process.
 running: ContextVar[Execution | None] = ContextVar("jobmetrics_running", default=None)
 
 
@@ -176,23 +177,28 @@ def current_job() -> CurrentJob | None:
     return CurrentJob(job.system, job.job_type, job.queue_name, name, execution.started_at, execution.target)
 
 
-_by_job_type: dict[str, float] = {}
-_unnamed: list[tuple[object, float]] = []
+class DeclaredTargets:
+    """Target durations in seconds: by job type, and of tasks whose names are not known yet."""
+
+    def __init__(self) -> None:
+        self.by_job_type: dict[str, float] = {}
+        self.unnamed: list[tuple[object, float]] = []
 
 
 def declare(task: object, seconds: float) -> None:
     """Note the target duration, in seconds, of whatever task this turns out to be."""
-    _unnamed.append((task, seconds))
+    runtime.state(DeclaredTargets).unnamed.append((task, seconds))
 
 
 def of(job_type: str) -> float | None:
     """The declared target duration of a job type, in seconds; None when none is declared."""
-    for entry in list(_unnamed):
+    targets = runtime.state(DeclaredTargets)
+    for entry in list(targets.unnamed):
         task, seconds = entry
         try:
-            _by_job_type[str(task.name)] = seconds  # type: ignore[attr-defined]  # a task of the job system
-            _unnamed.remove(entry)
+            targets.by_job_type[str(task.name)] = seconds  # type: ignore[attr-defined]  # a task of the job system
+            targets.unnamed.remove(entry)
         except Exception as error:  # the task's app is not ready, or whatever a lazy object raises
             if guard.passes(error):
                 raise
-    return _by_job_type.get(job_type)
+    return targets.by_job_type.get(job_type)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from threading import get_ident
 
 from jobmetrics import families as f
-from jobmetrics import guard, job_context
+from jobmetrics import guard, job_context, runtime
 from jobmetrics.events import (
     CPU_OF_CALLER,
     CPU_OF_FAMILY,
@@ -382,24 +382,28 @@ def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
     return next((entry for entry in open_ones if entry.lost), open_ones[0] if open_ones else None), bool(entries)
 
 
-_default: Recorder | None = None
-_made_for: Settings | None = None
-_instead: Recorder | None = None
+class DefaultRecorder:
+    """The recorder of this process and the settings that it was made from. replacement: used instead, in tests."""
+
+    def __init__(self) -> None:
+        self.recorder: Recorder | None = None
+        self.made_from: Settings | None = None
+        self.replacement: Recorder | None = None
 
 
 def default() -> Recorder:
     """This process's recorder, into the directory of the active settings."""
-    global _default, _made_for
-    if _instead is not None:
-        return _instead
-    if _default is not None and _made_for is peek():
-        return _default
+    known = runtime.state(DefaultRecorder)
+    if known.replacement is not None:
+        return known.replacement
+    if known.recorder is not None and known.made_from is peek():
+        return known.recorder
     writer = current.writer()
     with making():
-        if _default is None or _default.writer is not writer:
-            _default = Recorder(writer, current.reported_settings())
-        _made_for = peek()
-    return _default
+        if known.recorder is None or known.recorder.writer is not writer:
+            known.recorder = Recorder(writer, current.reported_settings())
+        known.made_from = peek()
+    return known.recorder
 
 
 def _show_dropped() -> None:
@@ -414,5 +418,4 @@ current.show_dropped = _show_dropped
 
 def use(recorder: Recorder | None) -> None:
     """Record with this recorder, whatever the settings, until it is taken away with None: for tests."""
-    global _instead
-    _instead = recorder
+    runtime.state(DefaultRecorder).replacement = recorder

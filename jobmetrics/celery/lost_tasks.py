@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.exceptions import Reject, WorkerLostError
 
-from jobmetrics import recorder
+from jobmetrics import recorder, runtime
 from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
 from jobmetrics.celery.requests import find_failing_request, runs_here, unwrapped
 from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
@@ -19,21 +19,26 @@ from jobmetrics.registry import Entry, execution_hash
 MAX_PENDING = 10_000
 REPORTED = "jobmetrics_reported"  # of a request: its main process will report the execution before it
 
-# By task id. Celery announces a kill before the process is gone, and the task may still end by itself in
-# between: the report counts once the journal shows that nothing runs any more.
-_pending: dict[str, Lost] = {}
 
-# Executions of this very process whose greenlet was killed, until Celery sends the reason, by task id.
-_killed: dict[str, Execution] = {}
+class LostTasks:
+    """The ends of tasks that this process knows and has not counted yet.
 
-# Task ids of the requests that Celery is cancelling or terminating now. One id may be in here twice.
-_announcing: list[str] = []
+    pending: by task id, ends that Celery announced before the process was gone. The task may still end by itself:
+        the end is counted once the journal shows that it no longer runs.
+    killed: by task id, executions of this process that ended with their greenlet. Celery has not sent the reason yet.
+    announcing: ids of the tasks that Celery is cancelling or terminating now. One id may be in the list twice.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[str, Lost] = {}
+        self.killed: dict[str, Execution] = {}
+        self.announcing: list[str] = []
 
 
 @guarded("celery received")
 def received(request: Any = None, **_: Any) -> None:
     """The main process took a task from the broker; if it came again, a report of its last execution may be pending."""
-    if request.id in _pending:
+    if request.id in runtime.state(LostTasks).pending:
         request.request_dict[REPORTED] = True
 
 
@@ -84,12 +89,12 @@ def announced_late(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def kill(self: Any, *args: Any, **kwargs: Any) -> Any:
-        task_id = self.id
-        _announcing.append(task_id)
+        task_id, announcing = self.id, runtime.state(LostTasks).announcing
+        announcing.append(task_id)
         try:
             return original(self, *args, **kwargs)
         finally:
-            _announcing.remove(task_id)
+            announcing.remove(task_id)
 
     return kill
 
@@ -141,24 +146,26 @@ def redelivered(task: Any, task_id: str, request: Any) -> None:
 
 def killed(task_id: str, execution: Execution) -> None:
     """A greenlet of this process was killed: Celery sends the reason, just before or just after."""
-    event = _pending.get(task_id)
+    lost = runtime.state(LostTasks)
+    event = lost.pending.get(task_id)
     if event is None:
-        _killed[task_id] = execution
+        lost.killed[task_id] = execution
     else:
         recorder.default().ended(execution, Ended(event.status))
 
 
 def report(event: Lost) -> None:
     """Count an end that this process reports for another one, now or as soon as that one is gone."""
-    execution = _killed.pop(event.execution_id, None)
+    lost = runtime.state(LostTasks)
+    execution = lost.killed.pop(event.execution_id, None)
     if execution is not None:
         recorder.default().ended(execution, Ended(event.status))
         return
-    if event.execution_id in _pending:
+    if event.execution_id in lost.pending:
         return
     if _still_runs(event.execution_id):
-        if len(_pending) < MAX_PENDING:
-            _pending[event.execution_id] = event
+        if len(lost.pending) < MAX_PENDING:
+            lost.pending[event.execution_id] = event
         return
     _count(event)
 
@@ -169,12 +176,13 @@ def settle(*, final: bool = False) -> None:
 
     final: the worker has ended its pool, so also count what Celery has not announced yet.
     """
-    for task_id in list(_killed):
-        if final or task_id not in _announcing:
-            recorder.default().ended(_killed.pop(task_id), Ended(REVOKED))  # not by Celery
-    for task_id, event in _pending.copy().items():
+    lost = runtime.state(LostTasks)
+    for task_id in list(lost.killed):
+        if final or task_id not in lost.announcing:
+            recorder.default().ended(lost.killed.pop(task_id), Ended(REVOKED))  # not by Celery
+    for task_id, event in lost.pending.copy().items():
         if not _still_runs(task_id):
-            del _pending[task_id]
+            del lost.pending[task_id]
             _count(event)
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from math import isfinite
 from typing import Any
 
+from jobmetrics import runtime
 from jobmetrics.events import Job
 
 PUBLISHED_AT = "jobmetrics_published_at"  # header: epoch seconds, as text so that every serializer carries it
@@ -19,7 +20,12 @@ UNKNOWN_TASK = "unknown"  # the one job type of messages that name no task we kn
 # before the routing key, where it stays, different for each countdown.
 _DELAYED = re.compile(r"(?:[01]\.){28}")
 
-_routes: dict[tuple[int, str, str], str] = {}  # by app, exchange and routing key
+
+class Routes:
+    """The queues that apps' routes lead to: by the app's id, exchange and routing key."""
+
+    def __init__(self) -> None:
+        self.queues: dict[tuple[int, str, str], str] = {}
 
 
 def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
@@ -34,7 +40,8 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     if delayed:
         exchange, routing_key = "", routing_key[delayed.end() :]  # the exchange is one of the levels'
     route = (id(app), exchange, routing_key)
-    known = _routes.get(route)
+    queues = runtime.state(Routes).queues
+    known = queues.get(route)
     if known is None:
         for name, queue in app.amqp.queues.items() if app is not None else ():
             if queue.routing_key == routing_key and exchange in {"", getattr(queue.exchange, "name", "")}:
@@ -42,7 +49,7 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
                 break
         else:
             return routing_key or exchange  # not kept: the queue may be declared later
-        _routes[route] = known
+        queues[route] = known
     return known
 
 

@@ -6,19 +6,27 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from jobmetrics import runtime
 from jobmetrics.job_context import Execution
 
 if TYPE_CHECKING:
     from celery.worker.request import Request
 
-# By task id and the identity of the keyword arguments, which Celery passes to prerun and postrun and holds in between:
-# a task id may run twice at once after a redelivery.
-running: dict[tuple[str, int], tuple[Execution, Any]] = {}
+
+class RunningTasks:
+    """The executions between prerun and postrun in this process, each with its request.
+
+    Their keys are the task id and the identity of the keyword arguments, because one task id may run twice at once
+    after a redelivery. Celery passes the same keyword arguments to prerun and postrun and holds them in between.
+    """
+
+    def __init__(self) -> None:
+        self.executions: dict[tuple[str, int], tuple[Execution, Any]] = {}
 
 
 def runs_here(request: Any) -> bool:
-    """Whether this very request is between its prerun and its postrun in this process."""
-    return any(known is request for _, known in list(running.values()))
+    """Return whether this request is between its prerun and its postrun in this process."""
+    return any(known is request for _, known in list(runtime.state(RunningTasks).executions.values()))
 
 
 def find_failing_request(task_id: str) -> Request | None:

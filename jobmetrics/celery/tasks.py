@@ -7,10 +7,10 @@ from typing import Any
 
 from celery import states
 
-from jobmetrics import job_context, recorder
+from jobmetrics import job_context, recorder, runtime
 from jobmetrics.celery import lost_tasks
 from jobmetrics.celery.messages import is_redelivered, job_of, ready_at
-from jobmetrics.celery.requests import running, unwrapped
+from jobmetrics.celery.requests import RunningTasks, unwrapped
 from jobmetrics.events import FAILURE, IGNORED, REJECTED, RETRY, SUCCESS, Ended, Started
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
@@ -38,14 +38,14 @@ def prerun(task: Any = None, task_id: str = "", kwargs: Any = None, **_: Any) ->
     event = Started(job_of(task, request), task_id, None if redelivered else ready_at(request))
     execution = recorder.default().started(event)
     if execution is not None:
-        running[task_id, id(kwargs)] = execution, request
+        runtime.state(RunningTasks).executions[task_id, id(kwargs)] = execution, request
         job_context.running.set(execution)  # never reset: an execution that has ended is not current
 
 
 @guarded("celery postrun")
 def postrun(task_id: str = "", state: str | None = None, retval: Any = None, kwargs: Any = None, **_: Any) -> None:
     """An execution ended here, or left this process."""
-    execution, _request = running.pop((task_id, id(kwargs)), (None, None))
+    execution, _request = runtime.state(RunningTasks).executions.pop((task_id, id(kwargs)), (None, None))
     if execution is None:
         return
     status = _STATUSES.get(state)

@@ -286,6 +286,7 @@ def handle_job_retry_of(original: Method) -> Method:
 # RQ 3 drops entries of jobs that are not started: their execution ended, and only the entry was left behind.
 _ONLY_STARTED = int(VERSION.split(".")[0]) >= 3
 
+# Not in the runtime: a context variable has one name in a process, and RQ's class stays hooked for the process's life.
 _is_cleaning: ContextVar[bool] = ContextVar("jobmetrics_rq_cleaning", default=False)
 _original: Any = None  # StartedJobRegistry.cleanup, once it is hooked
 

@@ -23,7 +23,7 @@ _METHODS = ("enqueue_call", "enqueue_at", "enqueue_many", "enqueue_job")
 _ORIGINALS = "_jobmetrics_originals"
 
 # The jobs counted within the outermost call that runs now: enqueue_call goes through enqueue_job. A queue that is
-# not asynchronous runs its jobs inside, and those may send others.
+# not asynchronous runs its jobs inside, and those may send others. Not in the runtime: it belongs to one call.
 _counted: ContextVar[set[int] | None] = ContextVar("jobmetrics_rq_counted", default=None)
 
 QueueOrClass = TypeVar("QueueOrClass")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
-from jobmetrics import job_context, recorder, runtime, settings
+from jobmetrics import runtime, settings
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 from tests.unit.doubles import FakeClock, die
@@ -20,11 +20,8 @@ examples.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
-def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What this process knows of settings, writers, definitions and errors is forgotten, and restored after."""
-    monkeypatch.setattr(recorder, "_default", None)
-    monkeypatch.setattr(job_context, "_by_job_type", {})
-    monkeypatch.setattr(job_context, "_unnamed", [])
+def fresh_process() -> Iterator[None]:
+    """Run the test with a new runtime, as in a process that has recorded nothing yet."""
     with runtime.replaced():
         yield
 

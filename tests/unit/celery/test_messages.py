@@ -6,16 +6,11 @@ from typing import Any
 
 import pytest
 
-from jobmetrics.celery import messages
-from jobmetrics.celery.messages import PUBLISHED_AT, queue_name, ready_at
+from jobmetrics import runtime
+from jobmetrics.celery.messages import PUBLISHED_AT, Routes, queue_name, ready_at
 
 STAMP = 1_700_000_000.25
 LATER = STAMP + 60
-
-
-@pytest.fixture(autouse=True)
-def no_routes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "_routes", {})
 
 
 class App:
@@ -98,7 +93,7 @@ def test_app_is_asked_once_a_route() -> None:
 def test_hostile_routing_keys_do_not_fill_the_memory() -> None:
     for number in range(2000):
         queue_name(App(), "media", str(number))
-    assert len(messages._routes) == 0
+    assert runtime.state(Routes).queues == {}
 
 
 def test_queue_without_an_exchange_is_passed_over() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery.worker.request import Request
 
-from jobmetrics import recorder
+from jobmetrics import recorder, runtime
 from jobmetrics.celery import lost_tasks, requests, signals, tasks
 from jobmetrics.celery.messages import PUBLISHED_AT
 from jobmetrics.job_context import current_execution
@@ -32,11 +32,7 @@ class Task:
 
 
 @pytest.fixture(autouse=True)
-def clean(active_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tasks, "running", {})
-    monkeypatch.setattr(lost_tasks, "_pending", {})
-    monkeypatch.setattr(lost_tasks, "_killed", {})
-    monkeypatch.setattr(lost_tasks, "_announcing", [])
+def clean(active_settings: Settings) -> Iterator[None]:
     yield
     die(recorder.default().writer)
 
@@ -80,7 +76,7 @@ def test_each_state_of_celery_is_a_status(state: str, status: str, registry_dir:
     run(Task(), state, ValueError())
     assert statuses(registry_dir) == {status: 1}
     assert active(registry_dir) == {}
-    assert requests.running == {}
+    assert runtime.state(requests.RunningTasks).executions == {}
     assert_durations_add_up(registry_dir)
 
 
@@ -196,7 +192,7 @@ def test_a_killed_greenlet_waits_for_its_reason_while_its_result_is_stored(
     assert statuses(registry_dir) == {status: 1}
     assert values(registry_dir, "jobs_withdrawn_total") == {}
     assert active(registry_dir) == {}
-    assert lost_tasks._announcing == []
+    assert runtime.state(lost_tasks.LostTasks).announcing == []
 
 
 def test_a_worker_that_ends_waits_for_no_reason(instrumented: None, registry_dir: Path) -> None:
@@ -210,7 +206,7 @@ def test_a_cancellation_that_fails_leaves_nothing_behind(instrumented: None, reg
     vars(request._task)["on_retry"] = None
     with pytest.raises(TypeError):
         request.cancel(pool=request)
-    assert lost_tasks._announcing == []
+    assert runtime.state(lost_tasks.LostTasks).announcing == []
     assert active(registry_dir) != {}
     lost_tasks.settle()
     assert statuses(registry_dir) == {"revoked": 1}
@@ -365,7 +361,8 @@ def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, mo
     pretend(monkeypatch, LOST)
     vars(task.request).update(request.request_dict)
     with monkeypatch.context() as child:
-        child.setattr(lost_tasks, "_pending", {})  # it knows nothing of what its main process waits to tell
+        # The pool process does not know what its main process has not counted yet.
+        child.setattr(runtime.state(lost_tasks.LostTasks), "pending", {})
         run(task, "SUCCESS")
     assert statuses(registry_dir) == {"success": 1}
     lost_tasks.settle()
