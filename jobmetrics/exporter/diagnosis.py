@@ -30,7 +30,7 @@ from jobmetrics.families import (
 )
 from jobmetrics.findings import NOTE, OK, PROBLEM, Finding, directory_access
 from jobmetrics.integration import find_systems
-from jobmetrics.registry import AHEAD, Directory, pid_namespace
+from jobmetrics.registry import MAX_CLOCK_AHEAD, Directory, pid_namespace
 from jobmetrics.registry.read import Snapshot, SnapshotReader
 from jobmetrics.settings import Settings, default_dir, passed_over
 
@@ -184,7 +184,7 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
     yield from _of_systems(snapshot)
     now = time.time() if now is None else now
     ahead = max((active.oldest - now for active in snapshot.active if active.oldest is not None), default=0.0)
-    if ahead > AHEAD:
+    if ahead > MAX_CLOCK_AHEAD:
         yield Finding(PROBLEM, f"a job started {ahead:.0f} s in the future: the clock was set back", "run NTP")
     if snapshot.ahead:
         yield Finding(

@@ -5,7 +5,17 @@ Other packages import the write side and the files' contents from here, and the 
 
 from __future__ import annotations
 
-from jobmetrics.registry.cells import AHEAD, NOWHERE, UNBOUND, BoundSeries, Row, SeriesWriter, extreme, raise_to, set_at
+from jobmetrics.registry.cells import (
+    MAX_CLOCK_AHEAD,
+    NOWHERE,
+    UNBOUND,
+    BoundSeries,
+    Row,
+    SeriesWriter,
+    extreme,
+    raise_to,
+    set_at,
+)
 from jobmetrics.registry.directory import INDEX_NAME, Directory, SlotsHeld, prune, slot_name
 from jobmetrics.registry.files import is_ready
 from jobmetrics.registry.index import LOCK_WAIT, Placement, SeriesIndex, parse_index
@@ -17,9 +27,9 @@ from jobmetrics.registry.write.current import refresh
 from jobmetrics.registry.write.writer import Writer
 
 __all__ = [
-    "AHEAD",
     "INDEX_NAME",
     "LOCK_WAIT",
+    "MAX_CLOCK_AHEAD",
     "NOWHERE",
     "UNBOUND",
     "BoundSeries",

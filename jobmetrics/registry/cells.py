@@ -1,4 +1,4 @@
-"""Cells in this process's own memory, for what cannot be recorded in the directory just now."""
+"""Cells and bound series: the rows they are in, in a slot or in process memory, and how values merge."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from jobmetrics.families import HIGH_WATER, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
 from jobmetrics.registry.layout import MAX_WIDTH
 
 CAPACITY = 16_384  # cells: about 128 KiB, several hundred histograms
-NO_CELLS = memoryview(bytearray()).cast("d")  # writable, so that setting raises IndexError as adding does
+NO_CELLS = memoryview(bytearray()).cast("d")  # writable: setting raises IndexError, as adding does
 
 
 class Row:
-    """The cells that bound series record into. They change under it at a fork, a lease and a growth, while
-    a series' offset in it stays true.
+    """The cells that bound series record into.
 
-    before: what `cells` was when the process left this row for another, in a new generation or another slot.
+    A fork, a lease and a growth replace `cells`; the offset of a series stays the same.
+
+    before: the cells when the process left this row for another one, in a new generation or another slot.
     """
 
     __slots__ = ("before", "cells")
@@ -28,7 +29,7 @@ class Row:
         self.before = NO_CELLS
 
     def empty(self) -> None:
-        """In a forked child: what was recorded here is the parent's."""
+        """Drop the cells: in a forked child they are the parent's."""
         self.cells = self.before = NO_CELLS
 
 
@@ -36,18 +37,18 @@ UNBOUND = (Row(), 0)
 NOWHERE = (
     Row(memoryview(bytearray(MAX_WIDTH * 8)).cast("d")),
     0,
-)  # what is recorded here is meant to be lost
+)  # updates recorded here are discarded
 
 
 class Memory:
-    """A row in process memory that series are placed in one after another, until it is full."""
+    """A row in process memory for series that have no cells in a slot yet."""
 
     def __init__(self) -> None:
         self.row = Row()
         self._used = 0
 
     def place(self, width: int) -> tuple[Row, int] | None:
-        """Room for one series; None when there is none."""
+        """Return the row and the offset for one series; None when the memory is full."""
         if not len(self.row.cells):
             self.row.cells = memoryview(bytearray(CAPACITY * 8)).cast("d")
         if self._used + width > CAPACITY:
@@ -56,16 +57,16 @@ class Memory:
         return self.row, self._used - width
 
     def clear(self) -> None:
-        """Forget what is in it: its series were moved."""
+        """Begin with an empty row, once all series were moved to a slot."""
         self.row = Row()
         self._used = 0
 
 
-AHEAD = 60.0  # seconds a timestamp may lie in the future; one further ahead was written before the clock was set back
+MAX_CLOCK_AHEAD = 60.0  # seconds; a timestamp further ahead was written before the clock was set back
 
 PRESENT = frozenset({LIVE_SUM, MAX, MIN})  # modes whose first cell is the present value of the slot's process
 
-# First cell and merge mode of a series whose value is its process's own: what a slot's next owner must settle.
+# First cell and merge mode of a series in a mode of PRESENT: the slot's next owner settles it.
 PresentCell = tuple[int, str]
 
 
@@ -75,7 +76,7 @@ def is_set(cell: float) -> bool:
 
 
 def extreme(mode: str, one: float, other: float) -> float:
-    """The greater (max) or the lesser (min) of two such cells. A value beats none, and a number beats NaN."""
+    """Return the greater (max) or lesser (min) of two such cells. A value wins over no value, a number over NaN."""
     if not is_set(one) or (one != one and is_set(other)):  # noqa: PLR0124 - NaN is not equal to itself
         return other
     if not is_set(other) or other != other:  # noqa: PLR0124 - as above
@@ -84,18 +85,18 @@ def extreme(mode: str, one: float, other: float) -> float:
 
 
 def end_ownership(mode: str, cells: memoryview[float], i: int) -> None:
-    """Settle what a slot's last owner left in the present cell of a series, before the next owner begins.
+    """Settle the last owner's value in the present cell of a series, before the slot's next owner begins.
 
-    A live gauge begins at 0. A max or min gauge's last value joins those of earlier owners, in the cell after it;
-    a kill between the two steps loses nothing, and doing it twice changes nothing.
+    A live gauge begins at 0. The last value of a max or min gauge is merged into the cell after it, with those of
+    earlier owners. A kill between the two steps loses nothing, and repeating them changes nothing.
     """
     if mode in (MAX, MIN):
         cells[i + 1] = extreme(mode, cells[i], cells[i + 1])
     cells[i] = 0.0
 
 
-def take_along(mode: str, source: memoryview[float], i: int, target: memoryview[float], j: int) -> None:
-    """Move this process's present value from a row that it has left; twice is as good as once."""
+def move_present_value(mode: str, source: memoryview[float], i: int, target: memoryview[float], j: int) -> None:
+    """Move this process's present value from a row that it has left. Repeating it changes nothing."""
     if i >= len(source) or not is_set(source[i]):
         return
     if mode == LIVE_SUM:
@@ -106,21 +107,21 @@ def take_along(mode: str, source: memoryview[float], i: int, target: memoryview[
 
 
 def raise_to(cells: memoryview[float], i: int, value: float, now: float) -> None:
-    """A high-water mark of timestamps: cell i tells whether it was ever set, i + 1 is the value.
+    """Raise a high-water mark of timestamps. Cell i is 1.0 once it was set, cell i + 1 is the value.
 
-    A mark in the future is replaced: nothing true would exceed it for as long as the clock was ahead.
+    A mark in the future is replaced: otherwise it would stay until the clock has caught up with it.
     """
-    if cells[i] == 0.0 or value > cells[i + 1] or cells[i + 1] > now + AHEAD:
+    if cells[i] == 0.0 or value > cells[i + 1] or cells[i + 1] > now + MAX_CLOCK_AHEAD:
         cells[i + 1] = value
         cells[i] = 1.0
 
 
 def set_at(cells: memoryview[float], i: int, value: float, at: float, now: float) -> None:
-    """A most recent gauge: cell i is when it was set (epoch seconds, 0 for never), i + 1 the value.
+    """Set a most recent gauge. Cell i is the time it was set (epoch seconds, 0 for never), cell i + 1 the value.
 
-    What was set in the future is replaced, as a high-water mark is.
+    A value that was set in the future is replaced, as a high-water mark is.
     """
-    if at >= cells[i] or cells[i] > now + AHEAD:
+    if at >= cells[i] or cells[i] > now + MAX_CLOCK_AHEAD:
         cells[i + 1] = value
         cells[i] = at
 
@@ -128,7 +129,7 @@ def set_at(cells: memoryview[float], i: int, value: float, at: float, now: float
 def merge(
     mode: str, width: int, source: memoryview[float], i: int, target: memoryview[float], j: int, now: float
 ) -> None:
-    """Add one series' cells at source[i], which are this process's own, to those at target[j]. now: epoch seconds."""
+    """Merge this process's cells of one series at source[i] into those at target[j]. now: epoch seconds."""
     if mode in (SUM, LIVE_SUM):
         for step in range(width):
             target[j + step] += source[i + step]
@@ -144,9 +145,9 @@ def merge(
 
 
 class SeriesWriter(Protocol):
-    """What a bound series and its metric ask of their writer; `Writer` documents each method.
+    """The part of `Writer` that a bound series and its metric use; `Writer` documents the methods.
 
-    clock: seconds that never go back; check_at: when `look` is due.
+    clock: monotonic seconds; check_at: when `look` is due.
     """
 
     clock: Callable[[], float]
@@ -169,7 +170,7 @@ class SeriesWriter(Protocol):
 
 
 class BoundSeries:
-    """One series as this process records it: its family, label values, and where its cells are."""
+    """One series as this process records it: its family, its label values and the place of its cells."""
 
     __slots__ = ("__weakref__", "dropped", "family", "values", "where", "writer")
 
@@ -178,7 +179,7 @@ class BoundSeries:
         self.family = family
         self.values = values
         self.where: tuple[Row, int] = UNBOUND
-        self.dropped = False  # beyond the cap: recorded under __other__
+        self.dropped = False  # beyond the cap and recorded as __other__
 
     def leased(self, row: Row, first: int) -> None:
-        """Called when the series gets cells in a slot, before anything of this process is in them."""
+        """Called when the series gets cells in a slot, before this process records in them."""

@@ -1,4 +1,4 @@
-"""The directory itself: its path, who may use it, and how its files are opened."""
+"""The registry directory: its path, its owner and group, how its files are opened, and pruning."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SET_ASIDE_SUFFIX = ".set-aside"
 SLOT_PREFIX = "slot-"
 _SLOT_DIGITS = 5
 _SHARED = 0o2770  # the mode of a directory that a group shares
-_MAKING = 0.1  # seconds between a directory's making and its being the group's, at the most
+_MAKING = 0.1  # seconds for the maker of a directory to give it to the group
 
-# Never through a link, never waiting for a FIFO, never into another program. (Windows has none of them.)
+# Do not follow links, wait for a FIFO or pass the descriptor to another program. Windows has none of these flags.
 SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY"))
 
 
 def slot_name(number: int) -> str:
-    """The name of a slot file."""
+    """Return the name of a slot file."""
     return f"{SLOT_PREFIX}{number:0{_SLOT_DIGITS}d}"
 
 
 def slot_number(name: str) -> int | None:
-    """The number in a slot file's name, None for any other name."""
+    """Return the number in a slot file's name; None for any other name."""
     digits = name[len(SLOT_PREFIX) :]
     if not name.startswith(SLOT_PREFIX) or not (digits.isascii() and digits.isdigit()):
         return None
@@ -38,8 +38,8 @@ def slot_number(name: str) -> int | None:
 class Directory:
     """A registry directory.
 
-    group: the group that shares it, None when it is its owner's alone. owner: a user whose directory may be read
-    beside one's own and root's; it allows no writing.
+    group: id of the group that shares the directory, None for a private one. owner: id of a user whose directory this
+    process trusts and may read, in addition to its own user's and root's; it does not allow recording.
     """
 
     __slots__ = ("group", "owner", "path")
@@ -54,10 +54,10 @@ class Directory:
         return 0o600 if self.group is None else 0o660
 
     def prepare(self) -> None:
-        """Make the directory if it is missing and check that recording into it is safe.
+        """Make the directory if it is missing, and check that recording into it is safe.
 
         Raises:
-            DirectoryRefused: for a link, a foreign owner, or a directory that anyone may write to.
+            DirectoryRefused: for a link, another user's directory, or a directory that is writable by everyone.
             OSError: when it cannot be made.
         """
         try:
@@ -81,7 +81,7 @@ class Directory:
             raise DirectoryRefused(f"{self.path} belongs to group {info.st_gid}, dir_group is {self.group}")
 
     def _settled(self) -> os.stat_result:
-        """As `_look`. Another member who has made the directory just now gives it to the group a moment later."""
+        """Like `_look`, after the member of the group that makes the directory has given it to the group."""
         info = self._look()
         deadline = time.monotonic() + _MAKING
         while self.group is not None and info.st_uid != os.geteuid() and time.monotonic() < deadline:
@@ -94,16 +94,16 @@ class Directory:
     def _make(self) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.path, 0o700)
-            os.chmod(self.path, 0o700)  # whatever the umask
+            os.chmod(self.path, 0o700)  # regardless of the umask
 
     def check(self) -> os.stat_result:
-        """Check that the directory is one that may be read: its owner decides what a reader shows.
+        """Check that the directory is safe to read: its owner decides what a reader shows.
 
         Raises:
-            DirectoryMissing: when there is none.
-            DirectoryRefused: for a link, something else than a directory, one that anyone may write to, or one of
-                another user that neither `group` nor `owner` allows.
-            OSError: when it cannot be looked at.
+            DirectoryMissing: when it does not exist.
+            DirectoryRefused: for a link, anything that is not a directory, a directory that is writable by everyone,
+                or another user's that neither `group` nor `owner` allows.
+            OSError: when its status cannot be read.
         """
         info = self._look()
         if info.st_uid not in (os.geteuid(), 0, self.owner) and info.st_gid != self.group:
@@ -114,7 +114,7 @@ class Directory:
         return info
 
     def _look(self) -> os.stat_result:
-        """As `check`, but for any owner."""
+        """Like `check`, for any owner."""
         try:
             info = os.lstat(self.path)
         except FileNotFoundError:
@@ -131,17 +131,17 @@ class Directory:
         return os.path.join(self.path, name)
 
     def open(self, name: str, flags: int) -> int:
-        """Open a file of the directory, never through a link, never waiting for a FIFO.
+        """Open a file of the directory. Links are not followed, and a FIFO does not block.
 
         Raises:
-            FileNotFoundError: when there is none.
-            Damaged: when the name stands for something else than a file.
+            FileNotFoundError: when it does not exist.
+            Damaged: when the name is not that of a regular file.
             OSError: when it cannot be opened.
         """
         try:
             fd = files.open_noted(self.file(name), flags | SAFE_FLAGS, self.file_mode)
         except OSError:
-            if is_no_file(self.file(name)):
+            if is_not_a_file(self.file(name)):
                 raise Damaged(f"{name} is not a regular file") from None
             raise
         try:
@@ -156,7 +156,7 @@ class Directory:
         return fd
 
     def _share(self, fd: int, info: os.stat_result) -> None:
-        """Give a new file the directory's mode and group, whatever the umask."""
+        """Give a new file the directory's mode and group, regardless of the umask."""
         if info.st_uid != os.geteuid():
             return
         if stat.S_IMODE(info.st_mode) != self.file_mode:
@@ -165,38 +165,43 @@ class Directory:
             os.fchown(fd, -1, self.group)
 
     def slots(self) -> list[int]:
-        """The numbers of all slot files, ascending. Raises OSError."""
+        """Return the numbers of all slot files, ascending. Raises OSError."""
         return sorted(self.slot_inodes())
 
     def slot_inodes(self) -> dict[int, int]:
-        """The inodes of all slot files by their numbers. Raises OSError."""
+        """Return the inodes of all slot files by number. Raises OSError."""
         with os.scandir(self.path) as entries:
             found = ((slot_number(entry.name), entry.inode()) for entry in entries)
             return {number: inode for number, inode in found if number is not None}
 
     def set_aside_other(self, name: str, wait: float) -> None:
-        """Move what is no file out of the way. It cannot be locked; the directory itself is, and looked at again, so
-        that nobody moves a good file away that another process has put there meanwhile. Raises OSError."""
+        """Rename an entry that is not a regular file. Raises OSError.
+
+        Such an entry cannot be locked, so the directory is locked and the entry checked again: another process may have
+        put a valid file in its place meanwhile.
+        """
         with files.closing(files.open_noted(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
-            if lock_directory_within(fd, wait) and is_no_file(self.file(name)):
+            if lock_directory_within(fd, wait) and is_not_a_file(self.file(name)):
                 self.set_aside(name)
 
     def set_aside(self, name: str) -> None:
-        """Move a damaged file out of the way; the one set aside before it is replaced. Raises OSError."""
+        """Rename a damaged file. An earlier file that was set aside is replaced. Raises OSError."""
         aside = self.file(name + SET_ASIDE_SUFFIX)
         try:
             os.replace(self.file(name), aside)
         except FileNotFoundError:
-            return  # somebody else was faster
+            return  # another process was faster
         except OSError:
             if not os.path.isdir(self.file(name)) and not os.path.isdir(aside):
                 raise
-            os.rename(self.file(name), f"{aside}-{os.getpid()}")  # a folder takes no file's place, nor a file its
+            os.rename(self.file(name), f"{aside}-{os.getpid()}")  # a directory and a file cannot replace each other
 
 
-def is_no_file(path: str) -> bool:
-    """Whether something else than a regular file bears the name, a link too. In one look: others make files and
-    remove them at any moment, and one that is gone is not damaged."""
+def is_not_a_file(path: str) -> bool:
+    """Whether the name exists and is not a regular file; a link is not one.
+
+    One system call decides, since other processes make and remove files meanwhile: a missing file is not damaged.
+    """
     try:
         return not stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -204,7 +209,7 @@ def is_no_file(path: str) -> bool:
 
 
 def same_file(fd: int, path: str) -> bool:
-    """Whether an open descriptor is the file that the path names now."""
+    """Whether the path names the file of an open descriptor."""
     try:
         named, opened = os.lstat(path), os.fstat(fd)
     except OSError:
@@ -212,7 +217,7 @@ def same_file(fd: int, path: str) -> bool:
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 5.0  # that `prune` waits for the index lock
 
 
 class SlotsHeld(RegistryError):
@@ -220,12 +225,13 @@ class SlotsHeld(RegistryError):
 
 
 def prune(directory: Directory) -> int:
-    """Remove the index, all slots and what was set aside; the next process that records begins anew.
+    """Remove the index, all slots and all files that were set aside. The next process that records begins at 0.
 
-    Returns how many files were removed.
+    Returns:
+        The number of removed files.
 
     Raises:
-        SlotsHeld: when a living process holds a slot; nothing was removed then.
+        SlotsHeld: when a living process holds a slot; nothing is removed then.
         RegistryError: when the directory is missing or not safe, or its index stays locked.
         OSError: when a file cannot be opened or removed.
     """
@@ -239,7 +245,7 @@ def prune(directory: Directory) -> int:
             if not _is_free(directory, number):
                 raise SlotsHeld(f"{slot_name(number)} is held by a living process; stop the workers first")
         removed = 0
-        # The index goes first: a process that starts meanwhile makes a new one and never reads a slot of the old.
+        # The index first: a process that starts meanwhile makes a new one and does not use the old slots.
         if index is not None and same_file(index, directory.file(INDEX_NAME)):
             os.unlink(directory.file(INDEX_NAME))
             removed += 1
@@ -261,14 +267,14 @@ def _open(directory: Directory, name: str, held: contextlib.ExitStack) -> int | 
 
 
 def _is_free(directory: Directory, number: int) -> bool:
-    """Whether no process holds the slot. One descriptor at a time: a directory may have any number of slots."""
+    """Whether no process holds the slot. Opens one descriptor at a time, since the number of slots has no limit."""
     with contextlib.ExitStack() as held:
         fd = _open(directory, slot_name(number), held)
         return fd is None or try_lock(fd)
 
 
 def _remove_free(directory: Directory, number: int) -> bool:
-    """Remove a slot under its lock. A process that has leased it since keeps it, and moves to the new index."""
+    """Remove a slot under its lock. A process that has leased it meanwhile keeps it and moves to the new index."""
     with contextlib.ExitStack() as held:
         fd = _open(directory, slot_name(number), held)
         if fd is None or not try_lock(fd) or not same_file(fd, directory.file(slot_name(number))):

@@ -1,4 +1,4 @@
-"""Descriptors that survive a fork safely, and kernel locks on files."""
+"""Descriptors that a forked child closes, and kernel locks on files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-# Held while a descriptor is opened and noted, and over a fork: a child knows of each that it inherits.
+# Module-level, not in the runtime: descriptors belong to the process. A forked child must close those of every runtime,
+# or its parent's leases would outlive the parent.
+
+# Held while a descriptor is opened and noted, and during a fork: the child then knows every descriptor it inherits.
 lock = threading.RLock()
 
-# Descriptor: device and inode, None until they are known. A forked child has its parent's as well, closed.
+# Device and inode by descriptor, None until they are known.
 noted: dict[int, tuple[int, int] | None] = {}
 
 
@@ -20,34 +23,34 @@ def open_noted(path: str, flags: int, mode: int = 0o777) -> int:
     """Open a file and note its descriptor. Raises OSError."""
     with lock:
         fd = os.open(path, flags, mode)
-        noted[fd] = None  # a fork at any moment must find whatever is open
+        noted[fd] = None  # before fstat, which may fail
         info = os.fstat(fd)
         noted[fd] = (info.st_dev, info.st_ino)
     return fd
 
 
 def close(fd: int) -> None:
-    """Close a descriptor that was noted. Raises OSError."""
+    """Close a noted descriptor. Raises OSError."""
     with lock:
         file = noted.get(fd)
         os.close(fd)
-        if noted.get(fd) is file:  # unless the number is another's by now
+        if noted.get(fd) is file:  # unless another file has the number by now
             noted.pop(fd, None)
 
 
 @contextlib.contextmanager
 def closing(fd: int) -> Iterator[int]:
-    """Close the descriptor at the end, whatever happens."""
+    """Close the descriptor at the end of the block."""
     try:
         yield fd
     finally:
         close(fd)
 
 
-def ours() -> list[int]:
-    """The noted descriptors that are still what they were; the others are forgotten.
+def open_descriptors() -> list[int]:
+    """Return the noted descriptors that are still open on their file, and forget the others.
 
-    A daemoniser closes them, and so does a forked child: their numbers serve again.
+    A daemoniser closes descriptors, and the system reuses their numbers.
     """
     for fd, file in noted.copy().items():
         try:
@@ -61,13 +64,13 @@ def ours() -> list[int]:
 
 
 def forget_inherited() -> list[int]:
-    """In a forked child: the descriptors that its parent had open, for the caller to close.
+    """In a forked child: forget the parent's descriptors and return them, for the caller to close.
 
-    A thread of the parent may have held the lock: the child has another one.
+    A thread of the parent may have held the lock, so the child makes a new one.
     """
     global lock
     lock = threading.RLock()
-    inherited = ours()
+    inherited = open_descriptors()
     noted.clear()
     return inherited
 
@@ -83,33 +86,36 @@ _OFD_GETLK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
 _HOLD = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 0, 1, 0)  # the file's first byte
 _READY = _FLOCK.pack(getattr(fcntl, "F_WRLCK", 0), os.SEEK_SET, 1, 1, 0)  # its second
 
-RETRY_INTERVAL = 0.002  # seconds between the first tries for a lock that someone holds, growing up to
-LONGEST_RETRY_INTERVAL = 0.05
+RETRY_INTERVAL = 0.002  # seconds between the first two tries for a held lock; the interval grows up to
+LONGEST_RETRY_INTERVAL = 0.05  # seconds
 
 
 def try_lock(fd: int) -> bool:
-    """Take the exclusive lock of the file, on a descriptor opened for writing; False when someone holds it.
+    """Take the exclusive lock of a file that is open for writing. Returns False when another process holds it.
 
     Raises:
-        OSError: when the file system has no such locks.
+        OSError: when the file system does not support such locks.
     """
     try:
         if _OFD_SETLK is not None:
             fcntl.fcntl(fd, _OFD_SETLK, _HOLD)
         else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the system
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, depending on the system
         return False
     return True
 
 
 def lock_within(fd: int, seconds: float) -> bool:
-    """Like `try_lock`, tried again for so long at the most."""
+    """Like `try_lock`, retried for up to `seconds`."""
     return _within(lambda: try_lock(fd), seconds)
 
 
 def lock_directory_within(fd: int, seconds: float) -> bool:
-    """The exclusive lock of an open directory, which cannot be opened for writing: flock has no need of that."""
+    """Take the exclusive lock of an open directory, retrying for up to `seconds`.
+
+    flock, since a directory cannot be opened for writing.
+    """
     return _within(lambda: _try_flock(fd), seconds)
 
 
@@ -128,35 +134,35 @@ def _within(attempt: Callable[[], bool], seconds: float) -> bool:
         left = deadline - time.monotonic()
         if left <= 0:
             return False
-        # Many processes that wait would otherwise take the processor from the one that they wait for.
+        # Many waiting processes would otherwise take the processor from the one that holds the lock.
         time.sleep(min(interval, left))
         interval = min(interval * 1.5, LONGEST_RETRY_INTERVAL)
     return True
 
 
-def say_ready(fd: int) -> None:
-    """The holder of the lock says that its file is in order. With flock, holding it has to do.
+def mark_ready(fd: int) -> None:
+    """Mark the file of a held lock as ready for readers. With flock, the lock itself is the mark.
 
     Raises:
-        OSError: when the file system has no such locks.
+        OSError: when the file system does not support such locks.
     """
     if _OFD_SETLK is not None:
         fcntl.fcntl(fd, _OFD_SETLK, _READY)
 
 
 def is_locked(fd: int) -> bool:
-    """Whether anyone else holds the lock, asked on a read-only descriptor.
+    """Whether another process holds the lock, on a read-only descriptor.
 
-    With OFD locks the question disturbs nobody. With flock it takes the shared lock for a moment.
+    With OFD locks this takes no lock. With flock it takes the shared lock and releases it.
 
     Raises:
-        OSError: when the file system has no such locks.
+        OSError: when the file system does not support such locks.
     """
     return _is_held(fd, _HOLD)
 
 
 def is_ready(fd: int) -> bool:
-    """Whether a holder of the lock has said that its file is in order; asked as `is_locked` does."""
+    """Whether the holder of the lock has marked its file as ready. Works and raises as `is_locked` does."""
     return _is_held(fd, _READY)
 
 

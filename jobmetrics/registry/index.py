@@ -1,10 +1,9 @@
 """The series index: which cells each series has, for all processes of the directory.
 
-`SeriesIndex` is what the records say; it is fed bytes and opens nothing. `IndexFile` reads the file and
-appends to it under its lock.
+`SeriesIndex` parses records and opens no file. `IndexFile` reads the file and appends to it under its lock.
 """
 
-# Annotations are no texts here: NamedTuple would compile each of them at import.
+# No `from __future__ import annotations`: NamedTuple would compile each string at import.
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from jobmetrics.registry.cells import PRESENT, PresentCell
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
 from jobmetrics.registry.files import closing, lock_within
 
-LOCK_WAIT = 0.05  # seconds a process waits for the index lock at the most
+LOCK_WAIT = 0.05  # seconds that a process waits for the index lock
 _ATTEMPTS = 20
 
 
@@ -34,7 +33,7 @@ class Moved(RegistryError):
 
 
 class Placement(NamedTuple):
-    """Where a series lives. dropped: it is an overflow series that stands for the one asked for."""
+    """The cells of a series. dropped: of the overflow series, which replaces the one asked for."""
 
     first: int
     width: int
@@ -42,15 +41,15 @@ class Placement(NamedTuple):
 
 
 def _signature(family: Family) -> tuple[object, ...]:
-    """What must agree for two processes to share a family; help texts need not."""
+    """Return the part of a family that two processes must agree on to share it; help texts may differ."""
     return (family.name, family.type, family.labels, family.mode, family.buckets)
 
 
 class SeriesIndex:
-    """The families and series of one generation, as far as its records have been fed.
+    """The families and series of one generation, in the records fed so far.
 
-    newest: the number of each name's newest declaration, which stays the newest: a process that knows an older one
-    goes on recording under that. damaged: bytes that hold no valid record. next_cell: the first cell no series has.
+    newest: number of each name's newest declaration; a process that knows an older one continues to record under that
+    one, and the newest stays the newest. damaged: bytes without a valid record. next_cell: the first free cell.
     """
 
     def __init__(self, header: layout.IndexHeader) -> None:
@@ -64,16 +63,16 @@ class SeriesIndex:
         self.fed_to = layout.INDEX_HEADER_SIZE
         self.next_cell = 0
         self.damaged = 0
-        self.last_record = (layout.INDEX_HEADER_SIZE, b"")  # where the last good one begins, and its first bytes
+        self.last_record = (layout.INDEX_HEADER_SIZE, b"")  # offset and first bytes of the last valid record
         self._next_family = 0
         self._numbers: dict[tuple[object, ...], int] = {}
         self._counts: dict[int, int] = {}
-        self._systems: set[str] = set()  # that have recorded here
-        self._used = 0  # of the limit: series of the newest declarations, and the overflow series they may need
-        self._superseded = 0  # the same of earlier declarations
+        self._systems: set[str] = set()  # job systems that have recorded here
+        self._used = 0  # series of the newest declarations, with the overflow series they may need
+        self._superseded = 0  # the same for earlier declarations
 
     def feed(self, data: bytes, end: int) -> None:
-        """Take the records in bytes from `fed_to` on; what is missing up to `end` counts as damage."""
+        """Parse the records in bytes from `fed_to` on. Missing bytes before `end` count as damage."""
         position = self.fed_to
         for record, size in layout.records(data, self.identity, self.fed_to):
             if record is None:
@@ -87,7 +86,7 @@ class SeriesIndex:
                 self._take_family(record)
             elif record.kind == layout.SERIES_RECORD:
                 if record.number + record.width > layout.cells_behind_damage(2 * position):
-                    self.damaged += size  # more cells than this index can describe: do not allocate them
+                    self.damaged += size  # more cells than an index of this length describes: do not allocate them
                     continue
                 self._take_series(record)
         if self.fed_to + len(data) < end:
@@ -157,7 +156,7 @@ class SeriesIndex:
         return family.reserved * systems
 
     def _share(self, number: int) -> int:
-        """What a family takes of the limit."""
+        """Return how much of the limit a family uses."""
         return self._counts.get(number, 0) + self._reserve(self.families[number])
 
     @property
@@ -169,7 +168,7 @@ class SeriesIndex:
         return sum(number in newest for number, _ in self.series)
 
     def number(self, family: Family) -> int | None:
-        """The number under which the family was declared, the same definition only."""
+        """Return the number under which exactly this definition was declared; None when it was not."""
         return self._numbers.get(_signature(family))
 
     def find(self, family: Family, values: tuple[str, ...]) -> Placement | None:
@@ -177,7 +176,7 @@ class SeriesIndex:
         return None if number is None else self.series.get((number, values))
 
     def find_erased(self, family: Family, values: tuple[str, ...]) -> Placement | None:
-        """Where it is noted what was removed or reset of a series; None when nothing was."""
+        """Return the cells that hold what was removed or reset of a series; None when nothing was."""
         return self.find(family.erased, values) if self.has_erased else None
 
     def is_full(self, family: Family) -> bool:
@@ -193,8 +192,11 @@ class SeriesIndex:
         return self._would_use(family) > self.limit
 
     def _would_use(self, family: Family) -> int:
-        """How much of the limit is used once the family is declared; for an earlier declaration, of a limit as high
-        for all of those, so that no number of deploys leaves the newest without room. What is beyond that counts."""
+        """Return how much of the limit is used once the family is declared.
+
+        Earlier declarations share a second limit of the same size, so that repeated deploys leave room for the newest.
+        Only their series beyond it count against the first.
+        """
         number, newest = self.number(family), self.newest.get(family.name)
         used, superseded = self._used, self._superseded
         if number is None:
@@ -207,7 +209,7 @@ class SeriesIndex:
         return used + max(0, superseded - self.limit)
 
     def family_record(self, family: Family) -> layout.Record | None:
-        """The record that must be appended before a series of this family; None when it is declared."""
+        """Return the record to append before a series of this family; None when the family is declared."""
         if self.number(family) is not None:
             return None
         body = {
@@ -223,7 +225,7 @@ class SeriesIndex:
 
 
 def family_from(body: object) -> Family | None:
-    """The family a record describes; None when the body is no such thing."""
+    """Return the family in a record's body; None for an invalid body."""
     try:
         closed = tuple((str(label), tuple(map(str, values))) for label, values in body["closed"])  # type: ignore[index]
         return Family(
@@ -235,20 +237,20 @@ def family_from(body: object) -> Family | None:
 
 
 def read_header(fd: int) -> tuple[layout.IndexHeader, int]:
-    """The header and the committed length. Raises Damaged, FormatRefused or OSError."""
+    """Return the header and the committed length. Raises Damaged, FormatRefused or OSError."""
     head = os.pread(fd, layout.INDEX_HEADER_SIZE, 0)
     return layout.IndexHeader.unpack(head), layout.unpack_committed(head)
 
 
 class IndexFile:
-    """The index file of a directory, read and appended to. One use of the lock an append."""
+    """The index file of a directory. Each append takes the lock once."""
 
     def __init__(self, directory: Directory, limit: int) -> None:
         self._directory = directory
         self._limit = limit
 
     def load(self, wait: float = LOCK_WAIT) -> SeriesIndex:
-        """The current index, made if there is none, with a damaged one set aside.
+        """Return the current index. A missing one is made, a damaged one is set aside.
 
         Raises:
             Contended: when another process holds the lock of an index that must be made or set aside.
@@ -277,7 +279,7 @@ class IndexFile:
         return index
 
     def _replace(self, fd: int, wait: float) -> None:
-        """Under the lock, after a second look: fill an empty file in, set a damaged one aside."""
+        """Under the lock, after checking again: fill an empty file, set a damaged one aside."""
         if not lock_within(fd, wait):
             raise Contended
         if not same_file(fd, self._directory.file(INDEX_NAME)):
@@ -293,9 +295,9 @@ class IndexFile:
                 self._directory.set_aside(INDEX_NAME)
 
     def is_current(self, index: SeriesIndex) -> bool:
-        """Whether this is still the current index; True also when nothing can be read just now.
+        """Whether this is still the current index; True also when the file cannot be read now.
 
-        One that has lost records, cut or put back from a copy, is set aside: others would lay series over them.
+        An index that has lost records (cut, or restored from a copy) is set aside: their cells would be assigned again.
         """
         try:
             with closing(self._directory.open(INDEX_NAME, os.O_RDWR)) as fd:
@@ -312,7 +314,7 @@ class IndexFile:
         return True
 
     def _set_shrunk_aside(self, index: SeriesIndex) -> None:
-        """Under the lock, after a second look."""
+        """Under the lock, after checking again."""
         try:
             with closing(self._directory.open(INDEX_NAME, os.O_RDWR)) as fd:
                 if lock_within(fd, LOCK_WAIT) and same_file(fd, self._directory.file(INDEX_NAME)):
@@ -321,10 +323,10 @@ class IndexFile:
                     except _Shrunk:
                         self._directory.set_aside(INDEX_NAME)
         except (RegistryError, FileNotFoundError):
-            return  # somebody else was faster
+            return  # another process was faster
 
     def refresh(self, index: SeriesIndex) -> None:
-        """Take what other processes have appended. Raises Moved, Damaged or OSError."""
+        """Read the records that other processes have appended. Raises Moved, Damaged or OSError."""
         try:
             fd = self._directory.open(INDEX_NAME, os.O_RDONLY)
         except FileNotFoundError:
@@ -343,11 +345,11 @@ class IndexFile:
         _feed(fd, index, committed)
 
     def place(self, index: SeriesIndex, family: Family, values: tuple[str, ...], wait: float) -> Placement:
-        """Where this series lives, appended if it is new; beyond the cap the overflow series.
+        """Return the cells of a series, appended if it is new; beyond the cap those of the overflow series.
 
         Raises:
-            Contended: when the lock was not to be had within `wait` seconds.
-            Moved: when another index has taken this one's place.
+            Contended: when the lock was not free within `wait` seconds.
+            Moved: when another index has replaced this one.
             Refused: for a new family beyond the cap.
             OSError: when it cannot be written, such as on a full disk.
         """
@@ -371,11 +373,11 @@ class IndexFile:
         return found
 
     def place_all(self, index: SeriesIndex, wanted: Sequence[tuple[Family, tuple[str, ...]]], wait: float) -> None:
-        """Append what is new of several series, in one use of the lock.
+        """Append the new ones of several series, taking the lock once.
 
         Raises:
-            Contended: when the lock was not to be had within `wait` seconds.
-            Moved: when another index has taken this one's place.
+            Contended: when the lock was not free within `wait` seconds.
+            Moved: when another index has replaced this one.
             OSError: when it cannot be written, such as on a full disk.
         """
         with closing(self._open()) as fd:
@@ -392,13 +394,16 @@ class IndexFile:
             raise Moved from None
 
     def _lock(self, fd: int, index: SeriesIndex, wait: float, is_placed: Callable[[], bool]) -> bool:
-        """Lock the open index and take what other processes have appended.
+        """Lock the open index and read the records that other processes have appended.
 
-        While another process holds the lock, what it appended before is read without it. The lock is then held for
-        less, which counts where many processes wait for it.
+        While another process holds the lock, earlier records are read without it. This process then holds the lock for
+        a shorter time, which matters when many processes wait.
 
-        Returns False, without the lock, once `is_placed`: others have appended what this process wants.
-        Raises Contended, Moved, Damaged or OSError.
+        Returns:
+            False, without the lock, once `is_placed` does: other processes have appended the wanted series.
+
+        Raises:
+            Contended, Moved, Damaged, OSError: as `place` does.
         """
         deadline = time.monotonic() + wait
         left = 0.0
@@ -406,7 +411,7 @@ class IndexFile:
             try:
                 _feed(fd, index, _check_same(fd, index))
             except Damaged:
-                pass  # the look under the lock decides what becomes of it
+                pass  # checked again under the lock
             if is_placed():
                 return False
             left = deadline - time.monotonic()
@@ -429,7 +434,7 @@ class IndexFile:
             self._append(fd, index, declare)
         if found is None:
             number = index.number(family)
-            assert number is not None, "the family was declared a moment ago"
+            assert number is not None, "the family was declared above"
             self._append(fd, index, index.series_record(family, number, values))
             found = index.find(family, values)
             if found is None:
@@ -450,7 +455,7 @@ class _Shrunk(Damaged):
 
 
 def _check_same(fd: int, index: SeriesIndex) -> int:
-    """The committed length of an open index that is still the one known. Raises Moved, Damaged or OSError."""
+    """Return the committed length of an open index, if it is still the known one. Raises Moved, Damaged or OSError."""
     header, committed = read_header(fd)
     if header.identity != index.identity:
         raise Moved

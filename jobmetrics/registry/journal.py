@@ -1,10 +1,10 @@
-"""The journal: the executions a slot's owner is running now, and those it ended of late, in the slot itself.
+"""The journal in a slot: the executions that its owner runs, and those that ended recently.
 
-It is what makes an execution count once: whoever reports the death of a process first asks all journals
-whether the execution had ended.
+It makes an execution count once: a process that reports another one's death first looks in all journals for the end of
+the execution.
 """
 
-# Annotations are no texts here: NamedTuple would compile each of them at import.
+# No `from __future__ import annotations`: NamedTuple would compile each string at import.
 import os
 import struct
 import time
@@ -18,15 +18,16 @@ from jobmetrics.registry import layout
 from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.files import closing, is_ready
 
-KEEP = 120.0  # seconds for which an entry of an earlier owner is kept where there is room: a job
-# system may report a dead process up to ten seconds later
+# Seconds for which an earlier owner's entry is kept where there is room: a job system may report a dead process up to
+# ten seconds later.
+KEEP = 120.0
 
 
 class Entry(NamedTuple):
     """One execution in a journal.
 
-    start, end: epoch seconds (end 0.0 while it runs, start NaN when it is damaged); series: first cell of its
-    jobs_active series; running: by the slot's present owner; lost: its owner died before its end.
+    start, end: epoch seconds (end 0.0 while it runs, start NaN when damaged); series: first cell of its jobs_active
+    series; running: the slot's present owner runs it; lost: its owner died before its end.
     """
 
     execution: int
@@ -38,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The owner's side. Words are written one by one, the state last, so that a kill leaves no false entry."""
+    """The journal of the slot's owner. The state word is written last, so that a kill leaves no false entry."""
 
     def __init__(self, words: "memoryview[int]", times: "memoryview[float]", entries: int, lease: int) -> None:
         self._words = words  # unsigned 64-bit
@@ -47,12 +48,12 @@ class Journal:
         self._running = layout.pack_state(lease, layout.RUNNING)
         self._ended = layout.pack_state(lease, layout.ENDED)
         self._sorted = False
-        self._free: deque[int] = deque()  # first in, first out: what ended last is overwritten last
+        self._free: deque[int] = deque()  # first in, first out: the entry that ended last is overwritten last
         self._kept: deque[int] = deque()
-        self._moved: dict[int, tuple[Journal, int]] = {}  # entries that go on in a new generation's journal
+        self._moved: dict[int, tuple[Journal, int]] = {}  # entries that continue in a new generation's journal
 
     def begin(self, execution: int, start: float, series: int) -> int | None:
-        """Note that an execution starts; its entry, or None when all are taken by running ones."""
+        """Note that an execution starts. Returns its entry; None when every entry is that of a running execution."""
         try:
             entry = self._free.popleft()
         except IndexError:
@@ -70,7 +71,7 @@ class Journal:
         return entry
 
     def end(self, entry: int, at: float) -> None:
-        """Mark an execution as ended; done before its ending cells are written."""
+        """Mark an execution as ended. To be called before its end is recorded in cells."""
         self._times[3 * self._entries + entry] = at
         self._words[entry] = self._ended
         self._free.append(entry)
@@ -79,7 +80,7 @@ class Journal:
             journal.end(moved, at)
 
     def running(self) -> list[tuple[int, int, float, int]]:
-        """This owner's running executions: entry, execution, start and series."""
+        """Return entry, execution, start and series of each execution that this owner runs."""
         n, words, times = self._entries, self._words, self._times
         return [
             (entry, words[n + entry], times[2 * n + entry], words[4 * n + entry])
@@ -87,33 +88,33 @@ class Journal:
             if words[entry] == self._running
         ]
 
-    def go_on_in(self, journal: "Journal", entry: int, series: int) -> None:
-        """Note a running execution in a new generation's journal too: both end together. series: its cell there."""
+    def continue_in(self, journal: "Journal", entry: int, series: int) -> None:
+        """Note a running execution in a new generation's journal too; `end` ends both. series: its first cell there."""
         n = self._entries
         moved = journal.begin(self._words[n + entry], self._times[2 * n + entry], series)
         if moved is not None:
             self._moved[entry] = (journal, moved)
 
     def _another(self) -> int | None:
-        """An entry when none is known to be free."""
+        """Return an entry when none is known to be free; None when there is none."""
         if not self._sorted:
             self._sort_entries()
         for entries in (self._free, self._kept):
             try:
                 return entries.popleft()
-            except IndexError:  # or another thread took it
+            except IndexError:  # empty, or another thread took the last one
                 continue
         return None
 
     def _sort_entries(self) -> None:
-        """Free are empty and long ended entries; the rest are taken last, the oldest first."""
+        """Sort the entries: empty and long-ended ones are free; the others are reused last, the oldest first."""
         n = self._entries
         starts, ends = self._times[2 * n : 3 * n].tolist(), self._times[3 * n : 4 * n].tolist()
         oldest_kept = time.time() - KEEP
         free: list[int] = []
         kept: list[tuple[float, int]] = []
         for entry, word in enumerate(self._words[:n].tolist()):
-            if layout.unpack_state(word)[1] == layout.RUNNING:  # an earlier owner died in it: somebody will ask
+            if layout.unpack_state(word)[1] == layout.RUNNING:  # an earlier owner died: its death will be reported
                 kept.append((starts[entry], entry))
             elif ends[entry] > oldest_kept:
                 kept.append((ends[entry], entry))
@@ -125,7 +126,7 @@ class Journal:
 
 
 def entries(data: bytes | memoryview, header: layout.SlotHeader, lease: int | None) -> Iterator[Entry]:
-    """The entries in a slot's bytes. lease: of the slot's living owner, None when nobody holds it."""
+    """Yield the entries in a slot's bytes. lease: of the slot's living owner, None for a free slot."""
     n = header.journal
     words = struct.unpack_from(f"<{n}Q", data, layout.JOURNAL_OFFSET)
     if not any(words):
@@ -140,7 +141,7 @@ def entries(data: bytes | memoryview, header: layout.SlotHeader, lease: int | No
         if code not in (layout.RUNNING, layout.ENDED):
             continue
         running = code == layout.RUNNING and writer == lease
-        start = starts[i] if 0.0 <= starts[i] < inf else nan  # damage: nothing starts then
+        start = starts[i] if 0.0 <= starts[i] < inf else nan  # not a possible start: damage
         yield Entry(hashes[i], start, ends[i], series[i], running, code == layout.RUNNING and not running)
 
 
@@ -156,9 +157,12 @@ def owner_and_running(
 
 
 def find(directory: Directory, execution: int) -> list[Entry]:
-    """What the journals of all slots say of an execution, the latest start first.
+    """Return the entries of an execution in all slots, the latest start first.
 
-    A slot that cannot be read says nothing. Raises OSError when the directory cannot be listed.
+    Slots that cannot be read are skipped.
+
+    Raises:
+        OSError: when the directory cannot be listed.
     """
     found: list[Entry] = []
     for number in directory.slots():

@@ -1,6 +1,6 @@
-"""The bytes of the registry directory: the one place that knows them. No file is opened here.
+"""The bytes of the files in a registry directory. No file is opened here.
 
-Integers are little-endian. Every header and record carries a CRC-32, so a flipped bit is found.
+Integers are little-endian. Every header and record has a CRC-32, which detects a flipped bit.
 
 Index file
     0    header: magic, format version, identity, time of creation, limit, CRC
@@ -14,7 +14,7 @@ Slot file
     4096 or later, page aligned: the cells, float64
 """
 
-# Annotations are no texts here: NamedTuple would compile each of them at import.
+# No `from __future__ import annotations`: NamedTuple would compile each string at import.
 import hashlib
 import json
 import struct
@@ -42,14 +42,14 @@ _RECORD_MARK = 0x4A4D5245
 FAMILY_RECORD = 1
 SERIES_RECORD = 2
 MAX_RECORD = 1 << 20
-MAX_WIDTH = 256  # cells of one series at the most
+MAX_WIDTH = 256  # cells of one series
 
 _SLOT_HEADER = struct.Struct("<8sIII16s8s16x")  # magic, version, journal entries, cells offset, identity, serial
 SLOT_HEADER_SIZE = 64
 OWNER_OFFSET = 64
 _OWNER = struct.Struct("<QQQII16s16s4x")  # lease, start, pid namespace, capacity, zero, system, role
 OWNER_CRC_OFFSET = OWNER_OFFSET + _OWNER.size
-PID_OFFSET = OWNER_CRC_OFFSET + _CRC.size  # apart from the rest: a forked child writes it into what its parent prepared
+PID_OFFSET = OWNER_CRC_OFFSET + _CRC.size  # outside the CRC and written last
 _WORD = struct.Struct("<Q")
 OWNER_SIZE = PID_OFFSET + _WORD.size - OWNER_OFFSET
 JOURNAL_OFFSET = 256
@@ -69,7 +69,10 @@ def _crc(data: bytes) -> bytes:
 
 
 class IndexHeader(NamedTuple):
-    """identity: random, one a generation; limit: series the directory may hold; created: epoch seconds."""
+    """The header of the index.
+
+    identity: random, one for each generation; limit: series the directory may hold; created: epoch seconds.
+    """
 
     identity: bytes
     limit: int
@@ -81,7 +84,7 @@ class IndexHeader(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> "IndexHeader":
-        """Raises Damaged, or FormatRefused when the header is whole and of another version."""
+        """Parse a header. Raises Damaged, or FormatRefused for an intact header of another version."""
         head = data[: _INDEX_HEADER.size]
         if len(data) < INDEX_HEADER_SIZE or data[len(head) : COMMITTED_OFFSET] != _crc(head):
             raise Damaged("the index has no valid header")
@@ -94,12 +97,12 @@ class IndexHeader(NamedTuple):
 
 
 def pack_committed(length: int) -> bytes:
-    """The committed word: one aligned 8-byte write that makes all bytes before `length` count."""
+    """Return the committed word: one aligned 8-byte write that commits all bytes before `length`."""
     return _COMMITTED.pack(length, zlib.crc32(_CRC.pack(length)))
 
 
 def unpack_committed(header: bytes) -> int:
-    """The committed length in an index header's bytes. Raises Damaged."""
+    """Return the committed length in an index header's bytes. Raises Damaged."""
     length, crc = _COMMITTED.unpack_from(header, COMMITTED_OFFSET)
     if crc != zlib.crc32(_CRC.pack(length)) or length < INDEX_HEADER_SIZE:
         raise Damaged("the index has no valid committed length")
@@ -107,7 +110,7 @@ def unpack_committed(header: bytes) -> int:
 
 
 class Record(NamedTuple):
-    """One checked record. number: a family's number, or a series' first cell."""
+    """One record of the index. number: the family's number, or the first cell of the series."""
 
     kind: int
     number: int
@@ -115,10 +118,10 @@ class Record(NamedTuple):
     body: Any
 
     def pack(self, identity: bytes, offset: int) -> bytes:
-        """The record's bytes at this offset; its CRC covers identity and offset, so a copy elsewhere is damage.
+        """Return the record's bytes at this offset. Its CRC covers identity and offset: a copy elsewhere is invalid.
 
         Raises:
-            ValueError: when it is longer than any reader takes.
+            ValueError: for a record longer than MAX_RECORD bytes.
         """
         payload = json.dumps(self.body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
         size = (_RECORD.size + len(payload) + 7) & ~7
@@ -147,16 +150,16 @@ def _record_at(data: bytes, position: int, identity: bytes, base: int) -> tuple[
         return None
     try:
         body = json.loads(data[position + _RECORD.size : position + size].decode("utf-8", "surrogatepass"))
-    except ValueError:  # cannot happen with a good CRC, unless a foreign writer made it
+    except ValueError:  # a good CRC over invalid JSON: another program wrote it
         return None
     return Record(kind, number, width, body), size
 
 
 def records(data: bytes, identity: bytes, base: int) -> Iterator[tuple[Record | None, int]]:
-    """The records in bytes that start at offset `base` of the index, each with its length in bytes.
+    """Yield the records in bytes that start at offset `base` of the index, each with its length in bytes.
 
-    A stretch of damage is None and its length; a bad record costs itself alone, since the next good one is
-    looked for at every aligned offset.
+    Damaged bytes are yielded as None and their length. The search for the next valid record tries every aligned
+    offset, so one damaged record costs no other.
     """
     position = 0
     damaged = 0
@@ -176,7 +179,7 @@ def records(data: bytes, identity: bytes, base: int) -> Iterator[tuple[Record | 
 
 
 def cells_behind_damage(damaged: int) -> int:
-    """More cells than series in so many damaged bytes can have had: nobody may lay others over them."""
+    """Upper bound on the cells claimed by this number of damaged bytes; they are never reused."""
     return (damaged // _RECORD.size + 1) * MAX_WIDTH
 
 
@@ -184,8 +187,11 @@ def cells_behind_damage(damaged: int) -> int:
 
 
 class SlotHeader(NamedTuple):
-    """journal: entries; identity: of the index that laid the cells out, NO_IDENTITY while it is being formatted;
-    serial: random, one a formatting, so that a reader tells a file that goes on from one that begins anew."""
+    """The header of a slot.
+
+    journal: entries; identity: of the index that assigns the cells, NO_IDENTITY while the slot is being formatted;
+    serial: random, one for each formatting: a reader tells a copied file from a new one by it.
+    """
 
     journal: int
     identity: bytes
@@ -204,7 +210,7 @@ class SlotHeader(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> "SlotHeader":
-        """Raises Damaged, or FormatRefused when the header is whole and of another version."""
+        """Parse a header. Raises Damaged, or FormatRefused for an intact header of another version."""
         head = data[: _SLOT_HEADER.size]
         if len(data) < SLOT_HEADER_SIZE or data[len(head) : SLOT_HEADER_SIZE] != _crc(head):
             raise Damaged("the slot has no valid header")
@@ -218,14 +224,17 @@ class SlotHeader(NamedTuple):
 
 
 def is_slot_size(size: int, cells_offset: int) -> bool:
-    """Whether a slot whose cells begin there can have this size: cells come in powers of two."""
+    """Whether a slot with this offset of its cells can have this size: the number of cells is a power of two."""
     cells, rest = divmod(size - cells_offset, CELL)
     return rest == 0 and cells >= MIN_CELLS and cells & (cells - 1) == 0
 
 
 class ProcessIdentity(NamedTuple):
-    """Who holds a slot. start: of the process, in the kernel's own unit (0 when unknown); namespace: of its pid (0 when
-    unknown); capacity: jobs it can run at once."""
+    """The process that holds a slot.
+
+    start: of the process, in clock ticks since boot (0 when unknown); namespace: inode of its pid namespace (0 when
+    unknown); capacity: jobs it can run at once.
+    """
 
     pid: int = 0
     start: int = 0
@@ -236,9 +245,10 @@ class ProcessIdentity(NamedTuple):
 
 
 def unpack_owner(data: bytes) -> tuple[int, ProcessIdentity]:
-    """The owner record of a slot: its lease, which counts the slot's owners from 1, and its owner.
+    """Return the lease number, which counts the slot's owners from 1, and the owner of an owner record.
 
-    Raises Damaged when the record is not complete (never leased, or its owner died while writing it).
+    Raises:
+        Damaged: when the record is not complete: the slot was never leased, or its owner died while writing it.
     """
     body = data[: _OWNER.size]
     if len(data) < OWNER_SIZE or data[len(body) : len(body) + _CRC.size] != _crc(body):
@@ -255,7 +265,7 @@ def unpack_owner(data: bytes) -> tuple[int, ProcessIdentity]:
 
 
 def write_owner(slot: "memoryview[int]", lease: int, owner: ProcessIdentity) -> None:
-    """Write an owner record into a slot's bytes, its CRC and pid last. Names become ASCII, cut at 16 bytes."""
+    """Write an owner record into a slot's bytes, its CRC and pid last. Names are cut to 16 bytes of ASCII."""
     system, role = owner.system.encode("ascii", "replace"), owner.role.encode("ascii", "replace")
     _OWNER.pack_into(slot, OWNER_OFFSET, lease, owner.start, owner.namespace, owner.capacity, 0, system, role)
     _CRC.pack_into(slot, OWNER_CRC_OFFSET, zlib.crc32(slot[OWNER_OFFSET:OWNER_CRC_OFFSET]))
@@ -263,14 +273,14 @@ def write_owner(slot: "memoryview[int]", lease: int, owner: ProcessIdentity) -> 
 
 
 def _pid_word(pid: int) -> int:
-    """A pid and its complement, so that half a write or a flipped bit is no pid."""
+    """Return a pid and its complement: half a write or a flipped bit makes the word invalid."""
     return pid | (pid ^ 0xFFFFFFFF) << 32
 
 
 def owner_process(record: bytes) -> tuple[int, int, int]:
-    """Pid, start and pid namespace in an owner record, see `ProcessIdentity`; pid 0 for a record that is not complete.
+    """Return pid, start and pid namespace of an owner record, as in `ProcessIdentity`; pid 0 for an incomplete record.
 
-    Only the pid is checked: a process that leases a slot needs nothing else.
+    Only the pid is checked, not the CRC.
     """
     if len(record) < OWNER_SIZE:
         return 0, 0, 0
@@ -281,7 +291,7 @@ def owner_process(record: bytes) -> tuple[int, int, int]:
 
 
 def lease_of(slot: bytes) -> int | None:
-    """The lease number of a complete owner record in a slot's bytes; None when it is not complete."""
+    """Return the lease number in a slot's bytes; None when the owner record is not complete."""
     try:
         return unpack_owner(slot[OWNER_OFFSET : OWNER_OFFSET + OWNER_SIZE])[0]
     except Damaged:
@@ -289,13 +299,13 @@ def lease_of(slot: bytes) -> int | None:
 
 
 def last_lease(slot: "bytes | memoryview[int]") -> int:
-    """The highest lease number that the slot's bytes show, from an incomplete owner record too."""
+    """Return the lease number in a slot's bytes, from an incomplete owner record too."""
     (raw,) = _WORD.unpack_from(slot, OWNER_OFFSET)
     return int(raw) & 0xFFFFFFFFFFFF
 
 
 def clear_owner(slot: "memoryview[int]") -> None:
-    """Make the owner record incomplete: readers then ignore the slot's live cells and its journal."""
+    """Make the owner record incomplete. Readers then ignore the slot's live cells and its journal."""
     slot[OWNER_CRC_OFFSET : OWNER_OFFSET + OWNER_SIZE] = bytes(OWNER_OFFSET + OWNER_SIZE - OWNER_CRC_OFFSET)
 
 
@@ -307,16 +317,16 @@ ENDED = 2
 
 
 def pack_state(lease: int, code: int) -> int:
-    """A state word: the lease that wrote it, so that what a dead owner was running is never its successor's."""
+    """Return a state word. With the lease in it, a dead owner's running jobs are not taken for its successor's."""
     return ((lease & 0xFFFFFFFFFFFF) << 8) | code
 
 
 def unpack_state(word: int) -> tuple[int, int]:
-    """(lease, code)."""
+    """Return the lease and the code of a state word."""
     return word >> 8, word & 0xFF
 
 
 def execution_hash(system: str, execution_id: str) -> int:
-    """64 bits that stand for one job system's name of an execution."""
+    """Return the 64 bits that identify an execution in the journals."""
     name = f"{system}\0{execution_id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

@@ -1,4 +1,7 @@
-"""Slots: one file a process, held by a kernel lock on an open() of its own, recorded into through a mapping."""
+"""Slots: each process records into its own file through a mapping, and holds the file by a kernel lock.
+
+The lock is on a separate open() of the file, which is never mapped.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,31 @@ from jobmetrics.families import LIVE_SUM
 from jobmetrics.registry import layout
 from jobmetrics.registry.cells import NO_CELLS, PresentCell, end_ownership
 from jobmetrics.registry.directory import SLOT_PREFIX, Directory, slot_name
-from jobmetrics.registry.files import close, closing, say_ready
+from jobmetrics.registry.files import close, closing, mark_ready
 from jobmetrics.registry.journal import Journal
 from jobmetrics.registry.layout import ProcessIdentity
 
-_MARK = 1 << 40  # far beyond what a job's own file is read at, within what every file system allows
+_MARK = 1 << 40  # an offset that no job reads a file at and every file system allows
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-# What was recorded into is never unmapped: a thread may be about to write there, and Python would close the
-# descriptor that a mapping keeps, whose number may be somebody else's by then, after a daemoniser.
+# Module-level, not in the runtime: a mapping that was recorded into lives as long as the process. A thread may be about
+# to write there, and unmapping closes a descriptor; after a daemoniser its number may belong to another file.
 _kept_mappings: dict[int, memoryview[int]] = {}
 
 
 def keep_mapped(mapping: memoryview[int]) -> None:
-    """Keep a mapping for as long as the process lives."""
+    """Keep a mapping until the process ends."""
     _kept_mappings[id(mapping)] = mapping
 
 
 def journal_entries(capacity: int) -> int:
-    """Journal entries for so many jobs at once: twice as many, so that ended ones are remembered for a while."""
+    """Return the number of journal entries for a capacity: twice as many, so that ended jobs stay for a while."""
     return max(layout.MIN_JOURNAL, 1 << (2 * capacity - 1).bit_length())
 
 
 class SlotPlan:
-    """What a slot of one generation looks like, worked out once for a process and its forked children."""
+    """The layout of the slots of one generation, computed once for a process and its forked children."""
 
     __slots__ = ("cells_offset", "directory", "entries", "identity", "namespace", "prefix")
 
@@ -50,15 +53,15 @@ class SlotPlan:
         self.prefix = directory.file(SLOT_PREFIX)
 
     def size(self, cells: int) -> int:
-        """Bytes of a file that holds so many cells, with room for as many again at the most."""
+        """Return the size in bytes of a file for this number of cells, rounded up to a power of two."""
         return self.cells_offset + max(layout.MIN_CELLS, 1 << (cells - 1).bit_length()) * layout.CELL
 
 
 class Slot:
-    """A slot this process holds. cells: float64, as many as are mapped; lock_fd: the descriptor of the lock.
+    """A slot that this process holds. The lease ends with the process, or when `lock_fd` is closed.
 
-    left: what earlier owners left in the cells of sum gauges, as they were first asked for.
-    The lease ends with the process, or when the descriptor of the lock is closed.
+    cells: the mapped cells, float64; lock_fd: the descriptor of the lock; left: by cell, the values of sum gauges that
+    earlier owners left.
     """
 
     __slots__ = (
@@ -96,9 +99,10 @@ class Slot:
         self.left: dict[int, float] = {}
 
     def is_held(self) -> bool:
-        """Whether the lock's descriptor is still ours: a daemoniser may have closed it, and a job opened another file.
+        """Whether the lock's descriptor is still open on the slot.
 
-        Nobody reads through that descriptor, so its offset is free to be a mark, which costs a quarter of fstat.
+        A daemoniser may have closed it, and a job may have opened another file under the same number. The offset of the
+        descriptor, which nothing reads through, is the mark: reading it costs a quarter of fstat.
         """
         try:
             return os.lseek(self.lock_fd, 0, os.SEEK_CUR) == self._mark
@@ -106,11 +110,11 @@ class Slot:
             return False
 
     def is_roomy(self, capacity: int) -> bool:
-        """Whether the journal is long enough for so many jobs at once."""
+        """Whether the journal has enough entries for this number of concurrent jobs."""
         return self._entries >= journal_entries(capacity)
 
     def release(self) -> None:
-        """Close this process's descriptor of the lock: the lease ends, unless a child that was forked has it too."""
+        """Close the lock's descriptor. The lease ends, unless a forked child has the descriptor too."""
         close(self.lock_fd)
 
     @property
@@ -123,11 +127,11 @@ class Slot:
         return self._journal
 
     def grow(self, cells: int) -> memoryview[float]:
-        """Reserve and map room for more cells; what holds the old mapping writes to the same file.
+        """Reserve and map space for more cells. The old mapping stays valid and writes to the same file.
 
         Raises:
-            OSError: when there is no space.
-            Damaged: when the file is not ours any more.
+            OSError: when the disk is full.
+            Damaged: when another file has taken the slot's name.
         """
         name = slot_name(self.number)
         with closing(self._plan.directory.open(name, os.O_RDWR)) as fd:
@@ -142,28 +146,30 @@ class Slot:
         return cells_now
 
     def map(self, fd: int, size: int) -> memoryview[float]:
-        """Map the file, open at another descriptor than the lock's. Raises OSError."""
+        """Map the file through a descriptor that is not the lock's. Raises OSError."""
         self._bytes = memoryview(mmap.mmap(fd, size - size % layout.CELL))
         self.cells = self._bytes[self._offset :].cast("d")
         return self.cells
 
     def is_unused_from(self, cell: int) -> bool:
-        """Whether no owner has recorded into this cell or any behind it."""
+        """Whether no owner has recorded into this cell or any after it."""
         rest = self._bytes[self._offset + cell * layout.CELL :]
         return rest == bytes(len(rest))
 
     def take_over(self, owner: ProcessIdentity, present_cells: Iterable[PresentCell]) -> None:
-        """Become the owner: what the last owner left in its present cells is settled before the owner record is
-        complete."""
+        """Become the owner.
+
+        The last owner's present values are settled before the owner record is complete.
+        """
         keep_mapped(self._bytes)
         layout.clear_owner(self._bytes)
         cells = self.cells
         for first, mode in present_cells:
-            if first + (mode != LIVE_SUM) < len(cells):  # beyond them are series that the last owner never had
+            if first + (mode != LIVE_SUM) < len(cells):  # the last owner had no series beyond its cells
                 end_ownership(mode, cells, first)
         self._lease = layout.last_lease(self._bytes) + 1
         self.describe(owner)
-        say_ready(self.lock_fd)  # until now a reader sees a slot that nobody holds, not its dead owner's
+        mark_ready(self.lock_fd)  # until now readers see a free slot, not that of its dead owner
 
     def describe(self, owner: ProcessIdentity) -> None:
         """Write the owner record."""
@@ -171,14 +177,14 @@ class Slot:
 
 
 def reserve(fd: int, start: int, end: int) -> None:
-    """Reserve disk space before it is mapped: a full disk is an error here, never a SIGBUS later.
+    """Reserve disk space before it is mapped: a full disk is an error here, not a SIGBUS later.
 
     Raises:
         OSError: when there is not enough space.
     """
     try:
         if not fallocate(fd, start, end):
-            os.ftruncate(fd, end)  # the size first: it changes in one step, and no file has a size between
+            os.ftruncate(fd, end)  # the size first: readers see no size in between
             zeros = bytes(1 << 16)
             for position in range(start, end, len(zeros)):
                 os.pwrite(fd, zeros[: end - position], position)
@@ -188,7 +194,7 @@ def reserve(fd: int, start: int, end: int) -> None:
 
 
 def fallocate(fd: int, start: int, end: int) -> bool:
-    """Reserve space without touching what is there; False where the system or the file system cannot.
+    """Reserve space without changing the content. Returns False where that is not supported.
 
     Raises:
         OSError: when there is not enough space.
@@ -209,19 +215,24 @@ _DEAD = (b"", b"Z", b"X")  # /proc/PID/stat does not exist; a zombie; a process 
 
 
 def process_start() -> int:
-    """When this process started, in clock ticks since boot; 0 where the system does not tell."""
+    """Return when this process started, in clock ticks since boot; 0 when unknown."""
     return _state_and_start("self")[1]
 
 
 def is_alive(pid: int, start: int) -> bool:
-    """Whether a process of this pid namespace still runs. start: as `process_start` gives it.
+    """Whether a process of this pid namespace still runs.
 
-    False also where that cannot be known: its pid may be another process's by now.
+    Args:
+        pid: Its pid.
+        start: When it started, as `process_start` returns it.
+
+    Returns:
+        False also when unknown: another process may have the pid by now.
     """
     try:
         os.kill(pid, 0)
     except PermissionError:
-        pass  # another user's
+        pass  # a process of another user
     except OSError:
         return False
     state, started = _state_and_start(str(pid))
@@ -229,9 +240,9 @@ def is_alive(pid: int, start: int) -> bool:
 
 
 def _state_and_start(pid: str) -> tuple[bytes, int]:
-    """The state's letter and the start of a process, from its fields 3 and 22 in /proc/PID/stat, proc(5).
+    """Return the state's letter and the start of a process: fields 3 and 22 of /proc/PID/stat, proc(5).
 
-    The command name before them may hold spaces and brackets.
+    The command name before them may contain spaces and brackets.
     """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
@@ -244,8 +255,8 @@ def _state_and_start(pid: str) -> tuple[bytes, int]:
         return b"", 0
 
 
-def fork_moment() -> int:
-    """The same for a process that was forked just now, from the clock that the kernel took it from: right to a tick."""
+def estimated_start() -> int:
+    """Return when a process that is being forked starts, from the clock that the kernel uses: exact to one tick."""
     try:
         return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
     except (AttributeError, OSError):
@@ -253,7 +264,7 @@ def fork_moment() -> int:
 
 
 def pid_namespace() -> int:
-    """The inode of this process's pid namespace; 0 where there is none. Children mostly share it."""
+    """Return the inode of this process's pid namespace; 0 when unknown."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:

@@ -166,7 +166,7 @@ class SlotFile:
             return self.last()
         row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset).copy()
         self._settle_replacement(row, header.serial, columns)
-        bad = self._without_begun_anew(columns.impossible(row, self._row), row, columns)
+        bad = self._without_restarted(columns.impossible(row, self._row), row, columns)
         problem = None
         if len(bad):
             problem = "holds values that cannot be; the last good ones stand in for them"
@@ -178,7 +178,7 @@ class SlotFile:
         state = DAMAGED if problem else LIVE if live else FREE
         return SlotReading(self._total(), owner, running, state, problem)
 
-    def _without_begun_anew(self, bad: NDArray[np.intp], row: Cells, columns: Columns) -> NDArray[np.intp]:
+    def _without_restarted(self, bad: NDArray[np.intp], row: Cells, columns: Columns) -> NDArray[np.intp]:
         """The impossible cells, without those that count again after they fell to 0: what they had is kept apart.
 
         One that is as high as it was, or higher, was put back.

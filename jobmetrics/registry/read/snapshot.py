@@ -32,7 +32,7 @@ from jobmetrics.families import (
 )
 from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry import layout
-from jobmetrics.registry.cells import AHEAD, extreme
+from jobmetrics.registry.cells import MAX_CLOCK_AHEAD, extreme
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
 from jobmetrics.registry.files import close
 from jobmetrics.registry.index import Placement, SeriesIndex, read_header
@@ -324,7 +324,7 @@ class _Extremes:
     """
 
     def __init__(self, index: SeriesIndex, now: float) -> None:
-        self._latest = now + AHEAD
+        self._latest = now + MAX_CLOCK_AHEAD
         self._ahead: set[int] = set()  # first cells of high-water marks of which one lies in the future
         self._extremes: dict[int, tuple[str, float]] = {}  # mode and value of max and min gauges, by first cell
         self._marked: dict[int, tuple[str, float, float]] = {}  # mode, when and value of the others

@@ -29,7 +29,7 @@ class Participant(Protocol):
     def after_fork_in_child(self) -> None:
         """In the child, after a `before_fork` that returned True."""
 
-    def begin_anew(self) -> None:
+    def reset_in_child(self) -> None:
         """In a child for which nothing was prepared: a thread of the parent may have been in the slow path."""
 
 
@@ -83,7 +83,7 @@ class ForkHooks:
         plan = ForkPlan(self._participants)
         try:
             if self._prepare(plan) and files.lock.acquire(timeout=FORK_WAIT):
-                plan.inherited = files.ours()
+                plan.inherited = files.open_descriptors()
                 self._plan = plan
         finally:
             if self._plan is not plan:  # a thread is in the slow path, maybe permanently
@@ -115,7 +115,7 @@ class ForkHooks:
         plan, self._plan = self._plan, None
         self.main_thread = get_ident()  # the only thread that a child begins with
         if plan is None or plan.thread != self.main_thread or plan.nested or plan.known is not self._participants:
-            self._begin_anew()
+            self._reset_in_child()
             return
         self.pid = getpid()
         self.count += 1
@@ -132,16 +132,16 @@ class ForkHooks:
         """In a process that a library in C has forked: it called no hook, and the slot is its parent's too."""
         if self.pid != getpid():
             self._plan = None
-            self._begin_anew()
+            self._reset_in_child()
 
-    def _begin_anew(self) -> None:
+    def _reset_in_child(self) -> None:
         self.pid = getpid()
         self.count += 1
         inherited = files.forget_inherited()
         for known in self._participants:
             participant = known()
             if participant is not None:
-                participant.begin_anew()
+                participant.reset_in_child()
         for fd in inherited:
             with contextlib.suppress(OSError):  # closed by something else
                 os.close(fd)

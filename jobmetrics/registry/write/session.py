@@ -16,7 +16,7 @@ from jobmetrics.registry.cells import NO_CELLS, PresentCell, Row
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, Placement, SeriesIndex
 from jobmetrics.registry.layout import ProcessIdentity
-from jobmetrics.registry.slots import NO_SPACE, Slot, SlotPlan, fork_moment, process_start
+from jobmetrics.registry.slots import NO_SPACE, Slot, SlotPlan, estimated_start, process_start
 from jobmetrics.registry.write import fork_hooks
 from jobmetrics.registry.write.fork_hooks import FORK_WAIT
 from jobmetrics.registry.write.lease import acquire
@@ -43,7 +43,7 @@ class DirectorySession:
             logger.warning("jobmetrics: recording is not supported on this platform; jobs are not affected")
         self.directory = Directory(settings.dir, settings.dir_group)
         self.file = IndexFile(self.directory, settings.max_series)
-        self.process = self._childs = ProcessState(clock)  # a forked child begins with another
+        self.process = self._next_child = ProcessState(clock)  # a forked child begins with another
         self._parent: ProcessState | None = None
         self.index: SeriesIndex | None = None
         self.row = Row()
@@ -229,9 +229,9 @@ class DirectorySession:
         """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
         known = self.process.identity
         if (system, role, capacity) != (known.system, known.role, known.capacity):
-            self.process.in_slow_path(self._be, system, role, capacity)
+            self.process.in_slow_path(self._set_identity, system, role, capacity)
 
-    def _be(self, system: str, role: str, capacity: int) -> None:
+    def _set_identity(self, system: str, role: str, capacity: int) -> None:
         process, slot = self.process, self.process.slot
         if capacity != process.identity.capacity:
             self._plan = None
@@ -256,9 +256,9 @@ class DirectorySession:
         try:
             if self.index is not None and self.hints.index_length > self.index.fed_to:
                 self._refresh(self.index)
-            if self._childs is process:
-                self._childs = ProcessState(self._clock)
-            self._childs.identity, self._childs.started = process.identity, fork_moment()
+            if self._next_child is process:
+                self._next_child = ProcessState(self._clock)
+            self._next_child.identity, self._next_child.started = process.identity, estimated_start()
         except BaseException:
             process.inside = None
             process.lock.release()
@@ -276,17 +276,17 @@ class DirectorySession:
     def after_fork_in_child(self) -> None:
         """Have no slot. What the parent read of the index stays."""
         parent = self._parent = self.process  # to free it would write to all its pages
-        self.process = self._childs
+        self.process = self._next_child
         self.row.cells = NO_CELLS
         if parent.waiting or parent.old_rows:
             self._empty_rows(parent)
 
-    def begin_anew(self) -> None:
+    def reset_in_child(self) -> None:
         """Have no slot and no index: a thread of the parent may have been changing anything."""
         parent = self.process
         self._empty_rows(parent)
-        self.process = self._childs = ProcessState(self._clock)
-        self.process.identity, self.process.started = parent.identity, fork_moment()
+        self.process = self._next_child = ProcessState(self._clock)
+        self.process.identity, self.process.started = parent.identity, estimated_start()
         self.row = Row()
         self.index = None
 

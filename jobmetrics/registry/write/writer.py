@@ -22,7 +22,7 @@ from jobmetrics.errors import JobmetricsError
 from jobmetrics.families import DROPPED_UPDATES, GAUGE, HISTOGRAM, JOBS_ACTIVE, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
 from jobmetrics.registry import files
 from jobmetrics.registry import journal as journals
-from jobmetrics.registry.cells import NOWHERE, PRESENT, BoundSeries, Row, merge, set_at, take_along
+from jobmetrics.registry.cells import NOWHERE, PRESENT, BoundSeries, Row, merge, move_present_value, set_at
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory
 from jobmetrics.registry.files import lock_directory_within
 from jobmetrics.registry.index import Moved, Placement, Refused
@@ -140,7 +140,7 @@ class Writer:
             for i in range(offset, offset + place.width):
                 row.cells[i] = 0.0
         elif series.family.mode in PRESENT:
-            take_along(series.family.mode, row.before, offset, cells, place.first)
+            move_present_value(series.family.mode, row.before, offset, cells, place.first)
         if series.family.mode in PRESENT:
             self._present.add(series)
         if place.dropped:
@@ -224,7 +224,7 @@ class Writer:
             return False
         (row, offset), series.where = series.where, place
         if series.family.mode in PRESENT:
-            take_along(series.family.mode, row.before, offset, place[0].cells, place[1])
+            move_present_value(series.family.mode, row.before, offset, place[0].cells, place[1])
         process.waiting.append(series)
         self._settle_at_exit()
         return True
@@ -297,7 +297,7 @@ class Writer:
             for entry, _, _, first in left.journal.running():
                 series, slot = BoundSeries(self, JOBS_ACTIVE, values.get(first, ())), process.slot
                 if first in values and self._bind(series) and slot is not None and series.where[0] is session.row:
-                    left.journal.go_on_in(slot.journal, entry, series.where[1])
+                    left.journal.continue_in(slot.journal, entry, series.where[1])
 
     def prepare(self) -> None:
         """For parents whose children record: read the index once, and not in each child. No slot is leased."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from jobmetrics.families import HIGH_WATER, JOURNAL, LIVE_SUM, MAX, MIN, MOST_RECENT, SUM
 from jobmetrics.registry.cells import (
-    AHEAD,
     CAPACITY,
+    MAX_CLOCK_AHEAD,
     NOWHERE,
     UNBOUND,
     Memory,
@@ -157,11 +157,11 @@ def test_high_water_mark_is_the_largest_ever_set(numbers: list[float]) -> None:
 def test_a_mark_in_the_future_is_replaced() -> None:
     """It was set before the clock was set back."""
     high, recent = cells(1.0, 1000.0), cells(1000.0, 5.0)
-    raise_to(high, 0, 900.0, 1000.0 - AHEAD)
-    set_at(recent, 0, 7.0, 900.0, 1000.0 - AHEAD)
+    raise_to(high, 0, 900.0, 1000.0 - MAX_CLOCK_AHEAD)
+    set_at(recent, 0, 7.0, 900.0, 1000.0 - MAX_CLOCK_AHEAD)
     assert (high.tolist(), recent.tolist()) == ([1.0, 1000.0], [1000.0, 5.0])
-    raise_to(high, 0, 900.0, 999.0 - AHEAD)
-    set_at(recent, 0, 7.0, 900.0, 999.0 - AHEAD)
+    raise_to(high, 0, 900.0, 999.0 - MAX_CLOCK_AHEAD)
+    set_at(recent, 0, 7.0, 900.0, 999.0 - MAX_CLOCK_AHEAD)
     assert (high.tolist(), recent.tolist()) == ([1.0, 900.0], [900.0, 7.0])
 
 

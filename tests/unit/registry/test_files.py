@@ -19,20 +19,20 @@ def fd(tmp_path: Path) -> int:
 
 
 def test_open_descriptor_is_ours(fd: int) -> None:
-    assert fd in files.ours()
+    assert fd in files.open_descriptors()
     files.close(fd)
 
 
 def test_closed_descriptor_is_not(fd: int) -> None:
     files.close(fd)
     assert fd not in files.noted
-    assert fd not in files.ours()
+    assert fd not in files.open_descriptors()
 
 
 def test_descriptor_that_is_another_file_now_is_not(fd: int, tmp_path: Path) -> None:
     other = os.open(tmp_path, os.O_RDONLY)
     os.dup2(other, fd)
-    ours = files.ours()
+    ours = files.open_descriptors()
     os.close(other)
     os.close(fd)
     assert fd not in ours
@@ -40,7 +40,7 @@ def test_descriptor_that_is_another_file_now_is_not(fd: int, tmp_path: Path) -> 
 
 def test_descriptor_that_somebody_else_closed_is_not(fd: int) -> None:
     os.close(fd)
-    assert fd not in files.ours()
+    assert fd not in files.open_descriptors()
 
 
 def test_a_child_forgets_what_it_inherited_and_has_another_lock(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
