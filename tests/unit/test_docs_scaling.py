@@ -42,9 +42,9 @@ def samples(job_types: int) -> int:
 def test_samples_a_job_type_are_what_is_measured() -> None:
     each = samples(3) - samples(2)
     assert {MEASURED[50][0] - MEASURED[10][0], (MEASURED[200][0] - MEASURED[50][0]) / 150 * 40} == {each * 40}
-    assert f"about {each} for each" in PAGE
+    assert f"has about {each} samples" in PAGE
     buckets = sum(len(family.buckets) + 1 for family in (JOBS_DURATION, JOBS_QUEUE_WAIT))
-    assert f"{buckets} of which are the\nbuckets" in PAGE
+    assert f"{buckets} of them are the buckets" in PAGE
 
 
 def row(name: str) -> list[str]:
@@ -53,14 +53,14 @@ def row(name: str) -> list[str]:
 
 
 def test_the_estimate_is_worked_out() -> None:
-    found = re.search(r"10,000 worker processes, (\d+) a host, make (\d+) hosts\. With (\d+) job types", PAGE)
+    found = re.search(r"10,000 worker processes, (\d+) per host, need (\d+) hosts\. With (\d+) job types", PAGE)
     assert found is not None
     a_host, hosts, job_types = map(int, found.groups())
     assert a_host * hosts == 10_000
     each, _, zipped = MEASURED[job_types]
     series = hosts * each
     assert row("series")[1:] == [f"{hosts} hosts x {each:,.0f} samples", f"{series / 1e6:.1f} million"]
-    assert row("samples a second")[2] == f"{round(series / 15, -3):,.0f}"
+    assert row("samples per second")[2] == f"{round(series / 15, -3):,.0f}"
     assert row("network, gzipped")[1:] == [
         f"{hosts} x {zipped:.0f} kB / 15 s",
         f"{hosts * zipped / 15 / 1000:.1f} MB/s",

@@ -252,7 +252,7 @@ def _(_: Path) -> None:
     assert guard.take_counts() == {"labels": 1}
 
 
-@row("`count_exceptions()`, `track_inprogress()`, `time()` on a coroutine function see the call only")
+@row("`count_exceptions()`, `track_inprogress()`, `time()` on a coroutine function cover the call only")
 def _(registry_dir: Path) -> None:
     async def fail() -> None:
         raise KeyError
