@@ -1,12 +1,12 @@
-"""The truth table of a job's ends, for the tests of a job system's integration.
+"""The truth table of how jobs end, for the tests of a job system's integration.
 
-A test does to its job system what a case says, and `check` compares what was counted with the case:
+A test performs a case with its job system, and `check` compares the counts with the case:
 
     @pytest.mark.parametrize("case", cases("success", "failure", "retry", "killed"), ids=str)
     def test_truth_table(case, worker):
         check(case, lambda: worker.do(case.name), system="spool", directory=worker.directory, error="Broken")
 
-Reading a registry needs the extra `jobmetrics[exporter]`. No other job of the system may run or end meanwhile.
+Reading a registry needs the extra `jobmetrics[exporter]`. No other job of the system may run at the same time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobmetrics.registry.read import RunningJobs, Sample, Snapshot, SnapshotRead
 
 __all__ = ["CASES", "Case", "cases", "check", "check_running"]
 
-_PAUSE = 0.02  # seconds between two looks
+_PAUSE = 0.02  # seconds between two readings
 
 Counts = Counter[tuple[str, ...]]
 
@@ -33,7 +33,7 @@ Counts = Counter[tuple[str, ...]]
 class Case:
     """One way in which a job can end, and what it adds to the counters.
 
-    does: what the test has to do. ends: executions by status; withdrawn: jobs that never started, by reason; lost:
+    does: what the test has to do. ends: executions by status. withdrawn: jobs that never started, by reason. lost:
     worker processes that died.
     """
 
@@ -51,22 +51,25 @@ CASES = (
     Case("success", "send a job that returns", {SUCCESS: 1}),
     Case("failure", "send a job that raises", {FAILURE: 1}),
     Case("retry", "send a job that asks to run again, and then returns", {RETRY: 1, SUCCESS: 1}),
-    Case("ignored", "send a job that ends without a result by its own wish", {IGNORED: 1}),
+    Case("ignored", "send a job that asks to be ignored", {IGNORED: 1}),
     Case("rejected", "send a job that refuses its message", {REJECTED: 1}),
     Case("revoked", "send a job, and have an operator end it while it runs", {REVOKED: 1}),
-    Case("killed", "send a job whose worker process is killed while it runs", {FAILURE: 1}, lost=1),
-    Case("killed after its end", "send a job whose worker process is killed after it returned", {SUCCESS: 1}, lost=1),
-    Case("expired", "send a job whose time has passed", withdrawn={"expired": 1}),
+    Case("killed", "send a job, and kill its worker process while it runs", {FAILURE: 1}, lost=1),
+    Case("killed after its end", "send a job, and kill its worker process after it has returned", {SUCCESS: 1}, lost=1),
+    Case("expired", "send a job that has expired", withdrawn={"expired": 1}),
     Case("revoked before its start", "send a job, and have an operator withdraw it", withdrawn={"revoked": 1}),
     Case("unknown", "send a job that names no function of the worker", withdrawn={"unknown": 1}),
 )
 
 
 def cases(*names: str) -> list[Case]:
-    """The cases of these names: those that a job system has.
+    """Select the cases that apply to a job system.
+
+    Args:
+        names: The names of the cases.
 
     Raises:
-        KeyError: for a name that is not in the table.
+        KeyError: A name is not in the table.
     """
     by_name = {case.name: case for case in CASES}
     return [by_name[name] for name in names]
@@ -75,21 +78,21 @@ def cases(*names: str) -> list[Case]:
 def check(
     case: Case, act: Callable[[], object], *, system: str, directory: str, error: str = "", timeout: float = 60.0
 ) -> None:
-    """Do what the case says, and see that exactly that is counted, once.
+    """Perform a case, and check that each of its counters is incremented exactly once and no other one.
 
-    Each end has a run time or is counted as having none, a job that started has at most one wait, the job that was
-    sent is not active any more, and failures have this error.
+    It also checks that each end has a run time or is counted in `jobs_duration_unknown_total`, that each execution has
+    at most one wait, that no job is active afterwards, and that failures have this error.
 
     Args:
-        case: the case.
-        act: does it; it may return before the job has ended.
-        system: the name under which the integration registered.
-        directory: the registry directory that its workers record to.
-        error: the error_type of the failure; empty: not looked at.
-        timeout: seconds to wait for the counts.
+        case: The case.
+        act: Performs it. It may return before the job has ended.
+        system: The name that the integration registered.
+        directory: The registry directory of its workers.
+        error: The error_type of the failure; empty to ignore it.
+        timeout: Seconds to wait for the counts.
 
     Raises:
-        AssertionError: when something else is counted, or nothing.
+        AssertionError: The counts differ from the case.
     """
     before = _counts(directory, system)
     act()
@@ -124,17 +127,17 @@ def check_running(
     directory: str,
     timeout: float = 60.0,
 ) -> None:
-    """Start one job, see it active while it runs, release it, and see how long it ran.
+    """Start a job, check that it is active while it runs, release it, and check its run time.
 
     Args:
-        start: sends a job that runs until it is released.
-        release: lets it return.
-        system: the name under which the integration registered.
-        directory: the registry directory that its workers record to.
-        timeout: seconds to wait for each change.
+        start: Sends a job that runs until it is released.
+        release: Makes the job return.
+        system: The name that the integration registered.
+        directory: The registry directory of its workers.
+        timeout: Seconds to wait for each change.
 
     Raises:
-        AssertionError: when it is not active while it runs, is active afterwards, or ran for another time.
+        AssertionError: The job is not active while it runs, is active afterwards, or has a wrong run time.
     """
     sent_at, seconds = time.time(), _seconds(directory, system)
 
@@ -178,7 +181,7 @@ _COUNTED: tuple[tuple[str, Family], ...] = (
 
 
 def _counts(directory: str, system: str) -> Counts:
-    """What is counted of a system: by what it counts, and the label beyond those of a job."""
+    """Return a system's counts, by the kind of the count and the values of labels other than a job's."""
     words = {family.name: word for word, family in _COUNTED}
     found: Counts = Counter()
     for family, samples in _families(directory):
@@ -191,7 +194,7 @@ def _counts(directory: str, system: str) -> Counts:
 
 
 def _seconds(directory: str, system: str) -> float:
-    """The run time of all executions of a system."""
+    """Return the run time of all executions of a system, in seconds."""
     return sum(
         sample.sum
         for family, samples in _families(directory)
@@ -220,7 +223,7 @@ def _executions(directory: str, system: str) -> list[RunningJobs]:
 
 
 def _read(directory: str) -> Snapshot | None:
-    """What is in the directory; None before the first worker has made it."""
+    """Read the directory; None before the first worker creates it."""
     reader = SnapshotReader(directory)
     try:
         return reader.read()
@@ -231,7 +234,7 @@ def _read(directory: str) -> Snapshot | None:
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> None:
-    """Wait for a condition; what is not so then, is compared anyway."""
+    """Wait for a condition or the timeout in seconds. The caller compares the counts in both cases."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(_PAUSE)

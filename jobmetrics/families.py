@@ -1,6 +1,6 @@
-"""Every built-in metric as data: the one place that knows names, types, units, labels and merge modes."""
+"""The built-in metrics as data: names, types, units, labels and merge modes."""
 
-# Annotations are no texts here: NamedTuple would compile each of them at import.
+# No `from __future__ import annotations`: NamedTuple would compile each string.
 import math
 import re
 from typing import NamedTuple
@@ -13,14 +13,14 @@ COUNTER = "counter"
 GAUGE = "gauge"
 HISTOGRAM = "histogram"
 
-# How the cells of all slots become one value. Live modes count only slots that a living process holds.
+# How the cells of all slots are merged into one value. LIVE_SUM counts only slots that a live process holds.
 SUM = "sum"
 LIVE_SUM = "livesum"
 MAX = "max"
 MIN = "min"
 MOST_RECENT = "mostrecent"
-HIGH_WATER = "highwater"  # the greatest value ever set, for our own timestamps; max and min are of present values
-ERASED = "erased"  # not shown: what was removed or reset of another family's series
+HIGH_WATER = "highwater"  # the greatest value ever set, for built-in timestamps; MAX and MIN are of current values
+ERASED = "erased"  # not shown: the removed or reset values of another family's series
 JOURNAL = "journal"  # counted from the journals of live slots, not from cells
 MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, ERASED, JOURNAL)
 
@@ -28,10 +28,10 @@ RECORDED = "workers and producers"
 COLLECTED = "the exporter, from brokers"
 OWN = "jobmetrics itself"
 
-OVERFLOW = "__other__"  # what an open label reads in a series that stands for all beyond the cap
+OVERFLOW = "__other__"  # an open label's value in the series that counts everything beyond the cap
 
-REGISTERED: tuple[str, ...] = ()  # as a closed label's values: those that job systems register
-SPARE_SYSTEMS = 3  # job systems whose overflow series have room in a directory from the start
+REGISTERED: tuple[str, ...] = ()  # a closed label with these values has those that job systems register
+SPARE_SYSTEMS = 3  # number of job systems for which a new directory reserves overflow series
 
 _FIXED_VALUES = {"system": REGISTERED, "status": STATUSES}
 _SYSTEM_NAME = r"[a-z][a-z0-9_]{0,31}\Z"
@@ -40,23 +40,23 @@ JOB_LABELS = ("system", "job_type", "queue_name")
 
 
 class RegisteredSystems:
-    """The values of the label `system` that stay apart beyond the cap in this process."""
+    """The values of the label `system` that keep separate series beyond the cap in this process."""
 
     def __init__(self) -> None:
         self.names = {PYTHON}
 
 
 def register_system(name: str) -> None:
-    """Keep a value of the label `system` apart beyond the cap, in what this process records.
+    """Register a value of the label `system`, so that this process keeps its series separate beyond the cap.
 
-    The directory reserves the overflow series of `SPARE_SYSTEMS` systems from the start. A further one is reserved with
-    its first series. Registering a name again changes nothing.
+    A new directory reserves the overflow series of `SPARE_SYSTEMS` systems. Those of further systems are reserved with
+    their first series. Registering a name again has no effect.
 
     Args:
-        name: lower-case letters, digits and underscores; at most 32 characters.
+        name: Lower-case letters, digits and underscores; at most 32 characters, the first a letter.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: The name is not allowed.
     """
     names = state(RegisteredSystems).names
     if name not in names:
@@ -65,21 +65,21 @@ def register_system(name: str) -> None:
 
 
 def check_system_name(name: str) -> None:
-    """Raise ValueError for what cannot be the name of a job system."""
+    """Raise ValueError if this is not a valid name of a job system."""
     if not re.match(_SYSTEM_NAME, name):
-        raise ValueError(f"system={name!r} is not allowed; it takes a-z, 0-9 and _, at most 32, the first a letter")
+        raise ValueError(f"system={name!r} is not allowed; it takes a-z, 0-9 and _, at most 32, starting with a letter")
 
 
-# What samples of a metric are called beside its own name, as prometheus_client's registry counts them.
+# The suffixes of a metric's sample names, as prometheus_client's registry reserves them.
 SAMPLE_SUFFIXES = {COUNTER: ("_total", "_created"), GAUGE: (), HISTOGRAM: ("_bucket", "_sum", "_count", "_created")}
 
 
 class Family(NamedTuple):
-    """One metric: its exposition name, type, labels and how processes' values merge.
+    """A metric: its name, type and labels, and how the values of processes are merged.
 
-    buckets: upper bounds without +Inf, in the metric's unit; empty unless a histogram.
-    closed: labels with a fixed few values, each with its values: they stay apart when the family
-    overflows, so that ratios stay exact. `REGISTERED` is given for the values that job systems register.
+    buckets: upper bounds without +Inf, in the metric's unit; empty unless a histogram. closed: labels with few fixed
+    values, each with these values, or with `REGISTERED` for the values that job systems register. They keep separate
+    series when the family overflows, so that ratios stay exact.
     """
 
     name: str
@@ -94,20 +94,23 @@ class Family(NamedTuple):
 
     @property
     def base(self) -> str:
-        """OpenMetrics' name of the family, which has no _total."""
+        """The family's name in OpenMetrics, without _total."""
         return self.name.removesuffix("_total") if self.type == COUNTER else self.name
 
     @property
     def exposed_names(self) -> tuple[str, ...]:
-        """All names that the family takes in the exposition."""
+        """All names that the family uses in the exposition."""
         return (self.base, *(self.base + suffix for suffix in SAMPLE_SUFFIXES.get(self.type, ())))
 
     @property
     def width(self) -> int:
-        """Cells a series takes: histograms one a bucket (+Inf included) and the sum; max and min gauges one for
-        this process's value and one for earlier owners' of the slot; most recent and high-water gauges one for 'when
-        or whether set' and one for the value; what was erased as many as the series it is about, one for when that
-        was removed and one for when it was asked for again (epoch seconds)."""
+        """The number of cells of a series.
+
+        A histogram has one for each bucket, including +Inf, and one for the sum. MAX and MIN gauges have one for this
+        process's value and one for earlier owners of the slot. MOST_RECENT and HIGH_WATER gauges have one for the time
+        of the update, or whether there was one, and one for the value. An erased series has as many as the series that
+        it is about, and two in epoch seconds: when that series was removed, and when it was created again.
+        """
         if self.mode == ERASED:
             return (len(self.buckets) + 2 if self.buckets else 1) + 2
         if self.type == HISTOGRAM:
@@ -116,23 +119,22 @@ class Family(NamedTuple):
 
     @property
     def erased(self) -> "Family":
-        """The family that holds what was removed or reset of this one's series."""
+        """The family that holds the removed or reset values of this family's series."""
         return Family(f"{self.name}:erased", GAUGE, "", self.labels, ERASED, self.buckets)
 
     @property
     def reserved(self) -> int:
-        """Overflow series the family may need: one a combination of its closed labels' values, of one system if it has
-        that label."""
+        """The number of overflow series: one for each combination of closed labels' values, for one job system."""
         return math.prod(len(values) for _, values in self.closed if values != REGISTERED)
 
     @property
     def system_at(self) -> int | None:
-        """Which of the labels has the values that job systems register; None when there is no such label."""
+        """The position of the label with the values that job systems register; None without such a label."""
         label = next((label for label, values in self.closed if values == REGISTERED), None)
         return None if label is None else self.labels.index(label)
 
     def overflow(self, values: tuple[str, ...]) -> tuple[str, ...]:
-        """The label values of the series that counts for these beyond the cap."""
+        """Return the label values of the overflow series that counts these label values beyond the cap."""
         kept = dict(self.closed)
         systems = state(RegisteredSystems).names
         return tuple(
@@ -141,7 +143,7 @@ class Family(NamedTuple):
         )
 
     def is_overflow(self, values: tuple[str, ...]) -> bool:
-        """Whether this series counts for others beyond the cap. Another process may have registered its system."""
+        """Whether this is an overflow series. Another process may have registered its system."""
         kept = dict(self.closed)
         return all(
             value == OVERFLOW or (label in kept and (kept[label] == REGISTERED or value in kept[label]))
@@ -154,7 +156,7 @@ def _family(name: str, type_: str, help_: str, *labels: str, **more: object) -> 
         more.setdefault("buckets", DEFAULT_BUCKETS)
     more.setdefault("closed", tuple((label, _FIXED_VALUES[label]) for label in labels if label in _FIXED_VALUES))
     more.setdefault("unit", next((unit for unit in ("seconds", "bytes") if f"_{unit}" in name), ""))
-    return Family(name, type_, help_, labels, **more)  # type: ignore[arg-type]  # the rest is keyword data
+    return Family(name, type_, help_, labels, **more)  # type: ignore[arg-type]  # the other fields
 
 
 JOBS = _family("jobs_total", COUNTER, "Executions that started and ended, by how they ended.", *JOB_LABELS, "status")
@@ -162,9 +164,9 @@ JOBS_WITHDRAWN = _family(
     "jobs_withdrawn_total", COUNTER, "Jobs that never started, by the reason.", *JOB_LABELS, "reason",
     closed=(("system", REGISTERED), ("reason", WITHDRAWN_REASONS)),
 )  # fmt: skip
-JOBS_DURATION = _family("jobs_duration_seconds", HISTOGRAM, "Run time of executions, however they ended.", *JOB_LABELS)
+JOBS_DURATION = _family("jobs_duration_seconds", HISTOGRAM, "Run time of executions, with any status.", *JOB_LABELS)
 JOBS_DURATION_UNKNOWN = _family(
-    "jobs_duration_unknown_total", COUNTER, "Executions whose run time nobody knows.", *JOB_LABELS
+    "jobs_duration_unknown_total", COUNTER, "Executions with an unknown run time.", *JOB_LABELS
 )
 JOBS_ACTIVE = _family("jobs_active", GAUGE, "Executions running now.", *JOB_LABELS, mode=JOURNAL)
 JOBS_ACTIVE_OLDEST = _family(
@@ -177,11 +179,11 @@ JOBS_ACTIVE_OLDEST = _family(
 JOBS_FAILURES = _family(
     "jobs_failures_total", COUNTER, "Executions that failed, by exception class.", *JOB_LABELS, "error_type"
 )
-JOBS_RETRIES = _family("jobs_retries_total", COUNTER, "Attempts asked for again.", *JOB_LABELS)
+JOBS_RETRIES = _family("jobs_retries_total", COUNTER, "Requested retries.", *JOB_LABELS)
 JOBS_QUEUE_WAIT = _family(
     "jobs_queue_wait_seconds",
     HISTOGRAM,
-    "From the moment a job could have run to its start; not observed when unknown.",
+    "Time from when a job could have run to its start; not observed when unknown.",
     *JOB_LABELS,
 )
 JOBS_PUBLISHED = _family("jobs_published_total", COUNTER, "Jobs sent by an instrumented producer.", *JOB_LABELS)
@@ -199,7 +201,9 @@ JOBS_TARGET_DURATION = _family(
 JOBS_STAGE_DURATION = _family(
     "jobs_stage_duration_seconds", HISTOGRAM, "Run time of a named part of a job.", *JOB_LABELS, "stage"
 )
-JOBS_ITEMS_PROCESSED = _family("jobs_items_processed_total", COUNTER, "Items that jobs report as done.", *JOB_LABELS)
+JOBS_ITEMS_PROCESSED = _family(
+    "jobs_items_processed_total", COUNTER, "Items that jobs report as processed.", *JOB_LABELS
+)
 JOBS_LAST_SUCCESS = _family(
     "jobs_last_success_timestamp_seconds",
     GAUGE,
@@ -207,14 +211,14 @@ JOBS_LAST_SUCCESS = _family(
     *JOB_LABELS,
     mode=HIGH_WATER,
 )
-JOBS_WORKERS = _family("jobs_workers", GAUGE, "Workers alive on this host.", "system", mode=LIVE_SUM)
+JOBS_WORKERS = _family("jobs_workers", GAUGE, "Live workers on this host.", "system", mode=LIVE_SUM)
 JOBS_WORKER_CAPACITY = _family(
-    "jobs_worker_capacity", GAUGE, "Jobs the workers alive can run at once.", "system", mode=LIVE_SUM
+    "jobs_worker_capacity", GAUGE, "Jobs that the live workers can run at once.", "system", mode=LIVE_SUM
 )
 JOBS_RESERVED = _family(
     "jobs_reserved",
     GAUGE,
-    "Jobs taken from the broker and not started.",
+    "Jobs that workers took from the broker and have not started.",
     "system",
     "queue_name",
     mode=LIVE_SUM,
@@ -233,7 +237,7 @@ JOBS_SCHEDULE_LAST_SENT = _family(
 JOBS_SCHEDULE_NEXT_DUE = _family(
     "jobs_schedule_next_due_timestamp_seconds",
     GAUGE,
-    "When the entry is due next, since the epoch; long past when no scheduler runs or the entry is skipped.",
+    "When the entry is next due, since the epoch; far in the past if no scheduler runs or it skips the entry.",
     "system",
     "schedule_entry",
     mode=MOST_RECENT,
@@ -241,7 +245,7 @@ JOBS_SCHEDULE_NEXT_DUE = _family(
 JOBS_SCHEDULE_LATENESS = _family(
     "jobs_schedule_lateness_seconds",
     GAUGE,
-    "How long after its time the entry was last sent.",
+    "Delay between the entry's due time and its last sending.",
     "system",
     "schedule_entry",
     mode=MOST_RECENT,
@@ -252,7 +256,7 @@ JOBS_QUEUE_DEPTH = _family("jobs_queue_depth", GAUGE, "Jobs waiting.", *QUEUE_LA
 JOBS_QUEUE_OLDEST = _family(
     "jobs_queue_oldest_timestamp_seconds",
     GAUGE,
-    "When the job next to run was queued, since the epoch; absent when it is empty or nobody can tell.",
+    "When the job next to run was queued, since the epoch; absent if the queue is empty or the time unknown.",
     *QUEUE_LABELS,
     source=COLLECTED,
 )
@@ -261,7 +265,7 @@ JOBS_QUEUE_JOBS = _family(
     source=COLLECTED,
 )  # fmt: skip
 JOBS_QUEUE_ORPHANED = _family(
-    "jobs_queue_orphaned", GAUGE, "Started jobs whose worker is gone.", *QUEUE_LABELS, source=COLLECTED
+    "jobs_queue_orphaned", GAUGE, "Started jobs of workers that no longer exist.", *QUEUE_LABELS, source=COLLECTED
 )
 JOBS_QUEUE_OVERDUE = _family(
     "jobs_queue_overdue", GAUGE, "Scheduled jobs past their time.", *QUEUE_LABELS, source=COLLECTED
@@ -269,7 +273,7 @@ JOBS_QUEUE_OVERDUE = _family(
 JOBS_QUEUE_UNACKNOWLEDGED = _family(
     "jobs_queue_unacknowledged",
     GAUGE,
-    "Jobs delivered and not acknowledged.",
+    "Jobs delivered to workers and not acknowledged.",
     "system",
     "broker",
     source=COLLECTED,
@@ -294,7 +298,7 @@ JOBS_REGISTERED_WORKERS = _family(
 JOBS_REGISTERED_WORKERS_STALE = _family(
     "jobs_registered_workers_stale",
     GAUGE,
-    "Workers known to the broker whose heartbeats have run out.",
+    "Workers known to the broker with an expired heartbeat.",
     "system",
     "broker",
     source=COLLECTED,
@@ -321,7 +325,7 @@ JOBS_CRON_HEARTBEAT = _family(
 JOBS_CRON_NEXT = _family(
     "jobs_cron_next_timestamp_seconds",
     GAUGE,
-    "When cron schedulers send their next job, since the epoch; in the past when they are late.",
+    "When cron schedulers send their next job, since the epoch; in the past if they are late.",
     "system",
     "broker",
     source=COLLECTED,
@@ -331,7 +335,7 @@ COLLECTOR_UP = _family(
     source=COLLECTED,
 )  # fmt: skip
 COLLECTOR_DURATION = _family(
-    "jobmetrics_collector_duration_seconds", GAUGE, "How long the last reading took.", "collector", "broker",
+    "jobmetrics_collector_duration_seconds", GAUGE, "Duration of the last reading.", "collector", "broker",
     source=COLLECTED,
 )  # fmt: skip
 COLLECTOR_LAST_SUCCESS = _family(
@@ -342,17 +346,17 @@ COLLECTOR_LAST_SUCCESS = _family(
 BUILD_INFO = _family("jobmetrics_build_info", GAUGE, "The exporter's version; always 1.", "version", source=OWN)
 SLOTS = _family("jobmetrics_slots", GAUGE, "Slots of the registry directory, by state.", "state", source=OWN)
 SERIES = _family("jobmetrics_series", GAUGE, "Series in the registry directory.", source=OWN)
-SERIES_LIMIT = _family("jobmetrics_series_limit", GAUGE, "Series the registry directory may hold.", source=OWN)
+SERIES_LIMIT = _family("jobmetrics_series_limit", GAUGE, "Series that the registry directory may hold.", source=OWN)
 SUPERSEDED_SERIES = _family(
     "jobmetrics_superseded_series",
     GAUGE,
-    "Series of earlier declarations that are not shown.",
+    "Series of older declarations that are not shown.",
     source=OWN,
 )
 FUTURE_TIMESTAMPS = _family(
     "jobmetrics_future_timestamps",
     GAUGE,
-    "Series left out because their timestamps lie in the future: the clock was set back.",
+    "Series left out because their timestamps are in the future: the clock was set back.",
     source=OWN,
 )
 INVALID_FAMILIES = _family(
@@ -360,18 +364,18 @@ INVALID_FAMILIES = _family(
     source=OWN,
 )  # fmt: skip
 SCRAPE_DURATION = _family(
-    "jobmetrics_scrape_duration_seconds", GAUGE, "How long the exporter took to read the registry directory.",
+    "jobmetrics_scrape_duration_seconds", GAUGE, "Duration of the exporter's last reading of the registry directory.",
     source=OWN,
 )  # fmt: skip
 DIRECTORY_UP = _family("jobmetrics_directory_up", GAUGE, "Whether the registry directory could be read.", source=OWN)
 DROPPED_SERIES = _family(
-    "jobmetrics_dropped_series_total", COUNTER, "Series asked for beyond the limit, counted under __other__.",
+    "jobmetrics_dropped_series_total", COUNTER, "Series requested beyond the limit, counted under __other__.",
     source=OWN,
 )  # fmt: skip
 DROPPED_UPDATES = _family(
     "jobmetrics_dropped_updates_total",
     COUNTER,
-    "Updates that were not recorded, by the reason and the metric they were for.",
+    "Updates that were not recorded, by reason and metric.",
     "reason",
     "metric",
     source=OWN,

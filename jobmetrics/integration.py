@@ -1,15 +1,15 @@
-"""What a job system brings: its name, the options of its queues, what reads them, its checks.
+"""The interface of job systems: a name, options, collectors and checks for the commands, and events from workers.
 
 A package adds a job system with an entry point of the group `jobmetrics.systems` that names a `System`:
 
     [project.entry-points."jobmetrics.systems"]
     spool = "spool_metrics.system:SPOOL"
 
-Every command loads that object, for its options, so its module must import neither the job system nor anything slow.
-Its collectors and checks import what they need when they are called.
+Every command loads that object for its options, so its module must not import the job system or anything slow. The
+collectors and checks import what they need when they are called.
 
-In a worker, an integration registers its system's name, gives events to the `current_recorder()` inside `guarded`
-functions, and shows its worker by `worker_gauges`. Nothing here imports what workers do without.
+In a worker, an integration registers its system's name, passes events to the `current_recorder()` inside `guarded`
+functions, and shows its worker with `worker_gauges`. Nothing here imports packages that workers do not need.
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string.
@@ -81,9 +81,9 @@ ENTRY_POINT_GROUP = "jobmetrics.systems"
 class Option(NamedTuple):
     """An option of the commands that read brokers.
 
-    name: as in spool_folder. It is --spool-folder on the command line, JOBMETRICS_EXPORTER_SPOOL_FOLDER in the
-    environment, and spool_folder in the table [exporter] of the configuration file. repeatable: it takes several
-    values, and the collectors get a tuple. broker: each value is [NAME=]URL, and the collectors get a
+    name: for example spool_folder. The option is --spool-folder on the command line, JOBMETRICS_EXPORTER_SPOOL_FOLDER
+    in the environment, and spool_folder in the table [exporter] of the configuration file. repeatable: the option takes
+    several values, and the collectors get a tuple. broker: each value is [NAME=]URL, and the collectors get a
     `jobmetrics.collector_api.Target`.
     """
 
@@ -95,34 +95,34 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """What it is called on the command line."""
+        """The option's name on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
     def keyword(self) -> str:
-        """What it is called in `CollectorOptions`: the name, in the plural if the option is repeatable."""
+        """The option's name in `CollectorOptions`: with a final s if it is repeatable."""
         return f"{self.name}s" if self.repeatable else self.name
 
 
-# What workers have recorded: a family's values by label values; of a histogram, its count.
+# Returns what workers recorded: a family's values by label values. A histogram's value is its count.
 Recorded = Callable[[Family], Mapping[tuple[str, ...], float]]
 
 
 class System:
-    """A job system as the commands know it.
+    """A job system for the commands.
 
     Args:
-        name: the value of the label `system`: lower-case letters, digits and underscores.
-        package: the distribution whose version `jobmetrics check` shows; empty: none.
-        minimum: the oldest supported version of the package, as in "5.3".
-        requirement: what pip installs so that the collectors can be imported.
-        options: the names of all begin with the system's name and an underscore.
-        collectors: makes the collectors from what the options were given. It is called once when a command starts:
-            if one of the options is given, or if the system has none. Raises SettingsError for options that are wrong.
-        checks: what `jobmetrics check` should say about what the workers recorded.
+        name: The value of the label `system`: lower-case letters, digits and underscores.
+        package: The distribution that `jobmetrics check` reports the version of; empty for none.
+        minimum: The oldest supported version of the package, for example "5.3".
+        requirement: The pip requirement that makes the collectors importable.
+        options: The options. Each name begins with the system's name and an underscore.
+        collectors: Makes the collectors from the values of the options. It is called once when a command starts, if one
+            of the options is given or the system has no options. It raises SettingsError if an option is wrong.
+        checks: Returns findings about the recorded values, for `jobmetrics check`.
 
     Raises:
-        ValueError: for a name that is not allowed.
+        ValueError: A name is not allowed.
     """
 
     def __init__(
@@ -149,12 +149,12 @@ class System:
                 raise ValueError(f"the option {option.name!r} of {name} is not allowed; it begins with {name}_")
 
     def is_asked_for(self, options: "CollectorOptions") -> bool:
-        """Whether an option of the system is given. A system without options is always asked for."""
+        """Whether the options select this system: one of its own is given, or it has none."""
         return not self.options or any(options.get(option.keyword) for option in self.options)
 
 
 class Systems(NamedTuple):
-    """The installed job systems, in the order of their entry points' names.
+    """The installed job systems, ordered by the names of their entry points.
 
     broken: one line for each entry point that cannot be used.
     """
@@ -164,7 +164,7 @@ class Systems(NamedTuple):
 
 
 def find_systems() -> Systems:
-    """Load the job systems of all installed packages. A package that cannot be loaded costs only itself."""
+    """Load the job systems of all installed packages. A package that cannot be loaded does not affect the others."""
     from importlib.metadata import entry_points
 
     found: dict[str, System] = {}
@@ -185,12 +185,12 @@ def find_systems() -> Systems:
 
 
 def known_names() -> tuple[str, ...]:
-    """The values of the label `system` that installed packages may record."""
+    """Return the values of the label `system` that installed packages may record."""
     return (*(system.name for system in find_systems().systems), PYTHON)
 
 
 class _WorkerGauges:
-    """The live gauges of one system's worker in this process."""
+    """The live gauges of one job system's worker in this process."""
 
     def __init__(self, writer: "Writer", system: str) -> None:
         self.writer = writer
@@ -218,21 +218,21 @@ class _WorkerGauges:
 
 
 class ShownWorkers:
-    """The workers that this process is."""
+    """The gauges of the workers in this process, by job system."""
 
     def __init__(self) -> None:
         self.by_system: dict[str, _WorkerGauges] = {}
 
 
 def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[str, int] | None = None) -> None:
-    """Show that this process is a living worker. Call it again when something changes.
+    """Show that this process is a live worker. Call it again after each change.
 
-    The gauges are live: they end with the process, however it ends.
+    The gauges disappear when the process ends, even if it is killed.
 
     Args:
-        system: the registered name.
-        capacity: jobs that the worker can run at once; None while it is not known, which changes nothing.
-        reserved: jobs taken from the broker and not started, by queue.
+        system: The registered name of the job system.
+        capacity: Jobs that the worker can run at once; None if unknown, to keep the last value.
+        reserved: Jobs taken from the broker and not started, by queue.
     """
     writer = current_recorder().writer
     workers = state(ShownWorkers).by_system
@@ -243,7 +243,7 @@ def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[s
 
 
 def clear_worker_gauges(system: str) -> None:
-    """Show that this process, which may live on, is no longer a worker of the system."""
+    """Show that this process is not a worker of the job system any more, although it may live on."""
     gauges = state(ShownWorkers).by_system.get(system)
     if gauges is not None:
         gauges.clear()

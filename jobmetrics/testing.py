@@ -1,4 +1,4 @@
-"""For people who test their own instrumented code: a registry of the test's own, clocks, and what was recorded.
+"""Helpers to test instrumented code: a temporary registry, a clock, and the recorded values.
 
     from jobmetrics.testing import read_sample
 
@@ -6,8 +6,8 @@
         load_rows(3)
         assert read_sample("rows_total", {"table": "orders"}) == 3.0
 
-The fixture `jobmetrics_registry` comes with the package. Errors of jobmetrics surface in its tests instead of being
-counted. No extra is needed: registries are read with the standard library.
+The package includes the fixture `jobmetrics_registry`. Errors of jobmetrics are raised in its tests instead of counted.
+No extra is needed, because this module reads registries with the standard library.
 """
 
 from __future__ import annotations
@@ -68,9 +68,13 @@ __all__ = [
 
 
 class CountingClock:
-    """Seconds that pass only when the test says so, and `step` of them at each reading, so durations are exact.
+    """A clock that a test controls, so that durations are exact.
 
-    readings: how often it was asked.
+    readings: how often it was called.
+
+    Args:
+        now: The first reading, in seconds.
+        step: Seconds that pass at each reading.
     """
 
     def __init__(self, now: float = 0.0, step: float = 0.0) -> None:
@@ -85,16 +89,16 @@ class CountingClock:
         return now
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Advance the clock by this many seconds."""
         self.now += seconds
 
 
 @dataclass
 class JobRecord:
-    """One execution in a `record_jobs` block. Times are seconds.
+    """One execution in a `record_jobs` block. Durations are in seconds.
 
-    status and duration: None while it runs; cpu_seconds: what the job system reported, if it did; stages: names and
-    durations in the order of their ends.
+    status, duration: None while it runs. cpu_seconds: the CPU time that the job system reported, if any. stages: names
+    and durations, in the order in which they ended.
     """
 
     job: Job
@@ -108,9 +112,10 @@ class JobRecord:
 
 
 class RecordedJobs(Recorder):
-    """What jobs did in a `record_jobs` block. It writes no file.
+    """The jobs of a `record_jobs` block, kept in memory.
 
-    executions: in the order of their starts; events: what was published, withdrawn and lost, as it came.
+    executions: in the order in which they started. events: published, withdrawn and lost jobs, in the order of the
+    events.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -161,7 +166,14 @@ class RecordedJobs(Recorder):
 
 @contextmanager
 def record_jobs(clock: Callable[[], float] = time.perf_counter) -> Iterator[RecordedJobs]:
-    """Keep the jobs of this block in memory, and record nothing in a directory. clock: seconds, for durations."""
+    """Record the jobs of this block in memory instead of a directory.
+
+    Args:
+        clock: Returns seconds, for durations.
+
+    Yields:
+        The recorded jobs.
+    """
     before = settings.peek()
     made = RecordedJobs(clock)
     settings.configure(enabled=False, propagate_errors=True)
@@ -175,13 +187,18 @@ def record_jobs(clock: Callable[[], float] = time.perf_counter) -> Iterator[Reco
 
 @contextmanager
 def temporary_registry(clock: Callable[[], float] | None = None, **keywords: object) -> Iterator[str]:
-    """A registry directory for this block alone; everything records into it. Gives its path.
+    """Record into a temporary registry directory in this block. Not thread-safe.
 
-    clock: seconds, for the durations of jobs and stages; keywords: settings. Not for two threads at once.
+    Args:
+        clock: Returns seconds, for the durations of jobs and stages.
+        keywords: Settings by name.
+
+    Yields:
+        The path of the directory.
     """
     before = settings.peek()
     with tempfile.TemporaryDirectory(prefix="jobmetrics-") as parent:
-        made = settings.configure(dir=os.path.join(parent, "registry"), propagate_errors=True, **keywords)  # noqa: PTH118 - settings take texts
+        made = settings.configure(dir=os.path.join(parent, "registry"), propagate_errors=True, **keywords)  # noqa: PTH118 - settings take strings
         writer = current.writer()
         follow(writer)
         if clock is not None:
@@ -207,7 +224,7 @@ def read_sample(name: str, labels: Mapping[str, str] | None = None, *, directory
         directory: The registry directory; that of the active settings if None.
 
     Returns:
-        The value, or None when there is no such sample.
+        The value, or None without such a sample.
 
     Raises:
         JobmetricsError: The directory cannot be read.
@@ -218,7 +235,7 @@ def read_sample(name: str, labels: Mapping[str, str] | None = None, *, directory
 
 @dataclass
 class _Row:
-    """One slot. live: whether a living process owns it; running: first cell and start of each running execution."""
+    """One slot. live: whether a live process owns it. running: first cell and start of each running execution."""
 
     cells: array[float]
     live: bool = False
@@ -227,9 +244,9 @@ class _Row:
 
 @dataclass
 class _Reading:
-    """A registry directory as the exporter reads it, without what that does about damage, and with plain loops.
+    """A reader like the exporter's, with plain loops instead of numpy and without the handling of damaged files.
 
-    The exporter's reader needs numpy. A test compares the two.
+    A test compares the two readers.
     """
 
     index: SeriesIndex
@@ -237,7 +254,7 @@ class _Reading:
 
     @classmethod
     def of(cls, path: str) -> _Reading | None:
-        """Read a directory; None while nothing has recorded there."""
+        """Read a directory; None before anything is recorded there."""
         directory = Directory(path)
         try:
             directory.check()
@@ -293,7 +310,7 @@ class _Reading:
         return math.fsum(row.cells[cell] for row in self.rows if cell < len(row.cells))
 
     def _erased(self, family: Family, values: tuple[str, ...]) -> tuple[bool, int | None]:
-        """Whether a series was removed and not asked for again, and the first cell of what was erased of it."""
+        """Whether a series was removed and not created again, and the first cell of its erased values."""
         place = self.index.find_erased(family, values)
         if place is None:
             return False, None
@@ -312,7 +329,7 @@ class _Reading:
         pairs = [(row.cells[first], row.cells[first + 1]) for row in self.rows if first + 1 < len(row.cells)]
         if mode in (MAX, MIN):
             return reduce(partial(extreme, mode), itertools.chain.from_iterable(pairs), 0.0) + 0.0
-        # When, or whether, it was set stands before the value.
+        # The first cell is the time of the update, or whether there was one.
         found = [pair for pair in pairs if pair[0]]
         return max(found, key=lambda pair: pair[mode == HIGH_WATER])[1] if found else None
 
@@ -323,7 +340,7 @@ def _content(directory: Directory, name: str) -> bytes:
 
 
 def _row(directory: Directory, name: str, identity: bytes) -> _Row | None:
-    """One slot's row; None for a slot of another generation and for one that is damaged or gone."""
+    """Read one slot; None if it has another generation, is damaged or does not exist any more."""
     try:
         with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as file:
             live = is_ready(file.fileno())
