@@ -5,6 +5,7 @@ A misspelt name or label is no error in Prometheus: the expression just never fi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,10 +55,12 @@ def known_series() -> dict[str, Labels]:
     return known
 
 
+@functools.cache
 def known_values() -> dict[str, dict[str, tuple[str, ...]]]:
     """The values of labels that have a fixed few, by the family's name."""
+    systems = known_names()
     return {
-        family.name: {label: known_names() if values == REGISTERED else values for label, values in family.closed}
+        family.name: {label: systems if values == REGISTERED else values for label, values in family.closed}
         for family in BUILT_IN
     }
 
