@@ -17,9 +17,10 @@ __all__ = ["instrument", "uninstrument"]
 
 
 def instrument(app: Celery | None = None) -> None:
-    """Record what Celery's workers and producers in this process do. Calling it again changes nothing.
+    """Record the tasks that Celery's workers run and producers send in this process. A second call changes nothing.
 
-    Celery's signals are the process's, not an app's: `app` is taken for the reader's sake.
+    Args:
+        app: the Celery application. It is not used: Celery's signals are shared by all apps of a process.
     """
     from jobmetrics.celery import beat, producer, signals
 
@@ -30,7 +31,11 @@ def instrument(app: Celery | None = None) -> None:
 
 
 def uninstrument(app: Celery | None = None) -> None:
-    """Stop recording in this process."""
+    """Stop recording in this process.
+
+    Args:
+        app: as for `instrument`.
+    """
     from jobmetrics.celery import beat, producer, signals
 
     signals.disconnect()

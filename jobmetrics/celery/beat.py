@@ -19,7 +19,7 @@ _MARK = "jobmetrics_observed"
 
 
 class Schedule:
-    """Records what one scheduler sends. wall: epoch seconds."""
+    """Records the entries that one scheduler sends. wall: returns epoch seconds."""
 
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._recorder = recorder.default()
@@ -30,19 +30,19 @@ class Schedule:
         self._lateness = Labelled(BoundGauge, f.JOBS_SCHEDULE_LATENESS, writer)
 
     @guarded("celery beat")
-    def begins(self, entries: Any) -> None:
-        """Beat starts: each entry is due at some time from now on, or was while no beat ran."""
+    def started(self, entries: Any) -> None:
+        """Record when each entry is due. An entry may have become due while no beat ran."""
         for entry in list(entries):
             self._due(entry, entry.last_run_at)
 
     @guarded("celery beat")
-    def late_by(self, entry: Any) -> float | None:
-        """Seconds since the entry was due, before its last run is moved on."""
+    def lateness(self, entry: Any) -> float | None:
+        """Return the seconds since the entry was due. Call it before the entry's last run changes."""
         return max(0.0, -_seconds_left(entry, entry.last_run_at))
 
     @guarded("celery beat")
     def sent(self, entry: Any, lateness: float | None) -> None:
-        """The broker took the entry's message."""
+        """Record an entry that the broker accepted. lateness: seconds; None when it is not known."""
         self._recorder.tick()
         labels = (SYSTEM, label_value(entry.name))
         self._last_sent.at(labels).set(self._wall())
@@ -55,29 +55,29 @@ class Schedule:
 
 
 def _seconds_left(entry: Any, since: Any) -> float:
-    """Until the entry is due after a run at `since`; negative when that has passed."""
+    """Return the seconds until the entry is due after a run at `since`; negative when it is overdue."""
     return float(entry.schedule.remaining_estimate(since).total_seconds())
 
 
 def observe(scheduler: Any, schedule: Schedule) -> None:
-    """Hear of every entry that this scheduler sends; doing it again changes nothing.
+    """Record every entry that this scheduler sends. A second call changes nothing.
 
-    The signals of publishing do not say which entry a message is of, and each scheduler, whatever stores its
-    entries, sends them through this method.
+    This wraps `apply_async`, because the publish signals do not name the entry. Every scheduler sends its entries
+    through this method, wherever it stores them.
     """
     if getattr(scheduler, _MARK, False):
         return
     send = scheduler.apply_async
 
     def observed(entry: Any, *args: Any, **options: Any) -> Any:
-        lateness = schedule.late_by(entry)
-        result = send(entry, *args, **options)  # raises when it was not sent
+        lateness = schedule.lateness(entry)
+        result = send(entry, *args, **options)  # raises if it cannot send the message
         schedule.sent(entry, lateness)
         return result
 
     scheduler.apply_async = observed
     setattr(scheduler, _MARK, True)
-    schedule.begins(scheduler.schedule.values())
+    schedule.started(scheduler.schedule.values())
 
 
 @guarded("celery beat")
@@ -87,10 +87,10 @@ def _beat_init(sender: Any = None, **_: Any) -> None:
 
 
 def connect() -> None:
-    """Begin to listen."""
+    """Connect the signal handler."""
     beat_init.connect(_beat_init, weak=False, dispatch_uid=_UID)
 
 
 def disconnect() -> None:
-    """Stop it; a beat that runs already is observed until it ends."""
+    """Disconnect the signal handler. A beat that runs already is recorded until it ends."""
     beat_init.disconnect(dispatch_uid=_UID)

@@ -15,7 +15,7 @@ from jobmetrics.registry import INDEX_NAME, Directory
 
 
 def findings(app: Any) -> Iterator[Finding]:
-    """Report what is right and wrong, the most basic first."""
+    """Yield the findings about this app, the most basic first."""
     app.loader.import_default_modules()
     if handlers.is_connected():
         yield Finding(OK, "this app is instrumented")
@@ -53,13 +53,13 @@ def _directory(directory: Directory) -> Iterator[Finding]:
 
 @click.group(name="jobmetrics", help="Prometheus metrics of this app's workers.")
 def command() -> None:
-    """The group of our commands below `celery`."""
+    """The command group `celery jobmetrics`."""
 
 
-@command.command(name="check", help="Say whether this app records its jobs, and where.")
+@command.command(name="check", help="Check whether this app records its jobs, and where.")
 @click.pass_context
 def check(context: click.Context) -> None:
-    """Print what was found; exit 1 if anything is wrong."""
+    """Print the findings; exit 1 if there is a problem."""
     problems = 0
     for finding in findings(context.obj.app):
         click.echo(str(finding))

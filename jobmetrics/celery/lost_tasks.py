@@ -1,4 +1,4 @@
-"""What a worker's main process knows: tasks whose own process died or was killed, and tasks that never started."""
+"""Tasks that the worker's main process records: their own process died, or they never started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobmetrics.job_context import Execution
 from jobmetrics.registry import Entry, execution_hash
 
 MAX_PENDING = 10_000
-REPORTED = "jobmetrics_reported"  # of a request: its main process will report the execution before it
+REPORT_PENDING = "jobmetrics_reported"  # attribute of a request: the main process counts the previous execution
 
 
 class LostTasks:
@@ -37,19 +37,22 @@ class LostTasks:
 
 @guarded("celery received")
 def received(request: Any = None, **_: Any) -> None:
-    """The main process took a task from the broker; if it came again, a report of its last execution may be pending."""
+    """Mark a task that the broker delivers again while the end of its previous execution is not counted yet."""
     if request.id in runtime.state(LostTasks).pending:
-        request.request_dict[REPORTED] = True
+        request.request_dict[REPORT_PENDING] = True
 
 
 @guarded("celery failure")
 def failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-    """A task failed: in its own process postrun records it; else its process died or was killed."""
+    """Record a failure that the main process reports: the task's own process died or was killed.
+
+    If the task fails in this process, `postrun` records it.
+    """
     request = sender.request
-    # A rejected task counted as rejected when it ended; from 5.7 on the main process sends its failure too.
+    # `postrun` has counted a rejected task. From Celery 5.7 on the main process sends a failure for it, too.
     if runs_here(request) or request.is_eager or isinstance(exception, Reject):
         return
-    report(
+    report_lost(
         Lost(
             job_of(sender, request if request.delivery_info else find_failing_request(task_id) or request),
             task_id,
@@ -61,14 +64,14 @@ def failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: A
 
 
 def on_failure_of(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A request's `on_failure` that counts the pool process with which a request's result was lost.
+    """Count a pool process that died after its task had stored a success.
 
-    From Celery 5.7 on no signal is sent when the task had stored its success before its process died.
+    From Celery 5.7 on no signal is sent for it.
     """
 
     @functools.wraps(original)
     def on_failure(self: Any, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        _process_lost(self, exc_info)  # first: this may requeue the message, and the next run begin
+        _process_lost(self, exc_info)  # first, because the original may requeue the message, and the next run may start
         return original(self, exc_info, *args, **kwargs)
 
     return on_failure
@@ -80,8 +83,8 @@ def _process_lost(request: Any, exc_info: Any) -> None:
         recorder.default().process_lost(job_of(request.task, request), request.id)
 
 
-def announced_late(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A request's `cancel` or `terminate`, during which `settle` leaves the killed greenlet's end open.
+def cancel_or_terminate_of(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep `count_pending` from counting a killed greenlet while Celery cancels or terminates its request.
 
     Celery kills the greenlet, then stores the result, and then sends the signal that gives the reason. The result
     store may take seconds to answer.
@@ -101,31 +104,31 @@ def announced_late(original: Callable[..., Any]) -> Callable[..., Any]:
 
 @guarded("celery retry")
 def retry(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
-    """A retry that the main process asked for: the connection was lost, or the pool process was."""
+    """Record a retry that the main process asked for, after it lost the connection or the pool process."""
     if not runs_here(request) and not request.is_eager:
         died = isinstance(getattr(reason, "exc", None), WorkerLostError)
-        report(Lost(job_of(sender, request), request.id, RETRY, process_died=died))
+        report_lost(Lost(job_of(sender, request), request.id, RETRY, process_died=died))
 
 
 @guarded("celery revoked")
 def revoked(sender: Any = None, request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
-    """A task was revoked, or had expired, before it started; or it was terminated while it ran."""
+    """Record a task that was revoked or had expired before it started, or was terminated while it ran."""
     job = job_of(sender, request)
     if terminated:
-        report(Lost(job, request.id, REVOKED))
+        report_lost(Lost(job, request.id, REVOKED))
     else:
         recorder.default().withdrawn(Withdrawn(job, "expired" if expired else "revoked"))
 
 
 @guarded("celery unknown")
 def unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
-    """A task that this worker does not know; its name is not ours to trust."""
+    """Record a message that names an unknown task. The name is untrusted and becomes no label."""
     _withdraw(sender, message, "unknown")
 
 
 @guarded("celery rejected")
 def rejected(sender: Any = None, message: Any = None, **_: Any) -> None:
-    """A message that is no task's."""
+    """Record a message that does not hold a task."""
     _withdraw(sender, message, "rejected")
 
 
@@ -135,17 +138,17 @@ def _withdraw(consumer: Any, message: Any, reason: str) -> None:
 
 
 def redelivered(task: Any, task_id: str, request: Any) -> None:
-    """A message came again: count its first execution if that died with its process, as no signal reports it.
+    """Count the first execution of a redelivered message if its process died.
 
-    That is so for acks_late with reject_on_worker_lost, and for a worker that died as a whole. Only executions on this
-    directory's host are known here: a first execution that was lost on another host is not counted.
+    No signal reports that execution after acks_late with reject_on_worker_lost, or after the whole worker died.
+    A first execution that was lost on another host is not counted: this directory does not know it.
     """
-    if not getattr(request, REPORTED, False) and any(entry.lost for entry in _open_entries(task_id)):
-        report(Lost(job_of(task, request), task_id, FAILURE, WorkerLostError.__name__, process_died=True))
+    if not getattr(request, REPORT_PENDING, False) and any(entry.lost for entry in _open_entries(task_id)):
+        report_lost(Lost(job_of(task, request), task_id, FAILURE, WorkerLostError.__name__, process_died=True))
 
 
-def killed(task_id: str, execution: Execution) -> None:
-    """A greenlet of this process was killed: Celery sends the reason, just before or just after."""
+def greenlet_killed(task_id: str, execution: Execution) -> None:
+    """Record the end of a killed greenlet. Celery sends the reason before or after this call."""
     lost = runtime.state(LostTasks)
     event = lost.pending.get(task_id)
     if event is None:
@@ -154,8 +157,8 @@ def killed(task_id: str, execution: Execution) -> None:
         recorder.default().ended(execution, Ended(event.status))
 
 
-def report(event: Lost) -> None:
-    """Count an end that this process reports for another one, now or as soon as that one is gone."""
+def report_lost(event: Lost) -> None:
+    """Count the end of an execution of another process, now or once that process has ended it."""
     lost = runtime.state(LostTasks)
     execution = lost.killed.pop(event.execution_id, None)
     if execution is not None:
@@ -171,15 +174,16 @@ def report(event: Lost) -> None:
 
 
 @guarded("celery report")
-def settle(*, final: bool = False) -> None:
-    """Count what was reported too early. Call it now and then, and when the worker has ended its pool.
+def count_pending(*, final: bool = False) -> None:
+    """Count the ends that were reported before their process was gone. Call it regularly, and after the pool has ended.
 
-    final: the worker has ended its pool, so also count what Celery has not announced yet.
+    Args:
+        final: the worker has ended its pool. Then also count executions for which Celery has sent no reason.
     """
     lost = runtime.state(LostTasks)
     for task_id in list(lost.killed):
         if final or task_id not in lost.announcing:
-            recorder.default().ended(lost.killed.pop(task_id), Ended(REVOKED))  # not by Celery
+            recorder.default().ended(lost.killed.pop(task_id), Ended(REVOKED))  # Celery did not kill it
     for task_id, event in lost.pending.copy().items():
         if not _still_runs(task_id):
             del lost.pending[task_id]

@@ -1,6 +1,6 @@
-"""For `imports = ("jobmetrics.celery.plugin",)`: importing this module is what turns recording on.
+"""The module for `imports = ("jobmetrics.celery.plugin",)`: its import turns recording on.
 
-Celery imports such modules in the worker before it sends its first signal.
+Celery imports these modules in the worker before it sends its first signal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The producer's side: stamp each message with the moment it is sent, and count it once it is."""
+"""Producers: add a timestamp to each message before it is sent, and count the message afterwards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _UID = "jobmetrics.publish"
 
 
 @guarded("celery publish")
-def _stamp(headers: dict[str, Any] | None = None, **_: Any) -> None:
+def _add_timestamp(headers: dict[str, Any] | None = None, **_: Any) -> None:
     if headers is not None:
-        headers[PUBLISHED_AT] = repr(time.time())  # assigned: a retry copies the old headers on
+        headers[PUBLISHED_AT] = repr(time.time())  # overwritten: a retry copies the old headers
 
 
 @guarded("celery publish")
@@ -31,18 +31,18 @@ def _count(
     **_: Any,
 ) -> None:
     if headers and headers.get("retries"):
-        return  # another attempt at a job that was counted when it was first sent
+        return  # the job was counted when it was first sent
     queue = queue_name(current_app, getattr(exchange, "name", exchange), routing_key)
     recorder.default().published(Published(Job(SYSTEM, str(sender), queue)))
 
 
 def connect() -> None:
-    """Begin to stamp and count."""
-    before_task_publish.connect(_stamp, weak=False, dispatch_uid=_UID)
+    """Connect the signal handlers."""
+    before_task_publish.connect(_add_timestamp, weak=False, dispatch_uid=_UID)
     after_task_publish.connect(_count, weak=False, dispatch_uid=_UID)
 
 
 def disconnect() -> None:
-    """Stop it."""
+    """Disconnect the signal handlers."""
     before_task_publish.disconnect(dispatch_uid=_UID)
     after_task_publish.disconnect(dispatch_uid=_UID)

@@ -1,4 +1,4 @@
-"""Which Celery brokers and queues the exporter reads, and what reads them."""
+"""Collectors that read the depth and age of Celery's queues on Redis and RabbitMQ."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from jobmetrics.families import (
     OVERFLOW,
 )
 
-DEFAULT_QUEUE = "celery"  # Celery's own task_default_queue, and the exchange that queues are bound to
+DEFAULT_QUEUE = "celery"  # Celery's default for task_default_queue, and the exchange that its queues are bound to
 
 REDIS = "redis"  # kombu's driver_type of redis, rediss and sentinel
 AMQP = "amqp"  # of amqp, amqps, pyamqp and librabbitmq
@@ -45,7 +45,7 @@ _DATABASE = re.compile(r"[0-9]*\Z")
 
 
 class Unreadable:
-    """A broker whose queues cannot be read: its readings are absent, for a reason that is told."""
+    """A broker that cannot be read. Its readings are absent, and `collect` raises the reason."""
 
     name = SYSTEM
 
@@ -54,27 +54,31 @@ class Unreadable:
         self._reason = reason
 
     def collect(self) -> list[Reading]:
-        """Raises CollectorError, always."""
+        """Raise the reason.
+
+        Raises:
+            CollectorError: always.
+        """
         raise CollectorError(self._reason)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection."""
 
 
 def collectors(options: CollectorOptions) -> Iterable[Collector]:
-    """One collector a Celery broker.
+    """Return one collector for each Celery broker.
 
-    The queues are the ones named, else the ones the application declares, else Celery's default one and, on Redis,
-    those bound to the exchange of that name.
+    Each reads the queues that the options name, else those that the application declares, else Celery's default queue.
+    On Redis it then also reads the queues that are bound to the default exchange.
 
     Raises:
-        SettingsError: for a URL that kombu does not take, an application that cannot be loaded, or queues
+        SettingsError: for a URL that kombu does not accept, an application that cannot be loaded, or queues
             without a broker.
     """
     brokers: Sequence[Target] = options.get("celery_brokers", ())
     name: str | None = options.get("celery_app")
     if not brokers and not name:
-        raise SettingsError("--celery-queue needs --celery-broker or --celery-app, which say where the queues are")
+        raise SettingsError("--celery-queue needs --celery-broker or --celery-app, which name the broker")
     app = _load(name) if name else None
     queues = options.get("celery_queues") or (tuple(app.amqp.queues) if app else ())
     targets: Iterable[Target | None] = brokers or (None,)
@@ -82,8 +86,15 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
 
 
 def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: float, most: int) -> Collector:
-    """target: None for the broker that the application is configured with. queues: none for what can be found.
-    most: how many of them have series of their own."""
+    """Return the collector of one broker.
+
+    Args:
+        target: None for the broker that the application is configured with.
+        app: the application; None without one.
+        queues: names of queues; empty for the default queue and those bound to the default exchange.
+        timeout: seconds.
+        most: the number of queues that get separate series.
+    """
     broker = target.name if target else DEFAULT_NAME
     shown = target.safe_url if target else "the application's broker URL"
     transport = _transport(target, app)
@@ -98,21 +109,23 @@ def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: 
     except ImportError as error:
         needed = f"it needs the package {error.name}" if error.name else without_secrets(str(error))
         return Unreadable(broker, f"{shown} cannot be read: {needed}")
-    except (ValueError, TypeError):  # what these say may hold a part of the password
-        raise SettingsError(f"--celery-broker: {shown!r} is no broker URL: its host, port or query is wrong") from None
+    except (ValueError, TypeError):  # their messages may contain a part of the password
+        raise SettingsError(
+            f"--celery-broker: {shown!r} is not a valid broker URL: check host, port and query"
+        ) from None
     where = target.safe_url if target else _shown(connection)
     if driver == AMQP:
         return AmqpQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), most)
     if driver != REDIS:
         return _unreadable(broker, where, driver)
     if "://" not in str(connection.hostname) and not _DATABASE.match(str(connection.virtual_host).lstrip("/")):
-        raise SettingsError(f"--celery-broker: {where!r} is no broker URL: the database of a Redis is a number")
+        raise SettingsError(f"--celery-broker: {where!r} is not a valid broker URL: a Redis database is a number")
 
     return RedisQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), most, None if queues else DEFAULT_QUEUE)
 
 
 def _transport(target: Target | None, app: Any) -> str:
-    """What kombu calls the transport of a broker URL: its scheme, up to a +."""
+    """Return kombu's name of a broker URL's transport: the scheme up to a +."""
     if target is None:
         url = app.conf.broker_read_url or app.conf.broker_url or ""
         target = Target(DEFAULT_NAME, str(url if isinstance(url, str) else next(iter(url), "")))
@@ -120,9 +133,9 @@ def _transport(target: Target | None, app: Any) -> str:
 
 
 def _may_be_read(transport: str) -> bool:
-    """Whether queues of kombu's transport of this name are read, or the name is not one of kombu's.
+    """Return whether the transport can be read, or is unknown to kombu.
 
-    Asked before the transport is loaded: it may need a package that is not installed here.
+    This is checked before the transport is loaded, because it may need a package that is not installed.
     """
     from kombu.transport import TRANSPORT_ALIASES
 
@@ -137,16 +150,16 @@ def _unreadable(broker: str, where: str, transport: str) -> Unreadable:
 
 
 def _bounds(driver: str, timeout: float) -> dict[str, float]:
-    """The transport options that keep a broker that does not answer from holding us."""
+    """Return the transport options that limit the wait for a broker that does not answer."""
     if driver == AMQP:
         return {"read_timeout": timeout, "write_timeout": timeout}
     if driver == REDIS:
-        return {"socket_timeout": timeout, "socket_connect_timeout": timeout / 2}  # connecting is tried twice
+        return {"socket_timeout": timeout, "socket_connect_timeout": timeout / 2}  # two attempts
     return {}
 
 
 def _connection(target: Target | None, app: Any, timeout: float) -> Any:
-    """A connection of kombu's, with the application's options where there is one. Nothing is connected."""
+    """Return a kombu Connection that is not connected yet, with the application's options if there is one."""
     url = target.url if target else None
     if app is not None:
         return app.connection_for_read(url, connect_timeout=timeout)
@@ -154,19 +167,19 @@ def _connection(target: Target | None, app: Any, timeout: float) -> Any:
 
     options = {}
     if url is not None and url.startswith("sentinel:"):
-        # Kombu takes the master's name from its options only, and no query in these URLs.
+        # kombu accepts the master's name only as an option, and no query in these URLs.
         options = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items() if name == "master_name"}
         url = ";".join(part.partition("?")[0] for part in url.split(";"))
     return Connection(url, connect_timeout=timeout, transport_options=options)
 
 
 def _shown(connection: Any) -> str:
-    """The address of the application's broker."""
+    """Return the address of the application's broker without secrets."""
     return Target(DEFAULT_NAME, connection.as_uri(include_password=False)).safe_url
 
 
 def _load(name: str) -> Any:
-    """The Celery application that `--celery-app` names, found as Celery's own -A finds it."""
+    """Load the Celery application that `--celery-app` names, in the same way as `celery -A`."""
     from celery.app.utils import find_app
 
     here = str(Path.cwd())
@@ -174,15 +187,18 @@ def _load(name: str) -> Any:
         sys.path.insert(0, here)  # as the celery command does
     try:
         app = find_app(name)
-        app.amqp.queues  # noqa: B018 - reads the configuration, which may be broken too
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the application is anybody's code
+        app.amqp.queues  # noqa: B018 - loads the configuration, which may be invalid
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the application may raise anything
         reason = without_secrets(f"{type(error).__name__}: {error}")
         raise SettingsError(f"--celery-app {name!r} cannot be loaded: {reason}") from None
     return app
 
 
 class BrokerQueues:
-    """Reads the queues of one broker. connection: kombu's, not connected yet; where: its address without secrets."""
+    """Reads the queues of one broker.
+
+    connection: a kombu Connection that is not connected yet. where: the broker's address without secrets.
+    """
 
     name = SYSTEM
 
@@ -194,14 +210,14 @@ class BrokerQueues:
         self._channel: Any = None
 
     def collect(self) -> list[Reading]:
-        """What the broker says now of the queues it knows.
+        """Return the broker's current readings of the queues.
 
         Raises:
-            CollectorError: when it does not answer as it should.
+            CollectorError: when the broker cannot be reached or refuses a command.
         """
         try:
             return self._read()
-        except Exception as error:  # noqa: BLE001 - kombu and the clients beneath raise dozens of unrelated classes
+        except Exception as error:  # noqa: BLE001 - kombu and its clients raise many unrelated classes
             reason = without_secrets(str(error) or type(error).__name__, self._password())
             self.close()
             raise CollectorError(f"{self._where} cannot be read: {reason}") from None
@@ -210,9 +226,9 @@ class BrokerQueues:
         raise NotImplementedError
 
     def _connected(self) -> Any:
-        """A channel of kombu's."""
+        """Return the open kombu channel; connect if there is none."""
         if self._channel is None:
-            # Two tries without a pause: the second goes to the next host of a broker that has several.
+            # Two attempts without a pause: the second tries the next host if the broker has several.
             self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
             self._channel = self._connection.channel()
         return self._channel
@@ -226,7 +242,7 @@ class BrokerQueues:
         self._channel = None
         try:
             self._connection.close()
-        except Exception:  # noqa: BLE001, S110 - what is broken already may not close either
+        except Exception:  # noqa: BLE001, S110 - a broken connection may fail to close
             pass
 
 
@@ -234,7 +250,7 @@ logger = logging.getLogger("jobmetrics")
 
 
 class AmqpQueues(BrokerQueues):
-    """Reads one virtual host. What is ready counts as depth; AMQP tells nobody what is unacknowledged or how old."""
+    """Reads one virtual host. Depths count ready messages; AMQP reports neither unacknowledged messages nor ages."""
 
     def __init__(self, broker: str, where: str, connection: Any, queues: Sequence[str], max_queues: int) -> None:
         super().__init__(broker, where, connection, queues)
@@ -244,7 +260,7 @@ class AmqpQueues(BrokerQueues):
 
     def _read(self) -> list[Reading]:
         readings = []
-        others = None  # messages in the queues that share a series
+        others = None  # messages in the queues that share one series
         for queue in self._queues:
             try:
                 found = self._connected().queue_declare(queue=queue, passive=True)
@@ -269,20 +285,22 @@ class AmqpQueues(BrokerQueues):
             logger.info("jobmetrics: %s has no queue %r yet; nothing is shown for it", self._where, queue)
 
 
-INTERNAL = ("celeryev", "_kombu")  # how the names of queues begin that hold no tasks
-REPLIES = ".pidbox"  # and how they end
+INTERNAL = ("celeryev", "_kombu")  # prefixes of queues that hold no tasks
+REPLIES = ".pidbox"  # the suffix of others
 
+LARGEST_MESSAGE = 64 * 1024  # bytes; the timestamp of a longer message is not read
+_CHUNK = 10_000  # commands in one pipeline, which bounds its memory
 
-LARGEST_MESSAGE = 64 * 1024  # bytes of a message that is read for its stamp
-_CHUNK = 10_000  # commands that are sent together, which bounds the memory they take
-
-# The last message of a list if it is short: Redis has no other way to read a part of it, or to tell its length.
+# Returns the last message of a list if it is short. No Redis command returns a part of it or its length.
 _FRONT = f"local m = redis.call('LINDEX', KEYS[1], -1) if m and #m <= {LARGEST_MESSAGE} then return m end return false"
 
 
 class RedisQueues(BrokerQueues):
-    """Reads one Redis. max_queues: those beyond it share one series. exchange: whose bound queues are asked about
-    besides those named; None for no others."""
+    """Reads one Redis.
+
+    max_queues: the queues beyond this number share one series. exchange: the queues bound to it are read as well;
+    None for no other queues.
+    """
 
     def __init__(
         self,
@@ -306,7 +324,7 @@ class RedisQueues(BrokerQueues):
             (members,) = _ask(channel, [("smembers", self._binding(channel))])
             self._found = () if isinstance(members, Exception) else self._bound(channel, members)
         queues = tuple(dict.fromkeys((*self._queues, *(self._found or ()))))
-        # The lists of a queue, one a priority step, as kombu.transport.redis.Channel names them; first served first.
+        # A queue has one list for each priority step, named as in kombu.transport.redis.Channel. Served in this order.
         suffixes = tuple(dict.fromkeys(f"{channel.sep}{step}" if step else "" for step in channel.priority_steps))
         answers = iter(
             _ask(
@@ -334,14 +352,14 @@ class RedisQueues(BrokerQueues):
                 if isinstance(unacknowledged, Exception)
                 else [Reading(JOBS_QUEUE_UNACKNOWLEDGED, (SYSTEM, self.broker), float(unacknowledged))]
             ),
-            *(  # an empty queue is a missing key, hence 0
+            *(  # an empty queue has no key, and its length is 0
                 Reading(JOBS_QUEUE_DEPTH, (SYSTEM, self.broker, queue), float(depth)) for queue, depth in depths.items()
             ),
             *self._oldest(channel, suffixes, {queue: lengths[queue] for queue in own}),
         ]
 
     def _oldest(self, channel: Any, suffixes: Sequence[str], lengths: dict[str, list[int]]) -> list[Reading]:
-        """When the message that is next to run in each queue was published; nothing for a long message."""
+        """Return when the next message of each queue was published; no reading for a long message."""
         fronts = {
             queue: queue + next(suffix for suffix, length in zip(suffixes, each, strict=True) if length)
             for queue, each in lengths.items()
@@ -351,12 +369,12 @@ class RedisQueues(BrokerQueues):
             return []
         try:
             messages = _ask(channel, [("eval", key, _FRONT) for key in fronts.values()])
-        except ResponseError as error:  # such as for a user that may run no script
+        except ResponseError as error:  # for example, the user may not run scripts
             if not self._no_scripts:
                 self._no_scripts = True
                 logger.warning("jobmetrics: %s: the age of queues cannot be read: %s", self._where, error)
             return []
-        stamps = ((queue, _stamp(message)) for queue, message in zip(fronts, messages, strict=True))
+        stamps = ((queue, _published_at(message)) for queue, message in zip(fronts, messages, strict=True))
         return [
             Reading(JOBS_QUEUE_OLDEST, (SYSTEM, self.broker, queue), stamp)
             for queue, stamp in stamps
@@ -368,16 +386,19 @@ class RedisQueues(BrokerQueues):
 
     @staticmethod
     def _bound(channel: Any, members: Iterable[Any]) -> tuple[str, ...]:
-        """The queues among the members of a binding: routing key, pattern and queue with separators between."""
+        """Return the queues of a binding. A member is routing key, pattern and queue, joined by separators."""
         texts = (member.decode(errors="replace") if isinstance(member, bytes) else str(member) for member in members)
         names = sorted({text.rpartition(channel.sep)[2] for text in texts})
         return tuple(name for name in names if name and not name.startswith(INTERNAL) and not name.endswith(REPLIES))
 
 
 def _ask(channel: Any, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-    """The answers to these commands, in one round trip per 10,000; WRONGTYPE as an exception among them.
+    """Send these commands, in one round trip for each 10,000.
 
-    Prefixes the keys of those commands that kombu's client does not.
+    kombu's client adds the key prefix to some commands; this adds it to the others.
+
+    Returns:
+        The answers. A WRONGTYPE error is returned as one of them.
 
     Raises:
         ResponseError: when Redis refuses a command for another reason.
@@ -398,10 +419,10 @@ def _ask(channel: Any, commands: Sequence[tuple[str, ...]]) -> list[Any]:
     return answers
 
 
-def _stamp(message: Any) -> float | None:
-    """When a message was published, if its producer said so."""
+def _published_at(message: Any) -> float | None:
+    """Return when a message was published, in epoch seconds; None without a producer's timestamp."""
     try:
         headers = json.loads(message)["headers"]
-    except (ValueError, TypeError, KeyError, RecursionError):  # no message, or gone meanwhile
+    except (ValueError, TypeError, KeyError, RecursionError):  # not a task's message, or it is gone
         return None
     return published_at(headers)

@@ -1,4 +1,4 @@
-"""The requests that run or fail in this process."""
+"""The requests of tasks that run or fail in this process."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def runs_here(request: Any) -> bool:
 
 
 def find_failing_request(task_id: str) -> Request | None:
-    """Find the Request being failed on the call stack; Celery <= 5.6 does not pass it, nor does 5.7 for time limits.
+    """Find the Request being failed on the call stack. Celery <= 5.6 does not pass it, nor does 5.7 for time limits.
 
-    It is kept nowhere else. Noting each request when it comes in would cost each task what this costs a lost one.
+    Remembering every request would cost each task what this search costs only a lost one.
     """
-    from celery.worker.request import Request  # loaded in every worker, and in no process that only sends
+    from celery.worker.request import Request  # workers have imported it; producers need not
 
     frame: FrameType | None = sys._getframe()
     while frame is not None:
@@ -46,7 +46,7 @@ def find_failing_request(task_id: str) -> Request | None:
 
 
 def unwrapped(error: Any) -> BaseException | str | None:
-    """The exception a task raised, or its class name: what cannot be pickled comes wrapped."""
+    """Return the exception that a task raised, or its class name. billiard and Celery wrap some exceptions."""
     if type(error).__name__ == "ExceptionWithTraceback" and isinstance(error.exc, BaseException):
         error = error.exc
     if type(error).__name__ == "UnpickleableExceptionWrapper" and isinstance(error.exc_cls_name, str):

@@ -1,7 +1,7 @@
-"""Which handler listens to which of Celery's signals.
+"""Connects the handlers to Celery's signals.
 
-The process that runs a task speaks of its end (executions). The worker's main process speaks only for tasks
-whose own process died, was killed or never started them (reports).
+The process that runs a task records its end (tasks). The worker's main process records a task only if the task's own
+process died or was killed, or if the task never started (lost_tasks).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _HANDLERS = (
     (signals.task_rejected, lost_tasks.rejected),
     (signals.worker_init, worker.worker_init),
     (signals.worker_process_init, worker.process_init),
-    (signals.worker_process_shutdown, worker.process_ends),
-    (signals.worker_shutdown, worker.ended),
+    (signals.worker_process_shutdown, worker.process_shutdown),
+    (signals.worker_shutdown, worker.worker_shutdown),
 )
 
-# Methods of Celery's Request around which something is noted.
+# Methods of Celery's Request that are wrapped, because no signal reports what happens in them.
 _WRAPPERS = {
     "on_failure": lost_tasks.on_failure_of,
-    "cancel": lost_tasks.announced_late,
-    "terminate": lost_tasks.announced_late,
+    "cancel": lost_tasks.cancel_or_terminate_of,
+    "terminate": lost_tasks.cancel_or_terminate_of,
 }
 
 
 def connect() -> None:
-    """Begin to listen; doing it again changes nothing."""
+    """Connect the handlers. A second call changes nothing."""
     guard.let_through(SoftTimeLimitExceeded)
     for name, wrap in _WRAPPERS.items():
         method = getattr(Request, name)
@@ -50,7 +50,7 @@ def connect() -> None:
 
 
 def disconnect() -> None:
-    """Stop it."""
+    """Disconnect the handlers."""
     for signal, _ in _HANDLERS:
         signal.disconnect(dispatch_uid=_UID)
     for name in _WRAPPERS:
@@ -59,5 +59,5 @@ def disconnect() -> None:
 
 
 def is_connected() -> bool:
-    """Whether the handlers listen in this process."""
+    """Return whether the handlers are connected in this process."""
     return any(receiver is tasks.prerun for _, receiver in signals.task_prerun.receivers)

@@ -1,4 +1,4 @@
-"""What Celery brings to the commands: options, queue collectors and checks. It imports Celery when they are used."""
+"""Celery's options, queue collectors and checks for the commands. Celery is imported when they are used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobmetrics.integration import NOTE, Finding, Option, Recorded, System
 if TYPE_CHECKING:
     from jobmetrics.collector_api import Collector, CollectorOptions
 
-_SHOWN = 3  # job types that are named in one finding
+_SHOWN = 3  # job types named in one finding
 
 
 def _collectors(options: CollectorOptions) -> Iterable[Collector]:
@@ -23,7 +23,7 @@ def _collectors(options: CollectorOptions) -> Iterable[Collector]:
 
 
 def _checks(recorded: Recorded) -> Iterator[Finding]:
-    """Whether the processes that publish tasks stamp them: a task without a stamp has no known wait."""
+    """Check that producers add a timestamp to their tasks. Without it the wait is unknown."""
     ran, waited = _by_job_type(recorded, JOBS_DURATION), _by_job_type(recorded, JOBS_QUEUE_WAIT)
     unstamped = sorted(job_type for job_type, count in ran.items() if count and not waited[job_type])
     if unstamped:

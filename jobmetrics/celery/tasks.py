@@ -1,4 +1,4 @@
-"""What this process itself runs, from task_prerun to task_postrun: success, failure, retry, ignored, rejected."""
+"""Tasks that this process runs, from task_prerun to task_postrun."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _STATUSES = {
     states.REJECTED: REJECTED,
 }
 GREEN = ("eventlet", "gevent", "greenlet")
-TIMED_OUT = "TimeLimitExceeded"  # the name Celery gives to a hard limit in all its pools
+TIMED_OUT = "TimeLimitExceeded"  # error_type of hard time limits, as in Celery's other pools
 
 
 @guarded("celery prerun")
 def prerun(task: Any = None, task_id: str = "", kwargs: Any = None, **_: Any) -> None:
-    """An execution starts here."""
+    """Record the start of an execution."""
     request = task.request
     if request.is_eager:
         return
@@ -39,28 +39,28 @@ def prerun(task: Any = None, task_id: str = "", kwargs: Any = None, **_: Any) ->
     execution = recorder.default().started(event)
     if execution is not None:
         runtime.state(RunningTasks).executions[task_id, id(kwargs)] = execution, request
-        job_context.running.set(execution)  # never reset: an execution that has ended is not current
+        job_context.running.set(execution)  # never reset: `current_execution` ignores one that has ended
 
 
 @guarded("celery postrun")
 def postrun(task_id: str = "", state: str | None = None, retval: Any = None, kwargs: Any = None, **_: Any) -> None:
-    """An execution ended here, or left this process."""
+    """Record the end of an execution, or that it left this process without one."""
     execution, _request = runtime.state(RunningTasks).executions.pop((task_id, id(kwargs)), (None, None))
     if execution is None:
         return
     status = _STATUSES.get(state)
     if status is None:
-        _left(execution, task_id)
+        _ended_without_state(execution, task_id)
     else:
         error = unwrapped(retval) if status == FAILURE else None
         execution.recorder.ended(execution, Ended(status, error))
 
 
-def _left(execution: Execution, task_id: str) -> None:
-    """An execution left this process without a state: the exception that passes through here shows why."""
-    error = sys.exc_info()[1]  # Celery sends this signal while the exception passes through it
-    if "GreenletExit" in _green_names(error):
-        lost_tasks.killed(task_id, execution)
+def _ended_without_state(execution: Execution, task_id: str) -> None:
+    """Record an execution that has no state. The exception that is being handled shows why."""
+    error = sys.exc_info()[1]  # Celery sends this signal in a `finally`
+    if "GreenletExit" in _greenlet_classes(error):
+        lost_tasks.greenlet_killed(task_id, execution)
         return
     ended = _uncaught(error)
     if ended is None:
@@ -69,21 +69,22 @@ def _left(execution: Execution, task_id: str) -> None:
         execution.recorder.ended(execution, ended)
 
 
-def _green_names(error: BaseException | None) -> set[str]:
-    """The names of an exception's classes that are of a library of greenlets."""
+def _greenlet_classes(error: BaseException | None) -> set[str]:
+    """Return the names of the exception's classes that a greenlet library defines."""
     return {cls.__name__ for cls in type(error).__mro__ if cls.__module__.partition(".")[0] in GREEN}
 
 
 def _uncaught(error: BaseException | None) -> Ended | None:
-    """The end of an execution whose exception no handler of Celery's caught.
+    """Return the end of an execution after an exception that Celery does not handle.
 
-    None for a pool process that is terminated: only its parent knows why.
+    Returns:
+        None if the pool process is being terminated: only the main process knows why.
     """
     if isinstance(error, SystemExit) and _is_from_signal(error.code):
         return None
-    return Ended(FAILURE, TIMED_OUT if "Timeout" in _green_names(error) else error)
+    return Ended(FAILURE, TIMED_OUT if "Timeout" in _greenlet_classes(error) else error)
 
 
 def _is_from_signal(code: object) -> bool:
-    """Whether an exit code is what billiard's handler of termination signals exits with: signal - 256."""
+    """Return whether billiard's handler of termination signals exited with this code: signal - 256."""
     return type(code) is int and -256 < code < -190

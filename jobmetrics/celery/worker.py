@@ -1,4 +1,4 @@
-"""A worker's main process: its live gauges, sampled by bootsteps in its own event loop."""
+"""The worker's main process: its live gauges, sampled by bootsteps in the worker's event loop."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ CHILD = "child"  # the role of a pool process
 
 
 def capacity_of(pool: Any) -> float | None:
-    """How many tasks a pool can run at once; None while it ends.
+    """Return how many tasks a pool can run at once; None while it ends.
 
-    Children may be fewer or more than was asked for. Up to 5.6 gevent's pool calls its busy greenlets processes.
+    For prefork this is the number of children, which may differ from the configured concurrency. For other pools it
+    is the limit: up to Celery 5.6 gevent's `num_processes` counts only busy greenlets.
     """
     found = getattr(pool, "num_processes" if is_prefork(pool) else "limit", None)
     return None if found is None else float(found)
 
 
 def is_prefork(pool: Any) -> bool:
-    """Whether a pool's tasks run in processes of their own."""
+    """Return whether a pool runs its tasks in child processes."""
     return any(cls.__module__ == PREFORK for cls in type(pool).__mro__)
 
 
 def reserved(consumer: Any) -> set[Any]:
-    """The requests that were taken from the broker and have not started: they wait for the pool, their ETA
-    or their rate limit."""
+    """Return the requests that the worker has received and not started.
+
+    They wait for the pool, their ETA or their rate limit.
+    """
     active = set(state.active_requests)
     waiting = set(state.reserved_requests) - active
     if consumer is not None:
@@ -63,15 +66,15 @@ def _delayed(consumer: Any) -> Iterator[Any]:
 
 @guarded("celery sample")
 def sample(pool: Any, consumer: Any = None) -> None:
-    """Sample this process's worker, and count what it reported too early."""
+    """Record the worker's gauges, and count pending ends of lost tasks."""
     recorder.default().tick()
     waiting = Counter(queue_of(request.app, request.delivery_info) for request in reserved(consumer))
     worker_gauges(SYSTEM, capacity_of(pool), waiting)
-    lost_tasks.settle()
+    lost_tasks.count_pending()
 
 
 class WorkerStep(bootsteps.StartStopStep):
-    """Describes the worker as soon as its pool is there, before a broker answers."""
+    """Describes the worker as soon as its pool exists, before the broker answers."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -80,13 +83,13 @@ class WorkerStep(bootsteps.StartStopStep):
         sample(worker.pool)
 
     def stop(self, worker: Any) -> None:
-        """The pool is still to be stopped: what is reported of it afterwards is counted by `ended`."""
+        """Do nothing: the pool is not stopped yet. `worker_shutdown` counts what is reported until then."""
 
     terminate = stop
 
 
 class ConsumerStep(bootsteps.StartStopStep):
-    """Samples again and again. Started anew with each connection: Celery up to 5.6 forgets timers when it loses one."""
+    """Samples at an interval. It restarts with each connection: Celery up to 5.6 loses its timers with the old one."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
@@ -108,7 +111,7 @@ class ConsumerStep(bootsteps.StartStopStep):
 
 
 def _count_undecodable(consumer: Any) -> None:
-    """Celery acknowledges a message it cannot decode without any signal."""
+    """Count messages that Celery cannot decode: it acknowledges them and sends no signal."""
     original = consumer.on_decode_error
 
     def counted(message: Any, exc: Any) -> Any:
@@ -120,7 +123,7 @@ def _count_undecodable(consumer: Any) -> None:
 
 @guarded("celery worker start")
 def _describe(worker: Any) -> None:
-    """A worker whose jobs run in this very process needs a journal for all of them."""
+    """Make room in the journal for all tasks of a worker that runs them in this process."""
     if not is_prefork(worker.pool):
         capacity = max(int(worker.max_concurrency or 0), int(getattr(worker.pool, "limit", 0) or 0), 1)
         recorder.default().writer.describe(SYSTEM, "main", capacity)
@@ -131,7 +134,7 @@ def _describe(worker: Any) -> None:
 
 @guarded("celery worker start")
 def worker_init(sender: Any = None, **_: Any) -> None:
-    """A worker starts: its blueprints are built after this signal."""
+    """Describe the starting worker and add the bootsteps. Celery builds its blueprints after this signal."""
     writer = recorder.default().writer
     writer.describe(SYSTEM, "main")
     writer.prepare()
@@ -140,24 +143,24 @@ def worker_init(sender: Any = None, **_: Any) -> None:
         steps["worker"].add(WorkerStep)
         steps["consumer"].add(ConsumerStep)
     pid = os.getpid()
-    atexit.register(lambda: os.getpid() == pid and lost_tasks.settle(final=True))  # a cold shutdown sends no signal
+    atexit.register(lambda: os.getpid() == pid and lost_tasks.count_pending(final=True))  # cold shutdown: no signal
 
 
 @guarded("celery worker start")
 def process_init(**_: Any) -> None:
-    """A pool process has started; the solo pool sends this in the main process."""
+    """Describe a pool process that has started. The solo pool sends this signal in the main process."""
     if current_process().name != "MainProcess":
         recorder.default().writer.describe(SYSTEM, CHILD)
 
 
 @guarded("celery worker stop")
-def process_ends(**_: Any) -> None:
-    """A pool process is about to leave, by os._exit: what it could not record waits in its memory."""
+def process_shutdown(**_: Any) -> None:
+    """Record the updates that still wait in memory: the pool process is about to leave by os._exit."""
     recorder.default().writer.settle()
 
 
 @guarded("celery worker stop")
-def ended(**_: Any) -> None:
-    """A worker has stopped its pool."""
-    lost_tasks.settle(final=True)
+def worker_shutdown(**_: Any) -> None:
+    """Count the last lost tasks and clear the gauges: the worker has stopped its pool."""
+    lost_tasks.count_pending(final=True)
     clear_worker_gauges(SYSTEM)

@@ -349,7 +349,7 @@ def test_kombu_queues_of_an_application_may_be_declared_in_any_form(redis_url: s
 
 @pytest.fixture
 def stamping() -> Iterator[None]:
-    before_task_publish.connect(producer._stamp, weak=False, dispatch_uid="test")
+    before_task_publish.connect(producer._add_timestamp, weak=False, dispatch_uid="test")
     yield
     before_task_publish.disconnect(dispatch_uid="test")
 

@@ -307,7 +307,7 @@ MUTATIONS = [
         full=True,
     ),
     Mutation(
-        "announced_late",
+        "killed_greenlet",
         "a greenlet that Celery killed stays open until Celery gives the reason",
         "unit/celery/test_tasks.py::test_a_killed_greenlet_waits_for_its_reason_while_its_result_is_stored",
     ),

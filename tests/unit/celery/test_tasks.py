@@ -153,7 +153,7 @@ def test_green_exits_have_their_meaning(registry_dir: Path) -> None:
     raising(Task("1"), gevent.Timeout(1))
     raising(Task("2"), gevent.GreenletExit())
     assert statuses(registry_dir) == {"failure": 1}
-    lost_tasks.settle()
+    lost_tasks.count_pending()
     assert statuses(registry_dir) == {"failure": 1, "revoked": 1}
     assert errors(registry_dir) == {"TimeLimitExceeded": 1}
 
@@ -171,7 +171,7 @@ def test_a_killed_greenlet_counts_as_what_celery_killed_it_for(told_first: bool,
         tasks.postrun(task=task, task_id="1", state=None)
     if not told_first:
         lost_tasks.retry(sender=task, request=Task().request)
-    lost_tasks.settle()
+    lost_tasks.count_pending()
     assert statuses(registry_dir) == {"retry": 1}
     assert active(registry_dir) == {}
 
@@ -208,7 +208,7 @@ def test_a_cancellation_that_fails_leaves_nothing_behind(instrumented: None, reg
         request.cancel(pool=request)
     assert runtime.state(lost_tasks.LostTasks).announcing == []
     assert active(registry_dir) != {}
-    lost_tasks.settle()
+    lost_tasks.count_pending()
     assert statuses(registry_dir) == {"revoked": 1}
 
 
@@ -274,7 +274,7 @@ class Cancelled(Received):
     def mark_as_retry(self, *_: object, **__: object) -> None:
         gevent = pytest.importorskip("gevent")
         raising(self._task, gevent.GreenletExit())
-        lost_tasks.settle(final=self.final)
+        lost_tasks.count_pending(final=self.final)
 
     mark_as_revoked = mark_as_retry
 
@@ -306,11 +306,11 @@ def test_what_is_told_while_it_runs_counts_when_it_is_gone(registry_dir: Path, m
     pretend(monkeypatch, RUNNING)
     for _ in range(2):  # Celery 5.7 tells it twice
         tell(Task(), TimeLimitExceeded(1))
-    lost_tasks.settle()
+    lost_tasks.count_pending()
     assert statuses(registry_dir) == {}
     pretend(monkeypatch, LOST)
-    lost_tasks.settle()
-    lost_tasks.settle()
+    lost_tasks.count_pending()
+    lost_tasks.count_pending()
     assert errors(registry_dir) == {"TimeLimitExceeded": 1}
 
 
@@ -321,7 +321,7 @@ def test_what_ended_by_itself_meanwhile_is_not_counted_again(
     task = Task()
     lost_tasks.revoked(sender=task, request=task.request, terminated=True)
     pretend(monkeypatch, ENDED)
-    lost_tasks.settle()
+    lost_tasks.count_pending()
     assert statuses(registry_dir) == {}
     assert values(registry_dir, "jobs_withdrawn_total") == {}
 
@@ -365,7 +365,7 @@ def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, mo
         child.setattr(runtime.state(lost_tasks.LostTasks), "pending", {})
         run(task, "SUCCESS")
     assert statuses(registry_dir) == {"success": 1}
-    lost_tasks.settle()
+    lost_tasks.count_pending()
     assert statuses(registry_dir) == {"retry": 1, "success": 1}
 
 
@@ -384,10 +384,10 @@ def test_only_a_task_with_a_pending_report_is_marked(monkeypatch: pytest.MonkeyP
     again, other, later = Received(), Received("2"), Received()
     for request in (again, other):
         lost_tasks.received(request=request)
-    assert again.request_dict == {lost_tasks.REPORTED: True}
+    assert again.request_dict == {lost_tasks.REPORT_PENDING: True}
     assert other.request_dict == {}
     pretend(monkeypatch, ENDED)
-    lost_tasks.settle()
+    lost_tasks.count_pending()
     lost_tasks.received(request=later)
     assert later.request_dict == {}
 

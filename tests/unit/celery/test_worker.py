@@ -36,7 +36,7 @@ def test_gauges_follow_what_waits(registry_dir: Path, monkeypatch: pytest.Monkey
     del found[:2]
     worker.sample(pool)
     assert values(registry_dir, "jobs_reserved") == {("celery", "b"): 1}
-    worker.ended()
+    worker.worker_shutdown()
     assert values(registry_dir, "jobs_reserved") == values(registry_dir, "jobs_workers") == {}
 
 
