@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 from functools import partial
 from typing import Any
@@ -23,6 +25,8 @@ from jobmetrics.cli.options import (
 )
 
 logger = logging.getLogger("jobmetrics")
+
+NOTIFY_VARIABLE = "NOTIFY_SOCKET"
 
 
 @click.command()
@@ -64,7 +68,7 @@ def exporter(
     from starlette.middleware import Middleware
 
     from jobmetrics.exporter.app import build
-    from jobmetrics.exporter.web import apps, server, systemd
+    from jobmetrics.exporter.web import apps, server
     from jobmetrics.log_throttle import ThrottledLog
 
     server.Stop()
@@ -94,7 +98,7 @@ def exporter(
             sockets,
             tls=tls,
             ready=partial(_ready, f"serving {url}/metrics from {settings.dir}", log_format),
-            ended=partial(systemd.notify, "STOPPING=1"),
+            ended=partial(notify_systemd, "STOPPING=1"),
         )
     finally:
         app.close()
@@ -103,8 +107,6 @@ def exporter(
 
 def _ready(message: str, log_format: str) -> None:
     """Print the address that it serves on, at any log level, and notify systemd."""
-    from jobmetrics.exporter.web import systemd
-
     if log_format == logs.JSON:
         record = logger.makeRecord(logger.name, logging.INFO, "", 0, message, (), None)
         message = logs.JsonFormatter().format(record)
@@ -112,4 +114,26 @@ def _ready(message: str, log_format: str) -> None:
         message = f"jobmetrics exporter: {message}"
     sys.stderr.write(f"{message}\n")  # one write: print writes the newline apart, and collectors log at the same time
     sys.stderr.flush()
-    systemd.notify("READY=1")
+    notify_systemd("READY=1")
+
+
+def notify_systemd(state: str) -> bool:
+    """Send a state such as READY=1 to systemd (sd_notify(3)), if systemd started the process as Type=notify.
+
+    Errors are ignored: the exporter goes on without a service manager.
+
+    Returns:
+        Whether the state was sent.
+    """
+    address = os.environ.get(NOTIFY_VARIABLE, "")
+    if not address or not hasattr(socket, "AF_UNIX"):
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]  # Linux' abstract namespace
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            sock.sendall(state.encode())
+    except (OSError, ValueError):
+        return False
+    return True

@@ -271,7 +271,7 @@ HASH = "$2b$04$" + "a" * 53
         ),
         (
             "tls_server_config: {cert_file: 7, key_file: b}",
-            "tls_server_config.cert_file is not allowed; it takes a text",
+            "tls_server_config.cert_file is not allowed; it takes a string",
         ),
         ("tls_server_config: {cert_file: a, key_file: b, client_ca_file: c}", "client_auth_type is missing"),
         (
@@ -288,9 +288,9 @@ HASH = "$2b$04$" + "a" * 53
         (f"basic_auth_users: {{'a:b': {HASH}}}", "a name with a colon"),
         ("http_server_config: {headers: {X-Other: plain-secret}}", "unknown key http_server_config.headers.X-Other"),
         ("rate_limit: {burst: 1}", "unknown key rate_limit"),
-        ("basic_auth_users: {me: plain-secret", "is no YAML, line"),
+        ("basic_auth_users: {me: plain-secret", "is not valid YAML, line"),
         ("- a", "the file has to be a mapping"),
-        ("\0", "is no YAML"),
+        ("\0", "is not valid YAML"),
     ],
 )
 def test_a_wrong_key_ends_it_at_the_start_with_its_name(

@@ -1,4 +1,4 @@
-"""The pages as applications: the exporter's own, and the metrics in another web process, such as Django or FastAPI."""
+"""The pages as ASGI and WSGI applications, for the exporter and for other web processes such as Django or FastAPI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobmetrics.exporter.web import pages
 from jobmetrics.exporter.web.background import Background
 from jobmetrics.exporter.web.pages import Answer, Request
 
-# Starlette is imported in functions: a WSGI application does without it.
+# Starlette is imported in functions because a WSGI application does not need it.
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from starlette.applications import Starlette
@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-THREADS = 2  # one at work, and one for a client that asks meanwhile
+THREADS = 2  # one for the current request, and one for a second client
 
 Page = Callable[[Request], Answer]
 
 
 def site(exporter: Exporter, middleware: Sequence[Middleware] = ()) -> Starlette:
-    """/metrics, /healthz, /readyz and a landing page. middleware: what each request passes first."""
+    """Make the exporter's application: /metrics, /healthz, /readyz and a landing page.
+
+    Args:
+        exporter: The exporter.
+        middleware: Middleware for all requests, the outermost first.
+    """
     from starlette.applications import Starlette
     from starlette.routing import Route
 
@@ -51,7 +56,7 @@ def site(exporter: Exporter, middleware: Sequence[Middleware] = ()) -> Starlette
         return endpoint
 
     def at_once(page: Page) -> Callable[..., Awaitable[Response]]:
-        """For what does not read the directory: it answers even while the directory's file system hangs."""
+        """Answer in the event loop, even while the file system of the registry directory hangs."""
 
         async def endpoint(request: HttpRequest, _: Exception | None = None) -> Response:
             return _response(page(_request(request)))
@@ -77,7 +82,7 @@ def _metrics(exporter: Exporter) -> Page:
 
 
 class AddHeaders:
-    """Adds headers to each answer; the answer's own of the same name give way."""
+    """Adds headers to each answer, and replaces the answer's headers with the same names."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self._app = app
@@ -107,7 +112,7 @@ def _response(answer: Answer) -> Response:
 
 
 def asgi_app(page: Page) -> ASGIApp:
-    """An ASGI application that answers each request with the page, under any path."""
+    """Make an ASGI application that answers each request with the page, under any path."""
     from starlette.requests import Request as HttpRequest
     from starlette.routing import Router
 
@@ -118,11 +123,11 @@ def asgi_app(page: Page) -> ASGIApp:
             request = _request(HttpRequest(scope))
             await _response(await background.run(partial(pages.guarded, page, request)))(scope, receive, send)
 
-    return Router(default=application)  # which knows the lifespan protocol
+    return Router(default=application)  # Router handles the lifespan protocol
 
 
 def wsgi_app(page: Page) -> WSGIApplication:
-    """A WSGI application that answers each request with the page, under any path."""
+    """Make a WSGI application that answers each request with the page, under any path."""
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(
@@ -139,19 +144,19 @@ def wsgi_app(page: Page) -> WSGIApplication:
 
 
 class _PerProcess:
-    """An exporter that starts with the first request, anew in each process that a server forks."""
+    """An exporter that starts with the first request of each process, also in processes that a server forks."""
 
     def __init__(self, given: settings.Settings, options: CollectorOptions) -> None:
         self._settings = given
         self._options = options
         self._lock = threading.Lock()
         self._page: Page | None = None
-        build(given, options).close()  # raises now for wrong options
+        build(given, options).close()  # raises wrong options at the start
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        """In a forked child: the threads are not here, and a lock may be held by one of them."""
+        """Reset in a forked child: it has no threads, and one of its parent's may have held the lock."""
         self._lock = threading.Lock()
         self._page = None
 
@@ -172,28 +177,28 @@ def _made(options: CollectorOptions | None, keywords: dict[str, object]) -> _Per
 
 
 def make_wsgi_app(options: CollectorOptions | None = None, **keywords: object) -> WSGIApplication:
-    """Make a WSGI application that answers with the metrics, under whatever path it is mounted.
+    """Make a WSGI application that answers with the metrics, under any mount path.
 
-    Who may see the metrics is up to the application that this one is mounted in.
+    The application that mounts it controls the access to the metrics.
 
     Args:
-        options: The brokers to read, none by default: one exporter should ask them, not each of many web processes.
+        options: The brokers to read, none by default. One exporter should read them instead of many web processes.
         keywords: Settings, such as dir, namespace and labels.
 
     Raises:
-        SettingsError: For a setting or option that is wrong.
+        SettingsError: A setting or option is wrong.
     """
     return wsgi_app(_made(options, keywords))
 
 
 def make_asgi_app(options: CollectorOptions | None = None, **keywords: object) -> ASGIApp:
-    """Make an ASGI application (version 3) that answers with the metrics, under whatever path it is mounted.
+    """Make an ASGI application (version 3) that answers with the metrics, under any mount path.
 
     Args:
         options: The brokers to read, as for `make_wsgi_app`.
         keywords: Settings, as for `make_wsgi_app`.
 
     Raises:
-        SettingsError: For a setting or option that is wrong.
+        SettingsError: A setting or option is wrong.
     """
     return asgi_app(_made(options, keywords))

@@ -1,8 +1,9 @@
-"""basic_auth_users: names and bcrypt hashes, checked so that scrapes stay fast and strangers learn nothing.
+"""Basic authentication for basic_auth_users, with fast scrapes and no information for strangers.
 
-When more requests come than can be checked, clients take turns, so that one that guesses delays another one by no
-more than one check. Within a client, credentials that came first are checked first. A place is kept when the client
-gets 503: a client that repeats its credentials, as Prometheus does, is served before any number of later guesses.
+If requests arrive faster than they can be checked, clients take turns, so that a client that guesses passwords delays
+another client by at most one check. Within a client, credentials are checked in the order of their arrival. They keep
+their place after a 503, so that a client that repeats its credentials, as Prometheus does, is served before later
+guesses.
 """
 
 from __future__ import annotations
@@ -29,22 +30,25 @@ from starlette.responses import PlainTextResponse, Response
 
 from jobmetrics.exporter.web.background import Background
 
-REMEMBERED = 128  # proofs of passwords that were right
-_SIGNIFICANT = 72  # bytes of a password that bcrypt looks at
+REMEMBERED = 128  # digests of correct credentials that are kept
+_SIGNIFICANT = 72  # bytes of a password that bcrypt reads
 
 WAITING = 8  # requests of one client that may wait
 ALL_WAITING = 64  # requests of all clients together
-PLACES = 16_384  # credentials whose place is kept, the latest asked about; some 3 MB
+PLACES = 16_384  # credentials that keep their place, the most recent ones; about 3 MB
 
-_IPV6_CLIENT = 64  # bits of an IPv6 address that tell clients apart: each has the rest to itself
+_IPV6_CLIENT = 64  # bits of an IPv6 address that identify a client, which may use all of that network
 
 
 class Passwords:
-    """Checks credentials. users: bcrypt hashes by name.
+    """Checks credentials.
 
-    bcrypt is slow on purpose, so what was right is remembered, as a keyed digest that is worth nothing outside
-    this process. Wrong credentials are never remembered, so guesses cannot fill the memory. Each wrong one costs as
-    much as the costliest hash, also if its own hash is cheaper or its name does not exist.
+    bcrypt is slow on purpose, so correct credentials are kept, as keyed digests that are useless outside this process.
+    Wrong credentials are not kept, so guesses use no memory. Each wrong check takes as long as the slowest hash, even
+    if the user's hash is faster or the user does not exist.
+
+    Args:
+        users: bcrypt hashes by name.
     """
 
     def __init__(self, users: Mapping[str, bytes]) -> None:
@@ -52,11 +56,11 @@ class Passwords:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, None] = OrderedDict()
         costs = [_rounds(stored) for stored in users.values()]
-        # Matches no password: checked for names that do not exist, and to make up for a cheaper hash.
-        self._nobody = {rounds: _some_hash(rounds) for rounds in range(min(costs), max(costs) + 1)}
+        # These match no password. They are checked for unknown names and after faster hashes.
+        self._decoys = {rounds: _some_hash(rounds) for rounds in range(min(costs), max(costs) + 1)}
 
     def known(self, credentials: tuple[bytes, bytes]) -> bool:
-        """Whether these were right before; at once."""
+        """Whether these credentials were correct before. Returns at once."""
         proof = self.proof(credentials)
         if proof not in self._right:
             return False
@@ -64,14 +68,14 @@ class Passwords:
         return True
 
     def check(self, credentials: tuple[bytes, bytes]) -> bool:
-        """Whether they are right. Takes as long as bcrypt takes; may run in a thread, one at a time."""
+        """Whether the credentials are correct. Takes as long as bcrypt; not thread-safe."""
         name, password = credentials
         stored = self._users.get(name)
-        most = max(self._nobody)
-        right = _is(password, stored or self._nobody[most])
+        most = max(self._decoys)
+        right = _is(password, stored or self._decoys[most])
         if not right or stored is None:
             for rounds in range(_rounds(stored), most) if stored else ():
-                _is(password, self._nobody[rounds])  # each round doubles: together what is missing to the most
+                _is(password, self._decoys[rounds])  # each round doubles the time, so these add up to the difference
             return False
         self._right[self.proof(credentials)] = None
         if len(self._right) > REMEMBERED:
@@ -79,7 +83,7 @@ class Passwords:
         return True
 
     def proof(self, credentials: tuple[bytes, bytes]) -> bytes:
-        """A digest of credentials that is worth nothing outside this process."""
+        """Return a digest of credentials that is useless outside this process."""
         name, password = credentials
         parts = (name, self._users.get(name, b""), password)
         text = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
@@ -93,18 +97,18 @@ def _rounds(stored: bytes) -> int:
 def _is(password: bytes, stored: bytes) -> bool:
     try:
         return bcrypt.checkpw(password[:_SIGNIFICANT], stored)
-    except ValueError:  # a byte that bcrypt does not take
+    except ValueError:  # bcrypt rejects a byte of the password
         return False
 
 
 def _some_hash(rounds: int) -> bytes:
-    """A hash of these rounds that nothing was hashed to: made without the time that hashing takes."""
+    """Return a random string in the format of a bcrypt hash with these rounds, without the time to hash."""
     salt = bcrypt.gensalt(rounds)
     return salt + base64.b64encode(secrets.token_bytes(23)).replace(b"+", b".").rstrip(b"=")[:31]
 
 
 def credentials(authorization: str) -> tuple[bytes, bytes] | None:
-    """Name and password of an Authorization header, None when it is no Basic one (RFC 7617)."""
+    """Return name and password of an Authorization header; None if the scheme is not Basic (RFC 7617)."""
     scheme, _, text = authorization.strip().partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -124,17 +128,22 @@ class _Waiting:
 
 
 class Turns:
-    """One check at a time. Belongs to one event loop."""
+    """Lets one check run at a time. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._busy = False
-        self._waiting: dict[str, list[_Waiting]] = {}  # by client; the one that is next comes first
+        self._waiting: dict[str, list[_Waiting]] = {}  # by client, in the order of their turns
         self._places: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._next_place = 0
 
     @asynccontextmanager
     async def turn(self, client: str, proof: bytes) -> AsyncIterator[bool]:
-        """Wait for a turn. False: there is none now, the client shall come back."""
+        """Wait for a turn. Yields False if too many requests wait, so that the client should retry later.
+
+        Args:
+            client: The client, from `client_of`.
+            proof: The digest of its credentials.
+        """
         one = self._queue(client, proof)
         try:
             has_turn = await one.turn
@@ -168,7 +177,7 @@ class Turns:
         return one
 
     def _send_back(self, client: str) -> None:
-        """The one of this client that came last makes room."""
+        """Refuse the client's request with the last place."""
         last = max(self._waiting[client], key=lambda one: one.place)
         self._remove(last)
         if not last.turn.done():
@@ -180,7 +189,7 @@ class Turns:
             client, waiting = next(iter(self._waiting.items()))
             first = min(waiting, key=lambda one: one.place)
             self._remove(first)
-            if client in self._waiting:  # its next turn is after the others'
+            if client in self._waiting:  # the client's next turn comes after the others'
                 self._waiting[client] = self._waiting.pop(client)
             if not first.turn.done():
                 first.turn.set_result(True)
@@ -193,7 +202,7 @@ class Turns:
             del self._waiting[one.key[0]]
 
     def _leave(self, one: _Waiting) -> None:
-        """The request ended while it waited."""
+        """Remove a request that ended while it waited."""
         if one in self._waiting.get(one.key[0], ()):
             self._remove(one)
         elif one.turn.done() and not one.turn.cancelled() and one.turn.result():
@@ -201,14 +210,14 @@ class Turns:
 
 
 def client_of(host: str) -> str:
-    """The client of an address: an IPv4 address, or the network of an IPv6 address; '' if it is not an address."""
+    """Return an IPv4 address unchanged, the network of an IPv6 address, and '' for anything else."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return ""
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
-    if address.ipv4_mapped is not None:  # a socket for both versions shows IPv4 so
+    if address.ipv4_mapped is not None:  # the form of IPv4 addresses on a dual-stack socket
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((int(address), _IPV6_CLIENT), strict=False))
 
@@ -218,11 +227,11 @@ class _Refused(AuthenticationError):
 
 
 class _Later(AuthenticationError):
-    """Too many credentials wait for their check."""
+    """Too many credentials wait for a check."""
 
 
 class _Backend(AuthenticationBackend):
-    """Checks credentials one at a time, in a thread: guesses never keep the processors busy."""
+    """Checks credentials in a thread, one at a time, so that guesses use at most one processor."""
 
     def __init__(self, passwords: Passwords) -> None:
         self._passwords = passwords
@@ -242,7 +251,7 @@ class _Backend(AuthenticationBackend):
         async with self._turns.turn(client, self._passwords.proof(given)) as has_turn:
             if not has_turn:
                 raise _Later
-            # Another request may have brought the same meanwhile.
+            # Another request may have sent the same credentials in the meantime.
             return self._passwords.known(given) or await self._background.run(partial(self._passwords.check, given))
 
 
@@ -255,5 +264,5 @@ def _refuse(_: HTTPConnection, error: AuthenticationError) -> Response:
 
 
 def authentication(users: Mapping[str, bytes]) -> Middleware:
-    """The middleware that lets requests through if their password is right. users: bcrypt hashes by name."""
+    """Make the middleware that accepts requests with a correct password. users: bcrypt hashes by name."""
     return Middleware(AuthenticationMiddleware, backend=_Backend(Passwords(users)), on_error=_refuse)

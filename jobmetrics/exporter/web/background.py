@@ -1,4 +1,4 @@
-"""Functions that take time, called from an event loop without holding it up, or the end of the process."""
+"""Run blocking functions in threads that delay neither the event loop nor the end of the process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ T = TypeVar("T")
 
 
 class Background:
-    """Runs functions in threads, so many at once.
+    """Runs functions in a limited number of threads.
 
-    The threads are daemons, unlike those of an executor: one that hangs, on a file system that does not
-    answer, say, must not keep the process from ending.
+    The threads are daemon threads, unlike those of an executor, so that a thread that hangs on a file system does not
+    keep the process alive.
+
+    Args:
+        threads: Functions that run at once. Further ones wait.
     """
 
     def __init__(self, threads: int) -> None:
         self._free = asyncio.Semaphore(threads)
 
     async def run(self, function: Callable[[], T]) -> T:
-        """What the function returns, or raises, in its own time."""
+        """Run the function in a thread, and return its result or raise its exception."""
         await self._free.acquire()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        # Who goes away while the thread is at work does not make room for another one.
+        # A cancelled caller does not free its thread before the function has ended.
         future.add_done_callback(lambda _: self._free.release())
         threading.Thread(target=_work, args=(function, future, loop), name="jobmetrics-answer", daemon=True).start()
         return await asyncio.shield(future)
@@ -37,10 +40,10 @@ def _work(function: Callable[[], T], future: asyncio.Future[T], loop: asyncio.Ab
     error: BaseException | None = None
     try:
         result = function()
-    except BaseException as failure:  # noqa: BLE001 - told to whoever waits
+    except BaseException as failure:  # noqa: BLE001 - raised to the caller of run
         error = failure
 
-    def tell() -> None:
+    def resolve() -> None:
         if future.cancelled():
             return
         if error is None:
@@ -48,5 +51,5 @@ def _work(function: Callable[[], T], future: asyncio.Future[T], loop: asyncio.Ab
         else:
             future.set_exception(error)
 
-    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-        loop.call_soon_threadsafe(tell)
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(resolve)

@@ -1,7 +1,7 @@
 """The file of --web-config, in the format of Prometheus' exporter-toolkit.
 
-Source: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md. A key that is known in
-the format and cannot be honoured here is an error like an unknown key: a protection that is silently missing is none.
+Source: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md. A key of the format that
+is not supported here is an error, like an unknown key, so that no protection is missing silently.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEADERS = (
     "X-XSS-Protection",
 )  # fmt: skip
 
-# Go's names of what TLS 1.2 offers, as OpenSSL calls them. Neither allows a choice for TLS 1.3.
+# OpenSSL's names of the TLS 1.2 cipher suites by Go's names. Neither allows a choice for TLS 1.3.
 _CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -40,7 +40,7 @@ _CIPHERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TlsConfig:
-    """tls_server_config, checked, with its names and values. Files are absolute paths."""
+    """A checked tls_server_config, with the same names and values. Files are absolute paths."""
 
     cert_file: str
     key_file: str
@@ -54,18 +54,18 @@ class TlsConfig:
 
     @property
     def openssl_ciphers(self) -> list[str]:
-        """OpenSSL's names of the suites that are of TLS 1.2; empty for its own choice."""
+        """OpenSSL's names of the TLS 1.2 cipher suites; empty for OpenSSL's default."""
         return [name for name in map(_CIPHERS.__getitem__, self.cipher_suites) if name]
 
 
 @dataclass(frozen=True)
 class WebConfig:
-    """Which clients are served, and how.
+    """The checked content of the file.
 
     Attributes:
         tls: None for plain HTTP.
-        users: bcrypt hashes by name; None if no password is asked for.
-        headers: Names and values that are added to each answer.
+        users: bcrypt hashes by name; None without passwords.
+        headers: Headers that are added to each answer.
     """
 
     tls: TlsConfig | None = None
@@ -77,7 +77,7 @@ def load(path: str) -> WebConfig:
     """Read the file.
 
     Raises:
-        SettingsError: One line with the file and the key, and never a value, which may be secret.
+        SettingsError: The file is not valid. The message names the file and the key, never a value.
     """
     import yaml
 
@@ -86,14 +86,14 @@ def load(path: str) -> WebConfig:
         content = yaml.safe_load(text)
     except OSError as error:
         raise SettingsError(f"--web-config {path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:  # their messages may quote the file
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:  # the message may quote the file
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"--web-config {path}: is no YAML{where}") from None
+        raise SettingsError(f"--web-config {path}: is not valid YAML{where}") from None
     try:
         found = _File().load(content if content is not None else {})
     except ValidationError as error:
-        # An unknown key first: it is often the misspelt name of a missing one.
+        # An unknown key comes first: it is often a misspelt required key.
         message = min(_messages(error.messages_dict), key=lambda text: not text.startswith("unknown key"))
         raise SettingsError(f"--web-config {path}: {message}") from None
     base = Path(path).absolute().parent
@@ -110,9 +110,9 @@ def _tls(found: Mapping[str, Any], base: Path) -> TlsConfig:
 
 
 def _messages(found: Mapping[Any, Any], *path: str) -> Iterator[str]:
-    """Each message, with the path of its key for %s."""
+    """Yield each message, with %s replaced by the path of its key."""
     for key, below in found.items():
-        where = path if key == "_schema" else (*path, str(key))  # marshmallow's name for the mapping itself
+        where = path if key == "_schema" else (*path, str(key))  # marshmallow's key for the mapping itself
         if isinstance(below, dict):
             yield from _messages(below, *where)
         else:
@@ -125,7 +125,7 @@ def _refusal(takes: str) -> str:
 
 
 def _text(*, required: bool = False) -> fields.String:
-    refusal = _refusal("a text")
+    refusal = _refusal("a string")
     return fields.String(
         required=required,
         validate=validate.And(validate.Length(min=1, error=refusal), validate.Predicate("isprintable", error=refusal)),
@@ -139,7 +139,7 @@ def _choice(names: Sequence[str]) -> fields.String:
 
 
 def _check_flag(value: Any) -> None:
-    if not isinstance(value, bool):  # fields.Boolean takes 1 for true
+    if not isinstance(value, bool):  # fields.Boolean accepts 1
         raise ValidationError(_refusal("true or false"))
 
 
@@ -148,7 +148,7 @@ def _list(each: fields.Field[Any]) -> fields.List[Any]:
 
 
 class _Section(Schema):
-    """A mapping of the file. A key without a value is a key that is not there."""
+    """A mapping in the file. A key without a value counts as missing."""
 
     error_messages = {"type": "%s has to be a mapping of keys to values"}  # noqa: RUF012 - marshmallow's way
 
@@ -180,25 +180,27 @@ class _Tls(_Section):
         if asks and "client_ca_file" not in data:
             raise ValidationError("%s is missing, which client_auth_type needs", "client_ca_file")
         if not asks and ("client_ca_file" in data or data.get("client_allowed_sans")):
-            reason = "without which no client certificate is asked for"
+            reason = "without which no client certificate is requested"
             raise ValidationError(f"%s is missing, {reason}", "client_auth_type")
         if data.get("min_version", "TLS12") > data.get("max_version", "TLS13"):
             raise ValidationError("%s is above max_version", "min_version")
 
 
 class _Http(_Section):
-    http2 = fields.Raw(validate=_check_flag)  # a client is free to speak HTTP/1.1, which is what is served
+    http2 = fields.Raw(validate=_check_flag)  # accepted without effect: only HTTP/1.1 is served
     headers = fields.Nested(_Section.from_dict({name: _text() for name in _HEADERS}, name="_Headers"))
 
 
 def _check_users(users: Mapping[Any, Any]) -> None:
     for name, stored in users.items():
         if not isinstance(name, str):
-            raise ValidationError("%s has a name that is not a text")
-        if ":" in name:  # after a forgotten space the rest is the password
+            raise ValidationError("%s has a name that is not a string")
+        if ":" in name:  # without a space after it, the password is in the name
             raise ValidationError("%s has a name with a colon, which no client can send")
         if not isinstance(stored, str) or not _HASH.match(stored):
-            raise ValidationError(_refusal("a bcrypt hash, as htpasswd -nBC 10 makes it").replace("%s", f"%s.{name}"))
+            raise ValidationError(
+                _refusal("a bcrypt hash, for example from htpasswd -nBC 10").replace("%s", f"%s.{name}")
+            )
 
 
 class _File(_Section):

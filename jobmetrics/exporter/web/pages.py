@@ -1,4 +1,4 @@
-"""The exporter's pages: the answer to a request, for any server and framework."""
+"""The exporter's pages as functions from request to answer, independent of server and framework."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HTML = "text/html; charset=utf-8"
 METHODS = ("GET", "HEAD")
 DIRECTORY_HEADER = "X-Jobmetrics-Directory"
 
-# Level 1 makes a fifteenth of an exposition in a quarter of the time that level 6 needs for a sixteenth.
+# Level 1 compresses a page to a fifteenth, in a quarter of the time that level 6 needs for a sixteenth.
 GZIP_LEVEL = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What of a request matters. path: decoded."""
+    """The parts of a request that the pages use. path: decoded."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to a request; `body` is empty for HEAD while the headers give its length."""
+    """The answer to a request. For HEAD the body is empty, and the headers give the length of the page."""
 
     status: HTTPStatus
     headers: dict[str, str]
@@ -58,9 +58,9 @@ def answer(
     """Make a complete answer to a request.
 
     Args:
-        request: What was asked.
-        body: The whole body, also for HEAD.
-        content_type: Of the body.
+        request: The request.
+        body: The complete body, also for HEAD.
+        content_type: The content type of the body.
         status: 200 by default.
         more: Further headers.
     """
@@ -74,18 +74,18 @@ def answer(
 
 
 def not_found(request: Request) -> Answer:
-    """404."""
+    """Answer with status 404."""
     return answer(request, b"not found; there are / /metrics /healthz /readyz\n", status=HTTPStatus.NOT_FOUND)
 
 
 def not_allowed(request: Request) -> Answer:
-    """405."""
+    """Answer with status 405."""
     body = b"only GET and HEAD\n"
     return answer(request, body, status=HTTPStatus.METHOD_NOT_ALLOWED, more={"Allow": ", ".join(METHODS)})
 
 
 def guarded(page: Callable[[Request], Answer], request: Request) -> Answer:
-    """A page's answer; an error is logged, and answered with a 500 that gives no details."""
+    """Call a page. An error is logged and answered with status 500, without details."""
     try:
         return page(request)
     except Exception:
@@ -95,18 +95,18 @@ def guarded(page: Callable[[Request], Answer], request: Request) -> Answer:
 
 
 def fingerprint(path: str) -> str:
-    """Identify a directory to those who know its path, without showing the path to others."""
+    """Return a digest of a directory's path, which identifies the directory without revealing its path."""
     return hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def metrics(page: MetricsPage, directory: str, request: Request) -> Answer:
-    """The metrics in the format that the client accepts, under any path.
+    """Answer with the metrics in a format that the client accepts, under any path.
 
     Args:
         page: Writes the metrics.
-        directory: Fingerprint of the registry directory, a header of the answer, by which `jobmetrics check`
-            recognises an exporter that is mounted in a web process.
-        request: What was asked.
+        directory: Fingerprint of the registry directory. It becomes a header, which `jobmetrics check` reads to
+            recognise an exporter that is mounted in a web process.
+        request: The request.
     """
     if request.method not in METHODS:
         return not_allowed(request)
@@ -119,12 +119,12 @@ def metrics(page: MetricsPage, directory: str, request: Request) -> Answer:
 
 
 def healthz(request: Request) -> Answer:
-    """200 while the process lives."""
+    """Answer with status 200 while the process runs."""
     return answer(request, b"ok\n")
 
 
 def readyz(request: Request, reason: str | None) -> Answer:
-    """200 when the directory can be read; reason: why it cannot."""
+    """Answer with status 200 if the directory can be read, else 503. reason: why it cannot be read."""
     if reason is None:
         return answer(request, b"ready\n")
     body = f"not ready: {reason}\n".encode("utf-8", "backslashreplace")
@@ -150,7 +150,7 @@ _PAGE = """<!doctype html>
 
 
 def landing(version: str, path: str, reading: DirectoryReading, states: Sequence[CollectorState]) -> bytes:
-    """The page, as HTML in UTF-8."""
+    """Render the landing page as HTML in UTF-8."""
     page = _PAGE.format(
         version=html.escape(version),
         directory=html.escape(path),
@@ -169,16 +169,16 @@ def _slots(reading: DirectoryReading) -> str:
 
 def _collectors(states: Sequence[CollectorState]) -> str:
     if not states:
-        return "<p>None: no broker was named.</p>"
+        return "<p>None: no broker is configured.</p>"
     rows = "".join(
         f"<tr><td>{html.escape(state.name)}</td><td>{html.escape(state.broker)}</td>"
-        f"<td>{html.escape(_told(state))}</td></tr>\n"
+        f"<td>{html.escape(_last_reading(state))}</td></tr>\n"
         for state in states
     )
     return f"<table>\n<tr><th>collector</th><th>broker</th><th>last reading</th></tr>\n{rows}</table>"
 
 
-def _told(state: CollectorState) -> str:
+def _last_reading(state: CollectorState) -> str:
     if state.up is None:
         return "not yet"
     if state.error is not None:

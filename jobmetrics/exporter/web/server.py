@@ -1,4 +1,4 @@
-"""The server: uvicorn on sockets of our own, until a signal ends it."""
+"""The server: uvicorn on given sockets, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from jobmetrics.errors import JobmetricsError, SettingsError
 
-HEAD_SECONDS = 10.0  # from accept, or a further request's first byte, to the end of the headers; TLS included
-ANSWER_SECONDS = 60.0  # from there to the end of the answer
-KEEP_ALIVE_SECONDS = 75  # from there to the next request: Prometheus mostly comes once a minute or more often
-LAST_REQUEST_SECONDS = 1  # for requests that are being answered when the server ends
-MAX_HEAD_BYTES = 16 * 1024  # of a request's line and headers together
+HEAD_SECONDS = 10.0  # from accept, or the first byte of a further request, to the end of the headers; includes TLS
+ANSWER_SECONDS = 60.0  # from the end of the headers to the end of the answer
+KEEP_ALIVE_SECONDS = 75  # between two requests; Prometheus usually scrapes at least once a minute
+LAST_REQUEST_SECONDS = 1  # for requests in progress when the server ends
+MAX_HEAD_BYTES = 16 * 1024  # of a request line and its headers
 
-# asyncio sets 256 kB aside for each TLS connection, and OpenSSL its own: together they take some 110 MB.
+# asyncio allocates 256 kB for each TLS connection, and OpenSSL adds its buffers: about 110 MB for all connections.
 CONNECTIONS = 320
 FEWEST_CONNECTIONS = 8
 DESCRIPTORS = 8192
-RESERVED_DESCRIPTORS = 128  # for slots, brokers and what the process itself has open; the rest is for connections
-# Also the number of connections that asyncio accepts at once, before those that make room are closed.
+RESERVED_DESCRIPTORS = 128  # for slots, brokers and the process's own files; connections may use the rest
+# asyncio also accepts this many connections at once, before it closes those that make room.
 BACKLOG = 32
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# What a machine without IPv6 reports for ::1, the other address of "localhost".
+# Errors of a machine without IPv6 for ::1, which "localhost" also resolves to.
 _NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 
 
 class Stop:
-    """SIGTERM and SIGINT while starting: they end the process at once; `serve` handles them later.
+    """Ends the process at once on SIGTERM and SIGINT while it starts. `serve` handles them later.
 
-    Both end it with exit code 0: it is no failure of a service to end when it is asked to.
+    The exit code is 0, because a service that ends on request has not failed.
     """
 
     def __init__(self) -> None:
@@ -52,19 +52,21 @@ class Stop:
             signal.signal(number, self._handle)
 
     @staticmethod
-    def _handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG004 - what signal passes
+    def _handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG004 - signal passes them
         sys.exit(0)
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol, with deadlines that a dripping client cannot put off, and a place that a newer one may take.
+    """uvicorn's protocol, with deadlines that a slow client cannot extend and a limit that never refuses a scrape.
 
-    The connection that has waited longest for its client makes room, so that a scrape always finds a place.
+    At the limit, the connection that has waited longest for its client is closed to make room for a new one.
     """
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        accepting = cast("asyncio.Task[None]", asyncio.current_task())  # asyncio's own, until TLS is agreed on
+        accepting = cast(
+            "asyncio.Task[None]", asyncio.current_task()
+        )  # asyncio's task, which ends after the TLS handshake
         accepting.add_done_callback(self._accepted)
         self.transport = cast("asyncio.Transport", SimpleNamespace(abort=accepting.cancel, close=accepting.cancel))
         self.waiting_since = self.loop.time()  # infinite while a request is being answered
@@ -74,22 +76,22 @@ class Connection(H11Protocol):
             min(cast("set[Connection]", self.connections), key=lambda each: each.waiting_since).cut()
 
     def _accepted(self, _: asyncio.Task[None]) -> None:
-        if self.scheme is None:  # but it was not: uvicorn never hears of this connection
+        if self.scheme is None:  # the handshake failed, and connection_made was not called
             self.cut()
 
     def cut(self) -> None:
         self._deadline.cancel()
         self.connections.discard(self)
-        self.connections = set()  # asyncio may be about to call connection_made, which would add it once more
+        self.connections = set()  # asyncio may still call connection_made, which would add the connection again
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # uvicorn leaves it after a reset, and with it all that TLS has buffered
+        self._unset_keepalive_if_required()  # uvicorn keeps it after a reset, and it keeps the TLS buffers
         self._deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self.timeout_keep_alive_task is not None:  # another request begins
+        if self.timeout_keep_alive_task is not None:  # a further request begins
             self._expect(HEAD_SECONDS)
         self._step(super().data_received, data)
 
@@ -111,7 +113,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Calls `ready` when it accepts requests, and `ended` when it is about to end."""
+    """Calls `ready` when it accepts requests, and `ended` when it begins to shut down."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], object], ended: Callable[[], object]) -> None:
         super().__init__(config)
@@ -124,7 +126,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._ended()
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # requests that it ends are no news
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it would log each request that the shutdown ends
         await super().shutdown(sockets)
 
 
@@ -139,18 +141,18 @@ def serve(
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        application: What answers requests.
-        sockets: Listening sockets, which are closed at the end.
-        ready: Called when requests are answered.
-        ended: Called when a signal has come.
-        tls: The context for TLS, None for plain HTTP.
+        application: The application.
+        sockets: Listening sockets. They are closed at the end.
+        ready: Called when the server accepts requests.
+        ended: Called after a signal, when the server begins to shut down.
+        tls: The context for TLS; None for plain HTTP.
     """
     for sock in sockets:
-        # Inherited by each connection. Else an answer's body waits 40 ms for the client to acknowledge its headers:
-        # asyncio sets this only on sockets that were made with the number of TCP.
+        # Connections inherit it. Without it, the body waits 40 ms until the client acknowledges the headers.
+        # asyncio sets it only on sockets that were created with the protocol number of TCP.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     most = _raise_descriptor_limit() - RESERVED_DESCRIPTORS - 2 * BACKLOG
-    # What strangers send is no news for an operator.
+    # An operator does not need log messages about invalid requests of strangers.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
@@ -176,7 +178,7 @@ def serve(
 
 
 def _raise_descriptor_limit() -> int:
-    """Raise the process's limit of descriptors, one for each connection and slot, as far as allowed; return it."""
+    """Raise the limit of file descriptors as far as needed and allowed, and return it."""
     try:
         import resource  # not on Windows
     except ImportError:
@@ -191,9 +193,12 @@ def _raise_descriptor_limit() -> int:
 
 
 def listen(address: str) -> list[socket.socket]:
-    """Listen on 'HOST:PORT', '[V6]:PORT' or ':PORT' (all interfaces); one socket an address of the host.
+    """Listen on 'HOST:PORT', '[V6]:PORT' or ':PORT' (all interfaces).
 
-    Port 0 takes a free one, the same for all.
+    Port 0 takes a free port, the same for all sockets.
+
+    Returns:
+        One socket for each address of the host.
 
     Raises:
         SettingsError: The host has no address.
@@ -206,7 +211,7 @@ def listen(address: str) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        raise SettingsError(f"cannot listen on {address}: {host!r} is no address of this machine") from None
+        raise SettingsError(f"cannot listen on {address}: {host!r} is not an address of this machine") from None
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     for family, _, _, _, place in dict.fromkeys(found):
@@ -225,7 +230,7 @@ def listen(address: str) -> list[socket.socket]:
 
 def _all_interfaces(address: str, port: int) -> list[socket.socket]:
     if socket.has_dualstack_ipv6():
-        with suppress(OSError):  # IPv6 may be switched off; if the port is taken, IPv4 says so below
+        with suppress(OSError):  # IPv6 may be disabled; if the port is in use, IPv4 fails below
             return [socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)]
     try:
         return [socket.create_server(("", port), backlog=BACKLOG)]
@@ -248,15 +253,15 @@ def _refused(address: str, error: OSError | None) -> JobmetricsError:
 
 
 def close(sockets: list[socket.socket]) -> None:
-    """Close them all."""
+    """Close the sockets."""
     for sock in sockets:
         sock.close()
 
 
 def url(sock: socket.socket, scheme: str = "http") -> str:
-    """Where a client on this machine finds the socket: 'SCHEME://HOST:PORT', with the real port.
+    """Return the URL 'SCHEME://HOST:PORT' of a socket for clients on this machine, with the real port.
 
-    A socket of all interfaces is named by IPv4's loopback address if it takes IPv4: a host may have no ::1.
+    A socket on all interfaces gets the IPv4 loopback address if it accepts IPv4, because a host may have no ::1.
     """
     host, port = sock.getsockname()[:2]
     if host == "::" and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):

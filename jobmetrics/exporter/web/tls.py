@@ -1,4 +1,4 @@
-"""TLS as tls_server_config asks for it: a context that follows its files, and which clients are allowed."""
+"""TLS from tls_server_config: a context that reloads changed files, and the check of client certificates."""
 
 from __future__ import annotations
 
@@ -20,28 +20,35 @@ _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 
 class RenewedContext(ssl.SSLContext):
-    """A context whose connections use the newest certificates: renewed files need no restart."""
+    """A context that uses renewed certificates for new connections, without a restart.
+
+    Args:
+        config: The TLS configuration.
+        log: Logs renewed files that cannot be used.
+
+    Raises:
+        SettingsError: A file cannot be used.
+    """
 
     def __new__(cls, config: TlsConfig, log: ThrottledLog) -> RenewedContext:  # noqa: ARG004, PYI034 - SSLContext takes a protocol
-        """Make it as SSLContext wants it."""
+        """Pass the protocol to SSLContext."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
     def __init__(self, config: TlsConfig, log: ThrottledLog) -> None:
-        """Raises SettingsError when the files are not what TLS needs."""
         self._config = config
         self._log = log
         self._stamps = self._look()
         self._current = _context(config)
 
     def wrap_bio(self, *given: Any, **options: Any) -> ssl.SSLObject:
-        """Begin a connection; a change of the files that cannot be used is logged, and changes nothing."""
+        """Begin a connection. Changed files that cannot be used are logged, and the old certificates stay active."""
         stamps = self._look()
         if stamps != self._stamps:
             self._stamps = stamps
             try:
                 self._current = _context(self._config)
             except SettingsError as error:
-                self._log.warning("tls", "jobmetrics: the certificates stay as they were: %s", error)
+                self._log.warning("tls", "jobmetrics: the old certificates stay active: %s", error)
         return self._current.wrap_bio(*given, **options)
 
     def _look(self) -> tuple[tuple[int, int] | None, ...]:
@@ -67,7 +74,7 @@ def _context(config: TlsConfig) -> ssl.SSLContext:
         context.set_ciphers(":".join(config.openssl_ciphers))
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # Without a password function OpenSSL would ask for one on the terminal.
+        # Without a password function, OpenSSL asks for the key's password on the terminal.
         context.load_cert_chain(config.cert_file, config.key_file, password=lambda: "")
     except OSError as error:
         raise _unusable("cert_file or key_file", f"{config.cert_file}, {config.key_file}", error) from None
@@ -90,19 +97,19 @@ def _unusable(key: str, path: str, error: OSError) -> SettingsError:
 
 
 def _named_clients(config: TlsConfig) -> type[ssl.SSLObject]:
-    """Connections whose handshake fails unless client_allowed_sans names the client."""
+    """Return a class of connections that fail the handshake unless client_allowed_sans contains the client."""
 
     class NamedClient(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()
             if not allows(config, self.getpeercert() or {}):
-                raise ssl.SSLCertVerificationError("client_allowed_sans does not name this client")
+                raise ssl.SSLCertVerificationError("client_allowed_sans does not contain this client")
 
     return NamedClient
 
 
 def allows(config: TlsConfig, certificate: Mapping[str, Any]) -> bool:
-    """Whether client_allowed_sans names the client; without that list, any client that the CA vouches for."""
+    """Whether client_allowed_sans contains the client. Without that list, all clients with a certificate of the CA."""
     if not config.client_allowed_sans or not certificate:
         return not config.client_allowed_sans or config.client_auth_type != "RequireAndVerifyClientCert"
     names = {name for _, name in certificate.get("subjectAltName", ())}
