@@ -72,7 +72,7 @@ class _Metric(Labelled[Bound]):
     def _new(self, values: tuple[str, ...]) -> Bound:
         child = super()._new(values)
         if values:
-            zeros.ask(child)
+            zeros.request(child)
             child.writer.show_zeros()
         return child
 

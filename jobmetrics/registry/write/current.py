@@ -1,4 +1,4 @@
-"""The writer of this process: made from the active settings when something is first recorded."""
+"""The process's writer, made from the active settings at the first recording."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jobmetrics.registry.write.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
 
-show_dropped: Callable[[], None] | None = None  # of each writer; the recorder, a layer above, sets it at import
+show_dropped: Callable[[], None] | None = None  # given to each writer; the recorder, a layer above, sets it at import
 
 
 class Current:
-    """The writer of this process and the settings that it was made from."""
+    """The process's writer and the settings that it was made from."""
 
     def __init__(self) -> None:
         self.writer: Writer | None = None
@@ -23,9 +23,9 @@ class Current:
 
 
 def reported_settings() -> settings.Settings:
-    """The active settings. What is wrong with the environment or the file is logged and counted, once.
+    """Return the active settings. Errors in the environment or the file are logged and counted once.
 
-    Metrics never keep a worker from starting, and no variable keeps it from recording.
+    A wrong setting is ignored: it prevents neither the start of the worker nor recording.
     """
     active_settings = settings.active()
     findings = settings.take_findings()
@@ -40,7 +40,7 @@ def reported_settings() -> settings.Settings:
 
 
 def writer() -> Writer:
-    """This process's writer, the same for all its instruments."""
+    """Return the process's writer, which all its instruments share."""
     current = runtime.state(Current)
     if current.writer is None or current.made_from is not settings.peek():
         with settings.making():
@@ -48,7 +48,7 @@ def writer() -> Writer:
             if current.writer is None or current.made_from is not active:
                 if current.writer is not None:
                     current.writer.shows_zeros = False
-                    zeros.again()
+                    zeros.request_all()
                 current.writer, current.made_from = Writer(active), active
                 current.writer.shows_zeros = True
                 current.writer.show_dropped = show_dropped
@@ -59,15 +59,15 @@ def writer() -> Writer:
 def refresh() -> None:
     """Follow the registry directory if it was removed or replaced.
 
-    Jobs, `labels()`, timed blocks and metrics without a definition do this by themselves. A series that is kept and
-    updated in a loop does not: an update asks no clock. Call this in such a loop. It looks at most once a second;
-    the other calls cost less than a microsecond.
+    Jobs, `labels()`, timed blocks and metrics without a definition do this themselves. Updates of a series that is kept
+    and updated in a loop do not, since they read no clock. Call this in such a loop. It checks the directory at most
+    once a second; the other calls cost less than a microsecond.
     """
     writer().look()
 
 
 def show_zeros() -> None:
-    """Show a new definition at once where this process records already; it waits until the process does elsewhere."""
+    """Show a new definition at once if this process records already; otherwise it waits for the first recording."""
     current = runtime.state(Current)
     if current.writer is not None and current.made_from is settings.peek():
         current.writer.show_zeros()

@@ -1,4 +1,4 @@
-"""The hooks around a fork. They are registered with the first participant, which is the first writer of the process."""
+"""The hooks around a fork. They are registered with the first participant: the process's first writer."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from typing import Protocol
 
 from jobmetrics.registry import files
 
-FORK_WAIT = 10.0  # seconds a fork waits for a thread in the slow path, which is bounded: a hang guard
+FORK_WAIT = 10.0  # seconds that a fork waits for a thread in the slow path; never reached unless that thread hangs
 
 
 class Participant(Protocol):
     """A fork participant with per-process state."""
 
     def before_fork(self) -> bool:
-        """In the thread that forks: keep other threads out of the slow path. False when one stays in there."""
+        """In the forking thread: keep other threads out of the slow path. Returns False when one does not leave it."""
 
     def after_fork_in_parent(self) -> None:
-        """In the same thread, once after each `before_fork` that returned True, also when the fork failed."""
+        """In the same thread, after each `before_fork` that returned True, also when the fork failed."""
 
     def after_fork_in_child(self) -> None:
         """In the child, after a `before_fork` that returned True."""
 
     def reset_in_child(self) -> None:
-        """In a child for which nothing was prepared: a thread of the parent may have been in the slow path."""
+        """In a child of an unprepared fork: a thread of the parent may have been in the slow path."""
 
 
 class ForkPlan:
-    """What one thread has prepared for its fork, so that the child has little left to do.
+    """The preparation of one thread's fork, so that the child has little to do.
 
-    The child pays with a copied page for each Python object that it touches, two or three microseconds each.
+    The kernel copies a page for each Python object that the child touches, which takes two or three microseconds each.
 
-    known: the participants to call; participants: those that keep other threads out; inherited: the descriptors that
-    the child is to close; nested: forks within this one, by a signal handler or another library's hook, for which
-    nothing is prepared.
+    known: all participants; participants: those that returned True from `before_fork`; inherited: descriptors for the
+    child to close; nested: unprepared forks within this one, by a signal handler or another library's hook.
     """
 
     def __init__(self, known: list[weakref.ref[Participant]]) -> None:
@@ -52,10 +51,10 @@ class ForkPlan:
 
 
 class ForkHooks:
-    """What this process knows of its forks.
+    """The participants of this process's forks.
 
-    pid: of the process that this is true of; count: forks between this process and the one that imported this;
-    main_thread: the ident of the process's first thread.
+    pid: of the process; count: forks between this process and the one that imported this module; main_thread: ident of
+    the process's first thread.
     """
 
     def __init__(self) -> None:
@@ -66,14 +65,14 @@ class ForkHooks:
         self._plan: ForkPlan | None = None
 
     def join(self, participant: Participant) -> None:
-        """Call the participant at each fork for as long as it lives."""
+        """Call the participant at each fork until it is garbage-collected."""
         if not self._participants:
             if hasattr(os, "register_at_fork"):
                 os.register_at_fork(
                     before=self.before, after_in_parent=self.after_in_parent, after_in_child=self.after_in_child
                 )
-            self.pid, self.main_thread = getpid(), threading.main_thread().ident  # earlier forks were not seen
-        # Another list each time: a fork in another thread may be walking this one.
+            self.pid, self.main_thread = getpid(), threading.main_thread().ident  # the hooks saw no earlier fork
+        # A new list each time: a fork in another thread may be iterating over this one.
         self._participants = [*(known for known in self._participants if known() is not None), weakref.ref(participant)]
 
     def before(self) -> None:
@@ -86,7 +85,7 @@ class ForkHooks:
                 plan.inherited = files.open_descriptors()
                 self._plan = plan
         finally:
-            if self._plan is not plan:  # a thread is in the slow path, maybe permanently
+            if self._plan is not plan:  # a thread stayed in the slow path
                 for participant in plan.participants:
                     participant.after_fork_in_parent()
 
@@ -106,14 +105,14 @@ class ForkHooks:
         if plan.nested:
             plan.nested -= 1
             return
-        self._plan = None  # before a thread that waits for these locks prepares its own fork
+        self._plan = None  # before the release: a waiting thread then prepares its own fork
         files.lock.release()
         for participant in plan.participants:
             participant.after_fork_in_parent()
 
     def after_in_child(self) -> None:
         plan, self._plan = self._plan, None
-        self.main_thread = get_ident()  # the only thread that a child begins with
+        self.main_thread = get_ident()  # a child begins with this thread alone
         if plan is None or plan.thread != self.main_thread or plan.nested or plan.known is not self._participants:
             self._reset_in_child()
             return
@@ -125,11 +124,11 @@ class ForkHooks:
             try:
                 os.close(fd)
             except OSError:
-                pass  # closed by something else
+                pass  # already closed
         files.lock.release()
 
     def catch_up(self) -> None:
-        """In a process that a library in C has forked: it called no hook, and the slot is its parent's too."""
+        """Reset the state in a process forked by a C library, which calls no hook: its slot is still its parent's."""
         if self.pid != getpid():
             self._plan = None
             self._reset_in_child()
@@ -143,7 +142,7 @@ class ForkHooks:
             if participant is not None:
                 participant.reset_in_child()
         for fd in inherited:
-            with contextlib.suppress(OSError):  # closed by something else
+            with contextlib.suppress(OSError):  # already closed
                 os.close(fd)
 
 
@@ -151,14 +150,14 @@ hooks = ForkHooks()
 
 
 class Settling(Protocol):
-    """Something that has an end."""
+    """An object with work to do at the process's end."""
 
     def settle(self) -> None:
-        """Called in the process that asked for it, once or twice, before it ends."""
+        """Called once or twice before the process ends, only in the process that registered it."""
 
 
 def settle_at_exit(settling: Settling) -> None:
-    """Have it settled where this process ends."""
+    """Call `settling.settle` at the end of this process."""
     known = weakref.ref(settling)
 
     def settle() -> None:
@@ -168,5 +167,5 @@ def settle_at_exit(settling: Settling) -> None:
 
     atexit.register(settle)
     multiprocessing = sys.modules.get("multiprocessing.util")
-    if multiprocessing is not None:  # its children leave by os._exit, after these
+    if multiprocessing is not None:  # its children call os._exit, after these finalisers
         multiprocessing.Finalize(None, settle, exitpriority=0)

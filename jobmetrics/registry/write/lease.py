@@ -1,4 +1,4 @@
-"""How a process comes by a slot: the one at the hint, else any free one, else a new file."""
+"""Leasing a slot: the one at the hint, else any free one, else a new file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from jobmetrics.registry.slots import NO_SPACE, Slot, SlotPlan, fallocate, is_al
 _MAX_SLOTS = 100_000
 _PASSES = 20
 _OPEN = os.O_RDWR | SAFE_FLAGS
-_MAKING_WAIT = 0.05  # seconds a new file's maker waits for a process that has its lock
+_MAKING_WAIT = 0.05  # seconds that the maker of a file waits when another process has its lock
 
-# What no other file would get either. ENODEV: the file system maps no files.
+# Errors that every other file would meet too. ENODEV: the file system does not map files.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV})
 
 
@@ -35,14 +35,17 @@ def acquire(
 ) -> Slot:
     """Lease a slot: the one at the hint if it is free, else the first free one, else a new file.
 
-    owner: this process; present_cells: asked for first cell and mode of each such series once the slot is leased, since
-    its last owner may have been the first to record one.
-
-    On a full disk the slot may have fewer cells: as many as there is room for.
+    Args:
+        plan: The layout of a slot.
+        owner: This process.
+        cells: How many cells the slot should have; on a full disk it has as many as there is space for.
+        present_cells: Returns the present cells of all series. Called once the slot is leased, since its last owner may
+            have added some.
+        hint: The slot number to try first.
 
     Raises:
         RegistryError: when no slot could be leased.
-        OSError: when the directory cannot be used, or there is no space.
+        OSError: when the directory cannot be used, or the disk is full.
     """
     size = plan.size(cells)
     slot = _lease(plan, hint, size) or _search(plan, hint, size)
@@ -55,10 +58,10 @@ def acquire(
 
 
 def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
-    """Lock and map one slot that is laid out as planned. False when it is held, None when it is not ready.
+    """Lock and map one slot with the planned layout. Returns False when it is held, None when its layout differs.
 
     Raises:
-        OSError: when the process or the system has no descriptor or memory left for it.
+        OSError: when the process or the system has no descriptor or memory left.
     """
     slot = None
     try:
@@ -77,22 +80,22 @@ def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | No
 
 
 def _map_locked(plan: SlotPlan, number: int, size: int, lock_fd: int) -> Slot | None:
-    """Map a slot whose lock this process has; None when it is not laid out as planned. Raises OSError."""
+    """Map a slot that this process has locked; None when its layout is not the planned one. Raises OSError."""
     path = f"{plan.prefix}{number:05d}"
-    fd = os.open(path, _OPEN)  # the lock's own open is never mapped
+    fd = os.open(path, _OPEN)  # a second open: the lock's descriptor is never mapped
     try:
         info, named = os.fstat(lock_fd), os.fstat(fd)
         if info.st_ino != named.st_ino or info.st_dev != named.st_dev or info.st_size < size:
             return None
         if info.st_blocks * 512 < info.st_size:
-            fallocate(fd, 0, info.st_size)  # it has holes, such as a copy may have: a trap on a full disk
+            fallocate(fd, 0, info.st_size)  # it has holes, as a copy may: writing there on a full disk is a SIGBUS
         return _mapped(plan, number, lock_fd, fd, info)
     finally:
         os.close(fd)
 
 
 def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_result) -> Slot | None:
-    """The slot, if what is mapped is one of this generation with a journal that is long enough."""
+    """Return the mapped slot; None for one of another generation or with a journal that is too short."""
     if not stat.S_ISREG(info.st_mode):
         return None
     try:
@@ -109,9 +112,9 @@ def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_re
 
 
 def _owner_lives(plan: SlotPlan, fd: int) -> bool:
-    """Whether the last owner is another process that still runs, though it does not hold the slot any more.
+    """Whether the last owner is another process that still runs without holding the slot.
 
-    A daemoniser closed its descriptors: it may go on writing into the slot, through the mapping.
+    After a daemoniser has closed its descriptors, it may still write into the slot through the mapping.
     """
     pid, start, namespace = layout.owner_process(os.pread(fd, layout.OWNER_SIZE, layout.OWNER_OFFSET))
     return pid not in (0, os.getpid()) and namespace == plan.namespace and is_alive(pid, start)
@@ -119,8 +122,8 @@ def _owner_lives(plan: SlotPlan, fd: int) -> bool:
 
 def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
     for number, new in _candidates(plan.directory, hint):
-        # A new file is not even tried before it is made: who locks an empty one for a moment keeps its maker from it,
-        # and has to clear it away then.
+        # A new file is made without a try to lease it: locking another process's new, empty file would keep its maker
+        # from leasing it.
         slot: Slot | Literal[False] | None
         if new:
             slot = _make(plan, number, size)
@@ -134,7 +137,7 @@ def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
 
 
 def _lay_out(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
-    """Lease a slot after laying it out as planned; on a full disk as large as it is. Raises OSError."""
+    """Give a slot the planned layout and lease it; on a full disk in its present size. Raises OSError."""
     try:
         if not _make_ready(plan, number, size):
             return None
@@ -146,9 +149,9 @@ def _lay_out(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | 
 
 
 def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
-    """Make a slot file and lease it; None when another process has made one of that number, or clears this one away.
+    """Make a slot file and lease it. Returns None when another process has made or removed the file of that number.
 
-    A file that cannot be leased is removed, and ends the search: the next one would fare no better.
+    A file that cannot be leased is removed, and ends the search: the next one could not be leased either.
 
     Raises:
         RegistryError: when the file cannot be leased.
@@ -162,7 +165,7 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
     slot = None
     try:
         if not lock_within(lock_fd, _MAKING_WAIT):
-            return None  # a slow process looks at it, and removes it because it is empty
+            return None  # another process has it locked and removes it, because it is empty
         if not same_file(lock_fd, directory.file(name)):
             return None
         try:
@@ -173,7 +176,7 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
                 raise RegistryError(f"{name} was made and cannot be leased")
         finally:
             if slot is None:
-                os.unlink(directory.file(name))  # while its lock is held: no other process uses it yet
+                os.unlink(directory.file(name))  # under its lock, so that no other process uses it
     finally:
         if slot is None:
             close(lock_fd)
@@ -181,7 +184,7 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
 
 
 def _reserve_most(fd: int, plan: SlotPlan, size: int) -> int:
-    """Reserve space for a new file: as much as there is, up to a size. Returns its bytes. Raises OSError."""
+    """Reserve space for a new file, halving its cells while the disk is full. Returns its size. Raises OSError."""
     while True:
         try:
             reserve(fd, 0, size)
@@ -194,9 +197,11 @@ def _reserve_most(fd: int, plan: SlotPlan, size: int) -> int:
 
 
 def _candidates(directory: Directory, hint: int) -> Iterator[tuple[int, bool]]:
-    """Slot numbers to try, and whether the file must be made. New files come last, once two full passes in a row
-    met the same owners: then all slots were held at one moment, and the files never outnumber the processes of
-    one time."""
+    """Yield the slot numbers to try, and whether the file must be made.
+
+    New files come last, after two passes in a row that met the same owners: then all slots were held at the same time.
+    So there are never more files than processes that recorded at the same time.
+    """
     seen: dict[int, int] | None = None
     for _ in range(_PASSES):
         numbers = directory.slots()
@@ -224,9 +229,12 @@ def _owners(directory: Directory, numbers: list[int]) -> dict[int, int]:
 
 
 def _make_ready(plan: SlotPlan, number: int, size: int) -> bool:
-    """Lay a slot file that exists out as planned, under its lock; False when it cannot be had.
+    """Give an existing slot file the planned layout, under its lock. Returns False when it cannot be used.
 
-    A damaged file, or one of another format version, is set aside. Raises OSError when there is no space.
+    A damaged file, or one of another format version, is set aside.
+
+    Raises:
+        OSError: when the disk is full.
     """
     directory, name = plan.directory, slot_name(number)
     try:
@@ -237,12 +245,12 @@ def _make_ready(plan: SlotPlan, number: int, size: int) -> bool:
         directory.set_aside_other(name, wait=0.0)
         return False
     except PermissionError:
-        return False  # another member's file, made with other rights: theirs to use
+        return False  # the file of another group member, made without the group's rights
     with closing(fd):
         if not try_lock(fd) or not same_file(fd, directory.file(name)) or _owner_lives(plan, fd):
             return False
         now = os.fstat(fd).st_size
-        if now == 0:  # its maker died, or it was cut: a reader that knew it must see another file
+        if now == 0:  # its maker died, or it was cut: readers need a new file to see that it begins anew
             os.unlink(directory.file(name))
             return False
         try:
@@ -263,9 +271,9 @@ def _make_ready(plan: SlotPlan, number: int, size: int) -> bool:
 
 
 def _reformat(fd: int, header: layout.SlotHeader, identity: bytes, size: int) -> None:
-    """Lay a free slot of another generation out anew: nobody reads it between the first write and the last.
+    """Format a free slot of another generation. Readers ignore it between the first and the last write.
 
-    Its journal stays: somebody may yet ask how its last owner's executions ended.
+    Its journal stays: a process may still look for the end of its last owner's executions.
     """
     os.pwrite(fd, layout.SlotHeader(header.journal, layout.NO_IDENTITY).pack(), 0)
     zeros = bytes(1 << 16)

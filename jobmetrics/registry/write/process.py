@@ -1,4 +1,4 @@
-"""What a session has in one process. A forked child begins with a state of its own."""
+"""The state of a session in one process. A forked child begins with a new one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Result = TypeVar("Result")
 
 
 class ProcessState:
-    """A session's slot and what waits to be written, in one process.
+    """A session's slot and its series that wait for cells, in one process.
 
-    identity: as far as it is known before a slot is leased; started: as in `ProcessIdentity`, 0 until then; lock: of
-    the slow path; inside: the thread that is in there; slot: the one held now; waiting: series that are bound to
-    memory; contended: another process had the index lock, and no job waits for it twice; disk_full: what failed last
-    failed for want of space.
+    lock: of the slow path; inside: ident of the thread in the slow path; slot: the held one; identity: incomplete until
+    a slot is leased; started: as `ProcessIdentity.start`, 0 until then; waiting: series bound to memory; contended:
+    another process had the index lock, so the next try does not wait for it; disk_full: the last failure was a full
+    disk.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -38,18 +38,20 @@ class ProcessState:
         self.retry_at = 0.0  # when `waiting` is tried again
         self.contended = False
         self.disk_full = False
-        self.patient_until = 0.0  # on time.monotonic: where the process ends, it waits for locks until then
+        self.patient_until = 0.0  # on time.monotonic: at its end the process waits for locks until then
         self.has_exit_hook = False
         self.postponed: deque[tuple[Callable[[float], object], float]] = deque()
-        self.left_behind: dict[int, float] = {}  # by cell: this process's share of sum gauges in slots it has given up
+        self.left_behind: dict[
+            int, float
+        ] = {}  # by cell: this process's share of sum gauges in slots that it has given up
         self.old_slots: list[Slot] = []  # of earlier generations, held until the process ends
         self.old_rows: list[Row] = []
-        self.moved_from: list[tuple[SeriesIndex, Slot]] = []  # generations whose running executions go on
+        self.moved_from: list[tuple[SeriesIndex, Slot]] = []  # earlier generations with running executions
         self.dropped_updates: dict[tuple[str, str], int] = {}  # by reason and metric
         self.dropped_series = 0
 
     def redo_postponed(self) -> None:
-        """What a signal handler or a finaliser recorded meanwhile, in the thread that was in the slow path."""
+        """Record the updates that a signal handler or a finaliser made while its thread was in the slow path."""
         while self.postponed:
             try:
                 redo, value = self.postponed.popleft()
@@ -58,17 +60,17 @@ class ProcessState:
             redo(value)
 
     def give_up_slot(self) -> None:
-        """It holds another one of the same generation from now on; what its sum gauges have in this one stays there."""
+        """Give up the slot for another one of its generation. This process's share of sum gauges stays in it."""
         if self.slot is not None:
             for cell, left in self.slot.left.copy().items():
                 self.left_behind[cell] = self.slot.cells[cell] - left
             self.slot = None
 
     def in_slow_path(self, step: Callable[..., Result], *arguments: object) -> Result:
-        """Call it with the lock held and the thread marked as inside.
+        """Call `step` with the lock held and this thread as `inside`.
 
-        A time limit that a signal handler raises may strike at each call here, also of a context manager of our own,
-        but not between a lock's own `with` and its body, nor on the way into `finally`.
+        A signal handler may raise a time limit at any call here, a context manager written in Python included, but not
+        between `with` a lock and its body, nor on entering `finally`.
         """
         with self.lock:
             before, self.inside = self.inside, get_ident()
@@ -83,10 +85,10 @@ _LOST = {"disk full": 2, "process ended": 3}  # by reason
 
 
 class ForkHints:
-    """leased_last: the slot leased last, where the next child looks first; index_length: of the index, in bytes, as the
-    process left it that appended last. A hint may be out of date, which costs nothing but time.
+    """Hints in memory that forked processes share. An outdated hint costs only time.
 
-    Besides, the updates are counted here that end with a child.
+    leased_last: number of the slot leased last, which the next child tries first; index_length: bytes of the index
+    after the last append. The updates that are lost at a child's end are counted here too.
     """
 
     __slots__ = ("_words",)
@@ -114,12 +116,12 @@ class ForkHints:
     def lost(self, reason: str, updates: int) -> None:
         """Count the updates left in this process's memory at its end.
 
-        Two processes that end in the same instant may count as one.
+        Of two processes that end at the same time, one may not be counted.
         """
         self._words[_LOST[reason]] += updates
 
     def take_lost(self) -> dict[str, int]:
-        """Updates that ended with their processes, by reason, since any of the processes took them."""
+        """Return and reset the lost updates by reason. Each update is returned to one of the processes."""
         taken = {}
         for reason, word in _LOST.items():
             if self._words[word]:
@@ -127,39 +129,39 @@ class ForkHints:
         return taken
 
 
-# What can fail, each with a pause of its own.
+# Causes of failures. Each has a separate pause.
 LOAD = "load"  # opening or making the index
-LEASE = "lease"  # having a slot
+LEASE = "lease"  # leasing a slot
 INDEX = "index"  # appending to the index
-GROWTH = "growth"  # having a larger slot
+GROWTH = "growth"  # enlarging a slot
 
-FIRST_PAUSE = 1.0  # seconds without a try after a failure; for LOAD doubled with each up to
-LONGEST_PAUSE = 30.0
+FIRST_PAUSE = 1.0  # seconds without a try after a failure; for LOAD each further failure doubles them
+LONGEST_PAUSE = 30.0  # seconds
 
 
 class Pauses:
-    """The pauses of one process, by cause; no child inherits them. clock: seconds that never go back."""
+    """The pauses of one process, by cause; no child inherits them. clock: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._known: dict[str, tuple[float, float]] = {}  # seconds, and when they are over
+        self._known: dict[str, tuple[float, float]] = {}  # length in seconds, and end
 
     def is_over(self, cause: str) -> bool:
-        """Whether one may try."""
+        """Whether a try is allowed."""
         known = self._known.get(cause)
         return known is None or self._clock() >= known[1]
 
     def failed(self, cause: str) -> None:
-        """The try came to nothing."""
+        """Begin a pause after a failed try."""
         seconds = FIRST_PAUSE
         if cause == LOAD and cause in self._known:
             seconds = min(LONGEST_PAUSE, self._known[cause][0] * 2)
         self._known[cause] = seconds, self._clock() + seconds
 
     def succeeded(self, cause: str) -> bool:
-        """The try came to something. Returns whether the one before had failed."""
+        """End the pause after a successful try. Returns whether the try before it failed."""
         return self._known.pop(cause, None) is not None
 
     def end(self) -> None:
-        """Whatever failed may be tried at once."""
+        """End all pauses."""
         self._known.clear()

@@ -1,4 +1,4 @@
-"""One process's session with a registry directory: an index and a slot, kept through forks and new generations."""
+"""A process's session with a registry directory: its index and slot, through forks and new generations."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
 
-_PLACES = {LOAD: "lease", LEASE: "lease", INDEX: "index", GROWTH: "index"}  # what errors are counted under
+_PLACES = {LOAD: "lease", LEASE: "lease", INDEX: "index", GROWTH: "index"}  # the label under which errors are counted
 
 SUPPORTED = sys.platform != "win32"
 
 
 class DirectorySession:
-    """Nothing is opened until a slot is asked for.
+    """An index and a slot. No file is opened before a slot is needed.
 
-    row: what this process's series record into; index, the process's slot and row are of one generation.
+    row: the cells that this process's series record into. `index`, `row` and the slot are of one generation.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,7 +43,7 @@ class DirectorySession:
             logger.warning("jobmetrics: recording is not supported on this platform; jobs are not affected")
         self.directory = Directory(settings.dir, settings.dir_group)
         self.file = IndexFile(self.directory, settings.max_series)
-        self.process = self._next_child = ProcessState(clock)  # a forked child begins with another
+        self.process = self._next_child = ProcessState(clock)  # a forked child begins with a new one
         self._parent: ProcessState | None = None
         self.index: SeriesIndex | None = None
         self.row = Row()
@@ -54,7 +54,7 @@ class DirectorySession:
     # ---------------------------------------------------------------- index and slot
 
     def ensure_slot(self) -> bool:
-        """Have an index and a slot, unless getting them failed a moment ago."""
+        """Load an index and lease a slot, if needed. Returns False after a failure and during its pause."""
         if self.index is not None and self.process.slot is not None:
             return True
         return self._ensure_index() and self._ensure_lease()
@@ -106,7 +106,7 @@ class DirectorySession:
         self.row.cells = slot.cells
 
     def _present_cells(self, index: SeriesIndex, slot: Slot) -> list[PresentCell]:
-        if not slot.is_unused_from(index.next_cell):  # its last owner knew more series than this process
+        if not slot.is_unused_from(index.next_cell):  # its last owner recorded series that this process does not know
             self._refresh(index)
             self.hints.appended(index.fed_to)  # the parent reads it before its next fork
         return index.present_cells
@@ -115,16 +115,16 @@ class DirectorySession:
         try:
             self.file.refresh(index)
         except (Moved, OSError, ValueError, JobmetricsError):
-            pass  # whatever is wrong with the index, the next look at it will tell
+            pass  # the next check of the index finds the error again
 
     def _lock_wait(self) -> float:
-        """Seconds to wait for the index lock. Who met it held once does not wait again before it was free."""
+        """Return the seconds to wait for the index lock: 0 after a wait without success, until an append succeeds."""
         if self.process.patient_until:
             return max(0.0, self.process.patient_until - time.monotonic())
         return 0.0 if self.process.contended else LOCK_WAIT
 
     def failed(self, cause: str, error: Exception) -> None:
-        """Pause what failed, and count the error."""
+        """Begin a pause of the cause, and count the error."""
         process = self.process
         process.pauses.failed(cause)
         process.disk_full = isinstance(error, OSError) and error.errno in NO_SPACE
@@ -140,9 +140,10 @@ class DirectorySession:
     # ---------------------------------------------------------------- places for series
 
     def place(self, family: Family, values: tuple[str, ...]) -> Placement | None:
-        """Where a series lives, appended to the index if it is new; None while appending is paused.
+        """Return the cells of a series, appended to the index if it is new; None while appending is paused.
 
-        Raises what `IndexFile.place` raises.
+        Raises:
+            Contended, Moved, Refused, OSError: as `IndexFile.place` does.
         """
         index = self.index
         assert index is not None, "ensure_slot() returned True"
@@ -153,14 +154,14 @@ class DirectorySession:
         return place
 
     def place_all(self, wanted: Sequence[tuple[Family, tuple[str, ...]]]) -> bool:
-        """Append the series to the index in one use of its lock, for which this process may have to wait."""
+        """Append the series to the index, taking its lock once. Returns False after a failure and during its pause."""
         index = self.index
         if index is None or not self.process.pauses.is_over(INDEX):
             return False
         try:
             self.file.place_all(index, wanted, self._lock_wait())
         except Moved:
-            return True  # binding the first of them finds that out
+            return True  # binding the first of them then moves to the new index
         except (OSError, ValueError, JobmetricsError) as error:
             self.failed(INDEX, error)
             return False
@@ -173,7 +174,7 @@ class DirectorySession:
         self.hints.appended(index.fed_to)
 
     def ensure_room(self, cells: int) -> bool:
-        """Have a slot of so many cells, grown if need be."""
+        """Grow the slot to this number of cells, if needed. Returns False after a failure and during its pause."""
         slot, index = self.process.slot, self.index
         assert slot is not None, "ensure_slot() returned True"
         assert index is not None, "ensure_slot() returned True"
@@ -192,12 +193,12 @@ class DirectorySession:
     # ---------------------------------------------------------------- generations and lost leases
 
     def follow_index(self) -> None:
-        """Move if the directory has another index."""
+        """Move to the directory's new index, if it has one."""
         if self.index is not None and not self.file.is_current(self.index):
             self.move()
 
     def move(self) -> None:
-        """Follow the directory to its new index. The old slot stays held: a thread may be about to write there."""
+        """Leave the index and the slot. The old slot stays held: a thread may be about to write there."""
         process = self.process
         if process.slot is not None and self.index is not None:
             process.old_slots.append(process.slot)
@@ -209,24 +210,24 @@ class DirectorySession:
         logger.info("jobmetrics: %s has a new index, recording goes on there", self.directory.path)
 
     def forget(self, slot: Slot) -> None:
-        """Give up a slot whose lease was ended by something that closed our descriptor."""
+        """Give up a slot after its lock's descriptor was closed, which ended the lease."""
         if self.process.slot is slot:
             self.process.give_up_slot()
             self.row.cells = NO_CELLS
 
     def _leave_row(self) -> None:
-        """Have another row from now on. A series takes its present value along when it finds its cells there."""
+        """Begin a new row. A series moves its present value when it is bound to cells there."""
         self.row.before, self.row.cells = self.row.cells, NO_CELLS
         self.process.old_rows.append(self.row)
         self.row = Row()
 
     def load_index(self) -> None:
-        """Read the index, or make it, so that forked children need not; no slot is leased."""
+        """Read the index, or make it, so that forked children need not. No slot is leased."""
         if self.enabled:
             self.process.in_slow_path(self._ensure_index)
 
     def describe(self, system: str, role: str, capacity: int = 1) -> None:
-        """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
+        """Set system, role and capacity (jobs at once) of this process, for its slot's owner record."""
         known = self.process.identity
         if (system, role, capacity) != (known.system, known.role, known.capacity):
             self.process.in_slow_path(self._set_identity, system, role, capacity)
@@ -240,7 +241,7 @@ class DirectorySession:
             return
         if slot.is_roomy(capacity):
             slot.describe(process.identity)
-        else:  # its journal is too short: lease another, and keep this one for what runs
+        else:  # its journal is too short: lease another slot, and keep this one for its running jobs
             process.old_slots.append(slot)
             process.give_up_slot()
             self._leave_row()
@@ -248,11 +249,11 @@ class DirectorySession:
     # ---------------------------------------------------------------- forks
 
     def before_fork(self) -> bool:
-        """Enter the slow path; read what other processes appended, so that no child needs to."""
+        """Enter the slow path. Read the records that other processes appended, so that no child needs to."""
         process = self.process
         if process.inside == get_ident() or not process.lock.acquire(timeout=FORK_WAIT):
             return False
-        process.inside = get_ident()  # until the fork is over: what a signal handler records meanwhile waits
+        process.inside = get_ident()  # until the fork is over: updates of a signal handler are postponed
         try:
             if self.index is not None and self.hints.index_length > self.index.fed_to:
                 self._refresh(self.index)
@@ -266,7 +267,7 @@ class DirectorySession:
         return True
 
     def after_fork_in_parent(self) -> None:
-        """Leave the slow path, and record what was postponed meanwhile."""
+        """Leave the slow path, and record the postponed updates."""
         process = self.process
         process.inside = None
         process.lock.release()
@@ -274,15 +275,15 @@ class DirectorySession:
             process.redo_postponed()
 
     def after_fork_in_child(self) -> None:
-        """Have no slot. What the parent read of the index stays."""
-        parent = self._parent = self.process  # to free it would write to all its pages
+        """Begin without a slot, with the index as the parent has read it."""
+        parent = self._parent = self.process  # freeing it would copy all its pages
         self.process = self._next_child
         self.row.cells = NO_CELLS
         if parent.waiting or parent.old_rows:
             self._empty_rows(parent)
 
     def reset_in_child(self) -> None:
-        """Have no slot and no index: a thread of the parent may have been changing anything."""
+        """Begin without a slot and an index: a thread of the parent may have been changing them."""
         parent = self.process
         self._empty_rows(parent)
         self.process = self._next_child = ProcessState(self._clock)
@@ -291,6 +292,6 @@ class DirectorySession:
         self.index = None
 
     def _empty_rows(self, parent: ProcessState) -> None:
-        """Forget what the parent recorded where only it writes."""
+        """Drop the cells of the parent's rows."""
         for row in (self.row, parent.memory.row, *parent.old_rows):
             row.empty()

@@ -1,9 +1,8 @@
-"""One process's side of the registry directory: it finds series their cells in its session's slot, and keeps the
-journal. Everything here is the slow path; recording itself is in the instruments.
+"""The slow path of recording: a writer binds series to cells in its session's slot, and keeps the journal.
 
-A bound series holds `where`, a row and an offset in it, replaced together. Recording adds into
-`row.cells[offset]`; an IndexError there (no slot yet, a fork, a slot too small, a new generation) is what
-brings it here, once.
+The fast path is in the instruments. A bound series has `where`, a row and an offset, which are replaced together.
+Recording adds to `row.cells[offset]`. It calls the writer after an IndexError there: no slot yet, a fork, a slot that
+is too small, or a new generation.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
 
-CHECK_INTERVAL = 1.0  # seconds between two looks at the index's identity
-REPORT_WAIT = 1.0  # seconds: only processes that speak for a dead one wait, and each is done in milliseconds
+CHECK_INTERVAL = 1.0  # seconds between two checks of the index's identity
+REPORT_WAIT = 1.0  # seconds; only processes that report another one's death wait, each for milliseconds
 MAX_POSTPONED = 10_000
-_LONG_AGO = 5e-324  # when a most recent gauge that no process has set yet was set to 0
+_LONG_AGO = 5e-324  # epoch seconds at which a most recent gauge is 0 that no process has set
 MAX_DROPPING = 100  # metric names under which dropped updates are counted
-RETRY_INTERVAL = 1.0  # seconds between two tries for all series that wait in memory together
-SETTLE_INTERVAL = 0.05  # seconds between two tries there
-PROCESS_ENDED = "process ended"  # why an update was lost that waited until then
-SETTLE_SECONDS = 2.0  # that a process waits for the index lock where it ends
+RETRY_INTERVAL = 1.0  # seconds between two tries to place all series that wait in memory
+SETTLE_INTERVAL = 0.05  # seconds between two such tries at the process's end
+PROCESS_ENDED = "process ended"  # reason of updates lost in memory at the process's end
+SETTLE_SECONDS = 2.0  # that a process waits for the index lock at its end
 
 
 class Writer:
-    """Records for this process into one registry directory. Nothing is opened until something is recorded.
+    """Records for this process into one registry directory. No file is opened before the first recording.
 
-    Its methods raise nothing but what `guard` lets through.
+    Its methods raise only errors that `guard` propagates.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,34 +56,33 @@ class Writer:
         self.session = DirectorySession(settings, clock)
         self.max_series = settings.max_series
         self.buckets = settings.buckets
-        self.shows_zeros = (
-            False  # whether it is the writer of what the code defines, which is shown before its first update
-        )
-        self.show_dropped: Callable[[], None] | None = None  # makes metrics of what was dropped
+        self.shows_zeros = False  # whether it places defined metrics before their first update
+        self.show_dropped: Callable[[], None] | None = None  # records the dropped updates as metrics
         self._dropping: set[str] = set()
-        self._present: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # gauges of present values
+        self._present: weakref.WeakSet[BoundSeries] = weakref.WeakSet()  # gauges in a mode of PRESENT
 
     @property
     def directory(self) -> Directory:
-        """Where this process records."""
+        """The directory that this process records into."""
         return self.session.directory
 
     @property
     def slot(self) -> Slot | None:
-        """The slot this process holds now."""
+        """The slot that this process holds, if any."""
         return self.session.process.slot
 
     @property
     def lock(self) -> threading.RLock:
-        """What builds without the GIL record under; another one after a fork."""
+        """The lock that builds without the GIL record under; a new one after a fork."""
         return self.session.process.lock
 
     # ---------------------------------------------------------------- recording's slow path
 
     def bind(self, series: BoundSeries, redo: Callable[[float], object], value: float = 0.0) -> bool:
-        """Find a series its cells after an IndexError; True when recording should be tried again.
+        """Bind a series to cells after an IndexError. Returns True when the update should be tried again.
 
-        When a signal handler or a finaliser records while this very thread is in here, `redo(value)` is called later.
+        An update by a signal handler or a finaliser while its own thread is in the slow path is postponed:
+        `redo(value)` is called later.
         """
         process = self.session.process
         if process.inside == get_ident():
@@ -122,7 +120,7 @@ class Writer:
     def _bind_to_slot(self, series: BoundSeries) -> bool:
         session, (row, first) = self.session, series.where
         if row is session.row and first + series.family.width <= len(row.cells):
-            return True  # a fork: the offset is still true, the slot was leased just now
+            return True  # after a fork: the offset is valid in the slot that was leased above
         place = session.place(series.family, series.values)
         if place is None or not session.ensure_room(place.first + place.width):
             return self._bind_to_memory(series)
@@ -130,7 +128,7 @@ class Writer:
         return True
 
     def _settle(self, series: BoundSeries, place: Placement) -> None:
-        """Point a series at its cells; what it had in memory follows it there."""
+        """Point a series at its cells, and move its value there from memory or from the last slot."""
         session, process = self.session, self.session.process
         (row, offset), cells = series.where, session.row.cells
         series.leased(session.row, place.first)
@@ -149,25 +147,24 @@ class Writer:
         if session.index is not None and session.index.has_erased and not place.dropped:
             self._show_again(series)
 
-    # ---------------------------------------------------------------- zeros, and what is taken away
+    # ---------------------------------------------------------------- zeros and removal
 
     def show_zeros(self) -> None:
-        """Place what the code defined and asked for, once this process records: 0 is shown before the first update."""
+        """Place defined metrics and requested series once this process records, to show 0 before the first update."""
         process = self.session.process
-        if self.shows_zeros and zeros.any_wait() and process.slot and process.inside != get_ident():
+        if self.shows_zeros and zeros.any_waiting() and process.slot and process.inside != get_ident():
             process.in_slow_path(self._show_zeros)
 
     def _show_zeros(self) -> None:
         for series in zeros.take():
             if series.writer is self and self._bind(series) and series.family.mode == MOST_RECENT:
                 row, i = series.where
-                set_at(row.cells, i, 0.0, _LONG_AGO, inf)  # and never over a value
+                set_at(row.cells, i, 0.0, _LONG_AGO, inf)  # does not replace a value
 
     def erase(self, series: BoundSeries, *, hide: bool) -> None:
-        """Take away what this process's slot has of a series: all of a counter or histogram, the present value of a
-        gauge.
+        """Remove a series' value in this process's slot: all of a counter or histogram, the present value of a gauge.
 
-        hide: show the series no more, until it is asked for again or anything is recorded in it.
+        hide: do not show the series until it is requested or recorded again.
         """
         process = self.session.process
         if self.session.enabled and process.inside != get_ident() and (process.slot is not None or not hide):
@@ -178,7 +175,7 @@ class Writer:
             return
         (row, first), family = series.where, series.family
         cells, width = row.cells, family.width
-        if row is not self.session.row:  # in memory: all of it is this process's
+        if row is not self.session.row:  # in memory, where all cells are this process's
             cells[first : first + width] = memoryview(bytes(width * 8)).cast("d")
             return
         if family.type == GAUGE:
@@ -191,7 +188,7 @@ class Writer:
         if mark is None:
             self.drop("not removed", family.name)
             return
-        cells = self.session.row.cells  # placing the mark may have made the slot grow
+        cells = self.session.row.cells  # placing the mark may have grown the slot
         counted = mark + family.erased.width - 2
         if family.type != GAUGE:
             cells[mark:counted] = cells[first : first + width]
@@ -200,7 +197,7 @@ class Writer:
             cells[counted + 1] = 0.0
 
     def _mark_of(self, series: BoundSeries) -> int | None:
-        """The first cell of what was erased of a series; None when it cannot be placed."""
+        """Return the first cell of the series that holds the removed values; None when it cannot be placed."""
         mark = BoundSeries(self, series.family.erased, series.values)
         if not self._bind(mark) or mark.where[0] is not self.session.row or mark.dropped:
             return None
@@ -210,7 +207,7 @@ class Writer:
         index, cells = self.session.index, self.session.row.cells
         place = None if index is None else index.find(series.family.erased, series.values)
         if place is None or place.first + place.width > len(cells):
-            return  # it was never removed, or by a process whose slot is longer: the next update shows it
+            return  # never removed, or by a process with a longer slot: the next update shows it
         stamps = place.first + place.width - 2
         cells[stamps + 1] = max(time.time(), cells[stamps])
 
@@ -235,7 +232,7 @@ class Writer:
             fork_hooks.settle_at_exit(self)
 
     def drop(self, reason: str, metric: str) -> None:
-        """Count an update that was not recorded. The first names are kept, the rest are counted together."""
+        """Count an update that was not recorded: by metric for the first MAX_DROPPING metrics, the rest together."""
         if metric not in self._dropping:
             if len(self._dropping) >= MAX_DROPPING:
                 metric = OVERFLOW
@@ -246,24 +243,28 @@ class Writer:
         dropped[key] = dropped.get(key, 0) + 1
 
     def take_dropped_updates(self) -> dict[tuple[str, str], int]:
-        """Updates that were not recorded, by reason and metric, since the last call."""
+        """Return and reset the counts of updates that were not recorded, by reason and metric."""
         process = self.session.process
         taken, process.dropped_updates = process.dropped_updates, {}
-        if process.slot is not None:  # or they would end with this process too
+        if process.slot is not None:  # without a slot they would be lost with this process
             for reason, count in self.session.hints.take_lost().items():
                 taken[reason, OVERFLOW] = taken.get((reason, OVERFLOW), 0) + count
         return taken
 
     def take_dropped_series(self) -> int:
-        """Series asked for beyond the cap since the last call."""
+        """Return and reset the count of series beyond the cap."""
         process = self.session.process
         taken, process.dropped_series = process.dropped_series, 0
         return taken
 
     def left(self, row: Row, i: int) -> float:
-        """What the slot's earlier owners left in a cell, as this process found it at first, less what it has itself
-        in slots that it gave up; 0.0 in process memory, where nobody was before. Raises IndexError where there is no
-        such cell."""
+        """Return the value that earlier owners left in a slot's cell, less this process's share in slots it gave up.
+
+        It is read once, before this process records in the cell. In process memory it is 0.0.
+
+        Raises:
+            IndexError: when the row has no such cell.
+        """
         process, found = self.session.process, row.cells[i]
         slot = process.slot
         if slot is None or row is not self.session.row:
@@ -271,11 +272,11 @@ class Writer:
         known = slot.left.get(i)
         if known is None:
             if isnan(found):
-                found = row.cells[i] = 0.0  # an earlier owner's unknown value says nothing of this one's
+                found = row.cells[i] = 0.0  # an earlier owner's unknown value does not make this one unknown
             known = slot.left.setdefault(i, found - process.left_behind.get(i, 0.0))
         return known
 
-    # ---------------------------------------------------------------- generations, jobs that come and go
+    # ---------------------------------------------------------------- generations and the life of a process
 
     def _ensure_slot(self) -> bool:
         if not self.session.ensure_slot():
@@ -285,13 +286,13 @@ class Writer:
         return True
 
     def _carry_over(self) -> None:
-        """What is true of this process now is true in the new generation: its present values and what it runs."""
+        """Carry this process's present values and running executions to the new generation."""
         session, process = self.session, self.session.process
         moved_from, process.moved_from = process.moved_from, []
         for series in list(self._present):
             self._bind(series)
         if self.shows_zeros:
-            zeros.again()
+            zeros.request_all()
         for index, left in moved_from:
             values = {place.first: values for (_, values), place in index.series.items()}
             for entry, _, _, first in left.journal.running():
@@ -300,15 +301,15 @@ class Writer:
                     left.journal.continue_in(slot.journal, entry, series.where[1])
 
     def prepare(self) -> None:
-        """For parents whose children record: read the index once, and not in each child. No slot is leased."""
+        """Read the index, so that forked children need not. No slot is leased."""
         self.session.load_index()
 
     def describe(self, system: str, role: str, capacity: int = 1) -> None:
-        """Say what this process is, for its slot's owner record. capacity: jobs it can run at once."""
+        """Set system, role and capacity (jobs at once) of this process, for its slot's owner record."""
         self.session.describe(system, role, capacity)
 
     def tick(self) -> None:
-        """To be called at each job's start: confirms the lease, follows a new index, empties memory."""
+        """Confirm the lease, follow a new index and place series that wait in memory. Called at each job's start."""
         fork_hooks.hooks.catch_up()
         session, process = self.session, self.session.process
         slot = process.slot
@@ -321,7 +322,7 @@ class Writer:
         process.redo_postponed()
 
     def look(self) -> None:
-        """As `tick`, at most once a second: for processes that run no jobs."""
+        """Call `tick` at most once a second, for processes that run no jobs."""
         if self.clock() >= self.check_at:
             self.tick()
             if self.show_dropped is not None:
@@ -331,14 +332,14 @@ class Writer:
         self.check_at = now + CHECK_INTERVAL
         self.session.follow_index()
         self._empty_memory()
-        if self.shows_zeros and zeros.any_wait() and self.session.process.slot:
+        if self.shows_zeros and zeros.any_waiting() and self.session.process.slot:
             self._show_zeros()
 
     def flush(self) -> None:
-        """Place one of the series that wait in memory. Call it at each job's end.
+        """Place one of the series that wait in memory. Called at each job's end.
 
-        After a failure it does nothing for a second; after a success the next job's end goes on. The start of a job
-        places all at once, at most once a second, and looks for a slot: both take longer than a job's end should.
+        After a failure it does nothing for a second; after a success the next job's end continues. A job's start leases
+        a slot and places all series, at most once a second: both would delay a job's end for too long.
         """
         process = self.session.process
         due = process.waiting and process.inside != get_ident() and self.clock() >= process.retry_at
@@ -354,16 +355,18 @@ class Writer:
             return
         series = process.waiting[0]
         if self._bind(series) and series.where[0] is not process.memory.row:
-            process.waiting.remove(series)  # binding may have made others wait, behind it
+            process.waiting.remove(series)  # binding may have appended others
             process.retry_at = self.clock()
             if not process.waiting:
                 process.memory.clear()
 
     def settle(self, seconds: float = SETTLE_SECONDS) -> None:
-        """To be called where the process ends: what waits in memory is recorded now or never.
+        """Record what waits in memory, and count the rest as lost. Called at the process's end.
 
-        seconds: how long to wait for the index lock; nothing else is delayed at the end. After a wait without success,
-        further calls do nothing: what was left is counted as lost.
+        After a wait without success, further calls do nothing.
+
+        Args:
+            seconds: How long to wait for the index lock.
         """
         process = self.session.process
         if process.dropped_updates and process.inside != get_ident() and self.show_dropped is not None:
@@ -378,14 +381,14 @@ class Writer:
             left = process.patient_until - time.monotonic()
             if not process.waiting or process.disk_full or left <= 0:
                 break
-            time.sleep(min(SETTLE_INTERVAL, left))  # another process had the file that this one made
+            time.sleep(min(SETTLE_INTERVAL, left))  # another process had the index lock or the new file
         if process.waiting:
             self._count_lost("disk full" if process.disk_full else PROCESS_ENDED)
         else:
-            process.patient_until = 0.0  # the process may go on yet
+            process.patient_until = 0.0  # the process may continue
 
     def _count_lost(self, reason: str) -> None:
-        """Count the updates left in memory: in this process's slot if it can, else in memory shared with its parent."""
+        """Count the updates left in memory: in this process's slot or in memory shared with its parent."""
         session = self.session
         lost = sum(_updates(series) for series in session.process.waiting)
         if not lost:
@@ -397,7 +400,7 @@ class Writer:
             self.show_dropped()
 
     def _empty_memory(self) -> None:
-        """Find the series in memory their cells. Those that find none stay there."""
+        """Bind the series in memory to cells. Those without cells stay there."""
         process = self.session.process
         process.retry_at = self.clock() + RETRY_INTERVAL
         waiting = process.waiting
@@ -406,18 +409,18 @@ class Writer:
         tried = waiting[:]
         wanted = [(series.family, series.values) for series in tried]
         if process.patient_until:
-            # Processes that do not get the lock in time can count their loss in it, whichever process appended it.
+            # A process that does not get the lock in time counts its loss here, whichever process appended the series.
             wanted.append((DROPPED_UPDATES, (PROCESS_ENDED, OVERFLOW)))
         self.session.place_all(wanted)
         for series in tried:
             if self._is_due(series):
-                self._bind(series)  # more may come to wait: live gauges for which a new generation has no room
+                self._bind(series)  # may add to `waiting`: live gauges without room in a new generation
         process.waiting = [series for series in tried if series.where[0] is process.memory.row] + waiting[len(tried) :]
         if not process.waiting:
             process.memory.clear()
 
     def _is_due(self, series: BoundSeries) -> bool:
-        """Whether a series that waits may find its cells: it is known, or the index may be appended to."""
+        """Whether to try binding a waiting series: it is in the index, or appending is not paused."""
         index = self.session.index
         if index is None or self.session.process.pauses.is_over(INDEX):
             return True
@@ -428,8 +431,8 @@ class Writer:
     def begin(self, series: BoundSeries, execution: int, at: float) -> tuple[journals.Journal, int] | None:
         """Note in the journal that an execution of this jobs_active series starts at epoch second `at`.
 
-        Returns the journal and the entry in it, for its end; None when it could not be noted (no slot, or
-        more running than the journal holds).
+        Returns:
+            The journal and the entry, for the execution's end; None without a slot or with a full journal.
         """
         session, (row, first) = self.session, series.where
         if row is not session.row or not row.cells:
@@ -447,16 +450,16 @@ class Writer:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """One process at a time: who reports an end for another one looks and marks in one step.
+        """Hold the directory's lock: a process that reports another one's death checks and marks the end in one step.
 
-        Waited for a few moments only, and then done without: a stopped process holds up nobody.
+        After REPORT_WAIT the block runs without the lock, so that a stopped process delays no other.
         """
         fd = -1
         try:
             fd = files.open_noted(self.directory.path, os.O_RDONLY | SAFE_FLAGS)
             lock_directory_within(fd, REPORT_WAIT)
         except OSError:
-            pass  # no directory yet, or no such locks
+            pass  # no directory yet, or the file system has no locks
         try:
             yield
         finally:
@@ -464,7 +467,7 @@ class Writer:
                 files.close(fd)  # which ends the lock
 
     def find_execution(self, execution: int) -> list[journals.Entry]:
-        """What all journals of the directory say of an execution, the latest start first."""
+        """Return the entries of an execution in all journals of the directory, the latest start first."""
         try:
             return journals.find(self.directory, execution)
         except OSError:
@@ -472,7 +475,7 @@ class Writer:
 
 
 def _updates(series: BoundSeries) -> int:
-    """Updates that a series in memory has at least: a histogram's are known, any other's count as one."""
+    """Return the least number of updates of a series in memory: a histogram's count, 1 for any other."""
     (row, first), family = series.where, series.family
     cells = row.cells[first : first + family.width]
     if family.mode == MOST_RECENT:

@@ -1,7 +1,7 @@
 """Series that are shown as 0 before their first update.
 
-A definition touches no file: it may be imported by a process that never records. So what is to be shown waits here
-until the process records something, and is placed in the index then.
+A definition touches no file, since a process that never records may import it. The series wait here until the process
+first records, and are placed in the index then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from jobmetrics import runtime
 from jobmetrics.registry.cells import BoundSeries
 
-MAX_WAITING = 10_000  # a process that never records may go on asking
+MAX_WAITING = 10_000  # a process that never records may request any number
 
 
 class Metric(Protocol):
@@ -24,7 +24,7 @@ class Metric(Protocol):
 
 
 class Zeros:
-    """known: metrics without labels; waiting: what gives a series to be shown, or None."""
+    """known: metrics without labels; waiting: functions that return a series to show, or None once it is gone."""
 
     def __init__(self) -> None:
         self.known: weakref.WeakSet[Metric] = weakref.WeakSet()
@@ -32,29 +32,29 @@ class Zeros:
 
 
 def define(metric: Metric) -> None:
-    """Show a metric without labels, in this generation of the directory and in those that follow."""
+    """Request a metric without labels, in this generation of the directory and in later ones."""
     runtime.state(Zeros).known.add(metric)
-    _ask(_of(metric))
+    _request(_of(metric))
 
 
-def ask(series: BoundSeries) -> None:
-    """Show a series for which labels() was called."""
-    _ask(weakref.ref(series))
+def request(series: BoundSeries) -> None:
+    """Request a series for which labels() was called."""
+    _request(weakref.ref(series))
 
 
-def again() -> None:
-    """Show all metrics without labels, in a new generation of the directory or in another directory."""
+def request_all() -> None:
+    """Request all metrics without labels, for a new generation or another directory."""
     for metric in list(runtime.state(Zeros).known):
-        _ask(_of(metric))
+        _request(_of(metric))
 
 
-def any_wait() -> bool:
-    """Whether anything is to be shown."""
+def any_waiting() -> bool:
+    """Whether any series waits."""
     return bool(runtime.state(Zeros).waiting)
 
 
 def take() -> list[BoundSeries]:
-    """What is to be shown now; other threads may add more meanwhile."""
+    """Return the waiting series, and forget them. Other threads may add more meanwhile."""
     taken = []
     waiting = runtime.state(Zeros).waiting
     for _ in range(len(waiting)):
@@ -67,7 +67,7 @@ def take() -> list[BoundSeries]:
     return taken
 
 
-def _ask(find: Callable[[], BoundSeries | None]) -> None:
+def _request(find: Callable[[], BoundSeries | None]) -> None:
     waiting = runtime.state(Zeros).waiting
     if len(waiting) < MAX_WAITING:
         waiting.append(find)

@@ -513,7 +513,7 @@ def test_zeros_that_end_with_the_process_are_no_lost_updates(
 ) -> None:
     gauge = BoundGauge(writer, Family("latest", "gauge", "", (), MOST_RECENT), ())
     monkeypatch.setattr(zeros, "take", lambda: [gauge])
-    monkeypatch.setattr(zeros, "any_wait", lambda: True)
+    monkeypatch.setattr(zeros, "any_waiting", lambda: True)
     writer.shows_zeros = True
     writer.show_zeros()
     writer.settle(0.0)
