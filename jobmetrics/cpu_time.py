@@ -1,8 +1,7 @@
-"""Functions that run in steps: coroutines and generators.
+"""CPU time of functions that run in steps: coroutines and generators.
 
-Between two of its steps such a function is not running: other tasks are, or the reader of the generator. So its
-processor time is measured step by step, and a generator is the running job only within its steps. Values and
-exceptions that are sent into it go through unchanged.
+Between two steps, other tasks or the consumer of the generator run. So the CPU time is measured step by step, and a
+generator is the running job only during its steps. Values and exceptions that are sent into it are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from jobmetrics.job_context import Execution, running
 
 
 def steps(body: Any, execution: Execution) -> Generator[Any, Any, Any]:
-    """Run what has send, throw and close, as `yield from` would, and add its processor time to the execution."""
+    """Run a coroutine or generator as `yield from` does, and add its CPU time to the execution."""
     cpu_clock = execution.recorder.thread_cpu
     sent: Any = None
     thrown: BaseException | None = None
@@ -26,18 +25,18 @@ def steps(body: Any, execution: Execution) -> Generator[Any, Any, Any]:
         except StopIteration as stop:
             return stop.value
         finally:
-            thrown = None  # it knows this frame: keeping it here would keep both
+            thrown = None  # its traceback refers to this frame: drop the reference cycle
             if execution.cpu is not None:
                 execution.cpu += cpu_clock() - start
             running.reset(token)
         try:
             sent = yield yielded
-        except BaseException as error:  # noqa: BLE001 - the body's to handle, GeneratorExit too: it is closed by it
+        except BaseException as error:  # noqa: BLE001 - the body handles it, also GeneratorExit, which closes it
             sent, thrown = None, error
 
 
 class Awaited:
-    """An awaitable's steps, to be awaited in its place."""
+    """Awaits an awaitable in measured steps."""
 
     __slots__ = ("_body", "_execution")
 

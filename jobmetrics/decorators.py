@@ -1,4 +1,4 @@
-"""`timed_job`: records a function's whole lifecycle, or steps back where a job system already records it."""
+"""The decorator `timed_job`, and what a job records about itself: `stage` and `add_items`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from jobmetrics.guard import guarded
 from jobmetrics.instruments.blocks import TimedBlock, with_signature_of
 from jobmetrics.job_context import Execution, current_execution, running
 
-# A function, a job system's task or a descriptor: what comes out is what went in, overloads and all.
+# A function, a job system's task or a descriptor. The decorator returns the same type, with its overloads.
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]")
 
 NO_QUEUE = ""
 
-# Ids of calls: only this process uses them, so they must be unlikely to meet and need not be hard to guess.
-# Not in the runtime: an id must not come again after the runtime is replaced.
+# Ids of calls. They must be unlikely to collide, but may be easy to guess, because only this process uses them.
+# Not in the runtime: ids must not repeat after the runtime is replaced.
 _numbers = itertools.count(int.from_bytes(os.urandom(7), "little"))
 
 
 class _Timed:
-    """A function under `timed_job`: its job, its target in seconds, and whose processor time is its own."""
+    """A function under `timed_job`: its job, its target in seconds, and the CPU time that counts."""
 
     __slots__ = ("cpu", "job", "target")
 
@@ -41,20 +41,20 @@ class _Timed:
 
     @guarded("timed_job start")
     def start(self) -> Execution | None:
-        """Record the start of an execution; None when it is not recorded."""
+        """Record the start of an execution. Returns None if it is not recorded."""
         return recorder.default().started(Started(self.job, next(_numbers), None, self.target, self.cpu))
 
     @guarded("timed_job end")
     def end(self, execution: Execution, error: BaseException | None = None) -> None:
-        """Record the end of an execution: a failure if there is an error."""
+        """Record the end of an execution: a failure with an error, else a success."""
         execution.recorder.ended(execution, Ended(SUCCESS if error is None else FAILURE, error))
 
     @guarded("timed_job target")
     def refine(self, execution: Execution, caller: str) -> None:
-        """Give the job that runs this function its target, if this is the job's own function.
+        """Set the target of the job that calls this function, if it is the job's own function.
 
-        It is when it has the job's name, or when the job system itself calls it: systems are named as their
-        packages are. caller: the module that called it.
+        It is if it has the name of the job type, or if a module of the job system calls it: the system has the name of
+        its package. caller: the module that called the function.
         """
         job = execution.job
         is_own = job.job_type == self.job.job_type or caller.partition(".")[0] == job.system
@@ -71,23 +71,23 @@ def timed_job(*, name: str | None = None, target: float | None = None) -> Callab
 
 
 def timed_job(function: Any = None, /, *, name: str | None = None, target: float | None = None) -> Any:
-    """Record each call of a function as a job of system "python".
+    """Record each call of a function as a job of the system "python".
 
-    Takes functions, coroutine functions, generator and async generator functions, methods, classmethods and
-    staticmethods, and leaves name, signature and result as they are. An execution lasts from the call (a
-    coroutine's or generator's first step) to the return (a generator's end, or its being closed).
+    It accepts functions, coroutine functions, generator and async generator functions, methods, classmethods and
+    staticmethods. Name, signature and result do not change. An execution lasts from the call to the return. That of a
+    coroutine or generator begins with the first step, and that of a generator ends when it is exhausted or closed.
 
-    Inside a job that its job system or another `timed_job` already records, a call is not counted again; as that
-    job's own function it gives it its target. A job system's task object is returned as it is: its job is recorded
-    already.
+    A call inside a job that is already recorded is not counted again. If the function is that job's own function, its
+    target becomes the job's target. A job system's task object is returned unchanged, because the job system's
+    integration records it.
 
     Args:
-        function: what is decorated, when there are no options.
-        name: the job type; the function's module and qualified name if it is not given.
-        target: seconds within which a successful execution should end.
+        function: The function, if the decorator has no options.
+        name: The job type; by default the function's module and qualified name.
+        target: Seconds within which an execution should succeed.
 
     Raises:
-        InstrumentError: when name or target are not allowed, or the decorated is no function.
+        InstrumentError: The name or the target is not allowed, or the decorated object is not a function.
     """
     _check(name, target)
     if function is None:
@@ -115,18 +115,18 @@ def _decorate(function: Any, *, name: str | None, target: float | None) -> Any:
     if not callable(function):
         raise InstrumentError(f"timed_job takes a function, not {function!r}")
     wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _plain)
-    cpu = CPU_OF_THREAD if wrap is _plain else CPU_OF_CALLER  # step by step, where it runs in steps
+    cpu = CPU_OF_THREAD if wrap is _plain else CPU_OF_CALLER  # measured step by step
     timed = _Timed(name or _name_of(function), None if target is None else float(target), cpu)
     return with_signature_of(function, wrap(function, timed))
 
 
 def _is_task(kind: type) -> bool:
-    """Whether objects of this class are a job system's tasks. A lazy one is not woken for it."""
+    """Whether objects of this class are tasks of a job system. A lazy task is not evaluated."""
     return any(callable(getattr(kind, name, None)) for name in ("apply_async", "_get_current_object"))  # a lazy proxy's
 
 
 def _name_of(function: Any) -> str:
-    """module.qualname of a function, of what a partial calls, or of a callable object's class."""
+    """Return module.qualname of a function, of a partial's function, or of a callable object's class."""
     while isinstance(function, functools.partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
@@ -153,9 +153,9 @@ def _plain(function: Callable[..., Any], timed: _Timed) -> Callable[..., Any]:
 
 
 def _begin(timed: _Timed, has_caller: bool = False) -> Execution | None:
-    """The execution to record; None where another one is running.
+    """Start an execution; return None if another one is running.
 
-    has_caller: whether this was called by what the function's own caller has called, and not in a step of it.
+    has_caller: whether the frame above is the caller of the decorated function, and not one of its steps.
     """
     outer = running.get()
     if outer is None or outer.ended:
@@ -211,10 +211,10 @@ def _async_generator(function: Callable[..., Any], timed: _Timed) -> Callable[..
                 except StopAsyncIteration:
                     break
                 finally:
-                    thrown = None  # it knows this frame: keeping it here would keep both
+                    thrown = None  # its traceback refers to this frame: drop the reference cycle
                 try:
                     sent = yield item
-                except BaseException as error:  # noqa: BLE001 - the body's to handle; it is closed by GeneratorExit
+                except BaseException as error:  # noqa: BLE001 - the body handles it; GeneratorExit closes it
                     sent, thrown = None, error
         except BaseException as error:
             if execution is not None:
@@ -227,7 +227,7 @@ def _async_generator(function: Callable[..., Any], timed: _Timed) -> Callable[..
 
 
 def _unless_closed(error: BaseException) -> BaseException | None:
-    """The caller that closes a generator wants no more of it: that is not a failure."""
+    """Return the error, or None for GeneratorExit: a generator that its caller closes has not failed."""
     return None if isinstance(error, GeneratorExit) else error
 
 
@@ -238,20 +238,23 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Callable[..., Any], _Timed]
 )
 
 
-# An execution and its recorder's clock at the beginning; None outside a job.
+# An execution and the reading of its recorder's clock at the start of the stage; None outside a job.
 _Begun = tuple[Execution, float] | None
 
 
-class stage(TimedBlock[_Begun]):  # noqa: N801 - it is used as a function is
-    """A named part of a job, timed however it ends: a context manager and a decorator, sync and async.
+class stage(TimedBlock[_Begun]):  # noqa: N801 - it is used like a function
+    """A named, timed part of a job: a context manager and a decorator, sync and async.
 
         with stage("download"): ...
         async with stage("download"): ...
         @stage("download")
         def download(): ...
 
-    name: a value of the label `stage`: one of a few, never an id. Outside a job nothing is recorded. Make a new
-    one for each block; as a decorator one serves all calls.
+    The duration is recorded even if the block raises. Outside a job nothing is recorded. Use a new object for each
+    `with` block; a decorator works for all calls.
+
+    Args:
+        name: The value of the label `stage`. Use a few fixed names, never ids.
     """
 
     __slots__ = ("_name",)
@@ -276,13 +279,14 @@ class stage(TimedBlock[_Begun]):  # noqa: N801 - it is used as a function is
 
 @guarded("items")
 def add_items(count: float = 1) -> None:
-    """Add to the items that the running job has done. A negative number is dropped and counted.
+    """Add to the items that the running job has processed. Outside a job nothing is recorded.
 
-    Outside a job nothing is recorded.
+    Args:
+        count: The number of items. A negative number is dropped and counted in `jobmetrics_dropped_updates_total`.
     """
     execution = current_execution()
     if execution is not None:
         execution.recorder.add_items(execution, count)
 
 
-items = add_items  # its earlier name, kept for one release
+items = add_items  # the old name, kept for one release

@@ -1,6 +1,6 @@
-"""What happened to a job, as frozen records: integrations build them, the recorder counts them.
+"""The events of a job as immutable records. Integrations build them, and the recorder counts them.
 
-Times are seconds. Those that are timestamps count from the epoch.
+Durations are in seconds, and timestamps in seconds since the epoch.
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string at import.
@@ -20,27 +20,27 @@ WITHDRAWN_REASONS = ("revoked", "expired", "rejected", "unknown")
 
 
 class Job(NamedTuple):
-    """The labels every metric of a job has in common."""
+    """The labels that all metrics of a job have in common."""
 
     system: str
     job_type: str
     queue_name: str
 
 
-# Whose processor time is an execution's, from its start to its end.
-CPU_OF_JOB = "job"  # its process's in a process's main thread (helper threads and all), its thread's in any other
+# The CPU time that counts for an execution, from its start to its end.
+CPU_OF_JOB = "job"  # of the process in its main thread, which includes helper threads; of the thread in any other
 CPU_OF_THREAD = "thread"
-CPU_OF_FAMILY = "family"  # its process's, with the children of the process that have ended
-CPU_OF_CALLER = "caller"  # who runs it adds to `Execution.cpu`, or reports it in `Ended`
+CPU_OF_FAMILY = "family"  # of the process and its children that have ended
+CPU_OF_CALLER = "caller"  # the caller adds it to `Execution.cpu` or reports it in `Ended`
 
 
 class Started(NamedTuple):
-    """An execution starts in this process, now.
+    """An execution starts now in this process.
 
-    execution_id: what the job system calls it, the same in every process that speaks of it; a number of at most 64
-    bits where no other process will. ready_at: when the job could have run (publish, or its ETA if later); None when
-    unknown. target: seconds within which it should succeed; None where only its job type's own counts. cpu: whose
-    processor time is its own.
+    execution_id: the job system's id, the same in every process that reports the execution, or a number of at most 64
+    bits if only this process reports it. ready_at: when the job could have run (when it was published, or its ETA if
+    later); None if unknown. target: seconds within which it should succeed; None for the target of its job type. cpu:
+    the CPU time that counts, one of the CPU_OF_ constants.
     """
 
     job: Job
@@ -53,8 +53,8 @@ class Started(NamedTuple):
 class Ended(NamedTuple):
     """An execution of this process ended.
 
-    error: the exception of a failure, or its class name. cpu_seconds, run_seconds: its processor time and its run
-    time, where the job system knows better than the recorder's own clocks.
+    error: the exception of a failure, or its class name. cpu_seconds, run_seconds: CPU time and run time, if the job
+    system knows them better than the recorder's clocks.
     """
 
     status: str
@@ -64,11 +64,11 @@ class Ended(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Another process reports the end of an execution whose own process could not.
+    """Another process reports the end of an execution that its own process could not report.
 
-    It counts only when no journal says that the execution had ended. process_died: whether the process
-    that ran it is gone with it. cpu_seconds: its processor time, None when unknown. run_time_known: False where the
-    time of its end is unknown, even if its start is known; one that still runs is not counted then.
+    The event counts only if no journal has the end of the execution. process_died: whether the process that ran it
+    died. cpu_seconds: its CPU time; None if unknown. run_time_known: False if the time of its end is unknown, even if
+    its start is known; an execution that still runs is then not counted.
     """
 
     job: Job

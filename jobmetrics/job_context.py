@@ -1,8 +1,7 @@
-"""The job that runs now, as a context variable.
+"""The running job, in a context variable.
 
-It follows where Python carries a context along: into asyncio tasks, `asyncio.to_thread` and forked children, and
-into threads that are given a copy (`contextvars.copy_context().run`). A job that has ended is not current, also in
-what outlives it.
+Python copies the context into asyncio tasks, `asyncio.to_thread` and forked children. Other threads need an explicit
+copy (`contextvars.copy_context().run`). A job that has ended is not current any more, even in tasks that outlive it.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class ExecutionRecorder(Protocol):
-    """What a running execution asks of its recorder, which is a layer above."""
+    """The methods of the recorder that a running execution uses. The recorder itself is in a higher layer."""
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Seconds that never go back."""
+        """A monotonic clock, in seconds."""
 
     @property
     def thread_cpu(self) -> Callable[[], float]:
-        """Processor seconds of the calling thread."""
+        """The clock of the calling thread's CPU time, in seconds."""
 
     def ended(self, execution: Execution, event: Ended) -> None:
         """Record the end of an execution of this process."""
@@ -40,29 +39,29 @@ class ExecutionRecorder(Protocol):
         """Leave the end of an execution to be recorded by another process."""
 
     def set_target(self, execution: Execution, seconds: float) -> None:
-        """Declare the duration within which an execution should succeed."""
+        """Declare the duration, in seconds, within which an execution should succeed."""
 
     def stage(self, execution: Execution, name: str, seconds: float) -> None:
-        """Record the duration of a named part of an execution."""
+        """Record the duration, in seconds, of a named part of an execution."""
 
     def add_items(self, execution: Execution, count: float) -> None:
-        """Add to the items that an execution has done."""
+        """Add to the items that an execution has processed."""
 
 
 class ExecutionSeries(Protocol):
-    """Where an execution is recorded: its recorder, and the series of its job's labels."""
+    """The recorder of an execution, and the series of its job's labels."""
 
     @property
     def recorder(self) -> ExecutionRecorder:
-        """What records it."""
+        """The recorder."""
 
     @property
     def job(self) -> Job:
-        """Its job."""
+        """The job."""
 
     @property
     def labels(self) -> tuple[str, str, str]:
-        """Its job's label values, shortened where they are too long."""
+        """The job's label values, truncated to the maximum length."""
 
     @property
     def active(self) -> BoundSeries:
@@ -86,11 +85,11 @@ class ExecutionSeries(Protocol):
 
 
 class Execution:
-    """One execution that this process runs.
+    """An execution in this process.
 
-    series: found when it started. started_at: epoch seconds; clock_start: the recorder's own clock. cpu: its processor
-    seconds so far, less those that cpu_clock showed at its start, if there is one; None where they cannot be known.
-    target: seconds within which it should succeed.
+    started_at: epoch seconds. clock_start: the reading of the recorder's clock at the start. cpu: its CPU seconds so
+    far, minus the reading of cpu_clock at the start if there is a cpu_clock; None if unknown. target: seconds within
+    which it should succeed.
     """
 
     __slots__ = (
@@ -120,7 +119,7 @@ class Execution:
         self.started_at = started_at
         self.clock_start = clock_start
         self.entry = entry
-        self.forks = forks  # a forked child's copy is not its own
+        self.forks = forks  # a copy in a forked child has an older number
         self.ended = False
         self.target: float | None = None
         self.cpu: float | None = 0.0
@@ -128,23 +127,23 @@ class Execution:
 
     @property
     def job(self) -> Job:
-        """Whose execution it is."""
+        """The job."""
         return self.series.job
 
     @property
     def recorder(self) -> ExecutionRecorder:
-        """What records it."""
+        """The recorder."""
         return self.series.recorder
 
     def cpu_seconds(self) -> float | None:
-        """Processor seconds that it has taken so far; None where they cannot be known."""
+        """Return its CPU time so far, in seconds; None if unknown."""
         if self.cpu is None or self.cpu_clock is None:
             return self.cpu
         return self.cpu + self.cpu_clock()
 
 
 class CurrentJob(NamedTuple):
-    """What a job may know about itself. started_at: epoch seconds; target: seconds, None when none is declared."""
+    """A running job. started_at: epoch seconds. target: seconds; None if none is declared."""
 
     system: str
     job_type: str
@@ -154,20 +153,22 @@ class CurrentJob(NamedTuple):
     target: float | None
 
 
-# Not in the runtime: Python itself carries a context variable along, and each has one name in a process.
+# Not in the runtime: Python copies context variables itself, and the name must be unique in the process.
 running: ContextVar[Execution | None] = ContextVar("jobmetrics_running", default=None)
 
 
 def current_execution() -> Execution | None:
-    """The execution this code runs in; None outside a job."""
+    """Return the execution that runs this code; None outside a job."""
     execution = running.get()
     return None if execution is None or execution.ended else execution
 
 
 def current_job() -> CurrentJob | None:
-    """The job this code runs in, for logs and the like; None outside a job and in jobs that are not recorded.
+    """Return the job that runs this code, for example for logs.
 
-    id: the job system's own; for a function under `timed_job`, 16 hexadecimal digits, different for each call.
+    Returns:
+        The job, or None outside a job and in jobs that are not recorded. Its id is the job system's. A function under
+        `timed_job` has an id of 16 hexadecimal digits, different for each call.
     """
     execution = current_execution()
     if execution is None:
@@ -178,7 +179,7 @@ def current_job() -> CurrentJob | None:
 
 
 class DeclaredTargets:
-    """Target durations in seconds: by job type, and of tasks whose names are not known yet."""
+    """Target durations in seconds: by job type, and of tasks without a known name yet."""
 
     def __init__(self) -> None:
         self.by_job_type: dict[str, float] = {}
@@ -186,19 +187,19 @@ class DeclaredTargets:
 
 
 def declare(task: object, seconds: float) -> None:
-    """Note the target duration, in seconds, of whatever task this turns out to be."""
+    """Declare the target duration of a task, in seconds. The name of a lazy task is read later."""
     runtime.state(DeclaredTargets).unnamed.append((task, seconds))
 
 
 def of(job_type: str) -> float | None:
-    """The declared target duration of a job type, in seconds; None when none is declared."""
+    """Return the declared target duration of a job type, in seconds; None if none is declared."""
     targets = runtime.state(DeclaredTargets)
     for entry in list(targets.unnamed):
         task, seconds = entry
         try:
             targets.by_job_type[str(task.name)] = seconds  # type: ignore[attr-defined]  # a task of the job system
             targets.unnamed.remove(entry)
-        except Exception as error:  # the task's app is not ready, or whatever a lazy object raises
+        except Exception as error:  # the app is not ready, or the lazy object raises something else
             if guard.passes(error):
                 raise
     return targets.by_job_type.get(job_type)

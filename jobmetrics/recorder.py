@@ -1,7 +1,7 @@
-"""From events to instruments: the one place that knows which event counts as what.
+"""The recorder updates instruments from events.
 
-Metrics are counted in the process that learns how an execution ended, each execution once: a process that
-speaks for another one asks the journals first.
+The process that learns how an execution ended counts it. Each execution is counted once: a process that reports the
+end of another process's execution reads the journals first.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from jobmetrics.settings import Settings, making, peek
 logger = logging.getLogger("jobmetrics")
 
 UNKNOWN_ERROR = "unknown"
-MAX_REPORTED = 1_000  # lost processes that are remembered, so that none is counted twice
-FLUSH_INTERVAL = 1.0  # seconds between two looks at what was dropped or kept from jobs
+MAX_REPORTED = 1_000  # lost processes to remember, so that none is counted twice
+FLUSH_INTERVAL = 1.0  # seconds between two updates of the metrics of dropped updates and internal errors
 
 
 class ErrorType(str):
-    """A value of the label error_type, as another process's recorder found it."""
+    """A value of the label error_type that another process's recorder determined."""
 
     __slots__ = ()
 
 
 class JobSeries:
-    """The series of one job's common labels, found once: most jobs come again."""
+    """The series of one job's labels, looked up once because most jobs run again."""
 
     __slots__ = (
         "active", "cpu", "duration", "ignored", "job", "labels", "last_success", "recorder", "success", "target",
@@ -72,25 +72,31 @@ class JobSeries:
 
 
 def _family_cpu() -> float:
-    """Processor seconds of this process and of its children that have ended."""
-    now = os.times()  # its resolution is coarse, which matters less for whole processes
+    """Return the CPU seconds of this process and its children that have ended."""
+    now = os.times()  # its coarse resolution is sufficient for whole processes
     return time.process_time() + now.children_user + now.children_system
 
 
 def _has_greenlets() -> bool:
-    """Whether gevent or eventlet has made threads of this process into greenlets."""
+    """Whether gevent or eventlet has replaced the threads of this process by greenlets."""
     return threading.local.__module__ != "_thread"
 
 
 class Recorder:
     """Records events into a writer's cells.
 
-    wall: epoch seconds; clock: seconds that never go back, for durations; process_cpu, thread_cpu: processor
-    seconds of this process and of the calling thread; family_cpu: of this process and its children that have ended.
+    Executions begin with `started` and end with `ended`. `lost` counts the end of an execution of another process.
+    `Started.cpu` selects the CPU time of an execution. With greenlets CPU time cannot be attributed, so none is
+    recorded.
 
-    `started` is the one way in for an execution, `ended` the one way out; `lost` counts an end for another process.
-    The processor time of an execution is the one that `Started.cpu` names. Among greenlets it cannot be
-    attributed, and none is recorded.
+    Args:
+        writer: The writer.
+        settings: The settings.
+        wall: Returns epoch seconds.
+        clock: Returns monotonic seconds, for durations.
+        process_cpu: Returns the CPU seconds of this process.
+        thread_cpu: Returns the CPU seconds of the calling thread.
+        family_cpu: Returns the CPU seconds of this process and its children that have ended.
     """
 
     def __init__(
@@ -139,7 +145,11 @@ class Recorder:
     # ---------------------------------------------------------------- this process runs the job
 
     def started(self, event: Started) -> Execution | None:
-        """An execution starts here. Returns what `ended` wants; None for a job type that is ignored."""
+        """Record the start of an execution in this process.
+
+        Returns:
+            The execution, for `ended`; None if the job type is ignored.
+        """
         series = self.series_of(event.job)
         if series.ignored:
             return None
@@ -151,7 +161,7 @@ class Recorder:
         number = name if isinstance(name, int) else execution_hash(event.job.system, name)
         execution = Execution(series, name, at, start, writer.begin(series.active, number, at), fork_hooks.hooks.count)
         if event.ready_at is not None:
-            series.wait.observe(max(0.0, at - event.ready_at))  # clocks of two hosts may disagree
+            series.wait.observe(max(0.0, at - event.ready_at))  # the clocks of two hosts may differ
         target = series.target if event.target is None else event.target
         if target is not None:
             self.set_target(execution, target)
@@ -163,12 +173,12 @@ class Recorder:
         return execution
 
     def ended(self, execution: Execution, event: Ended) -> None:
-        """An execution of this process ended; the second end of one is not counted."""
+        """Record the end of an execution of this process. A second end is ignored."""
         if execution.ended:
             return
         execution.ended = True
         if execution.forks != fork_hooks.hooks.count:
-            return  # a forked child's copy: it runs in the parent
+            return  # a copy in a forked child: the execution runs in the parent
         series, at = execution.series, self._wall()
         status, error, cpu, seconds = event
         if seconds is None:
@@ -187,20 +197,22 @@ class Recorder:
         self.writer.flush()
 
     def abandoned(self, execution: Execution) -> None:
-        """An execution left this process without an end known here: another process will report it."""
+        """Record that another process will report the end of this execution."""
         execution.ended = True
 
     def counted_as_lost(self, execution: Execution) -> None:
-        """The end of an execution of this process was counted by `lost`: its journal entry ends."""
+        """End the journal entry of an execution of this process that `lost` has counted."""
         execution.ended = True
         if execution.entry is not None:
             journal, entry = execution.entry
             journal.end(entry, execution.started_at)
 
     def taken_over(self, execution: Execution, started_at: float) -> None:
-        """An execution goes on in this process, whose start at epoch second started_at a dead process's journal knows.
+        """Continue an execution that a dead process started, and note the end of that start in this journal.
 
-        That start has its end in this process's journal.
+        Args:
+            execution: The execution in this process.
+            started_at: Epoch seconds of the start in the dead process's journal.
         """
         series, name = execution.series, str(execution.execution_id)
         self._note_end(series, execution_hash(series.job.system, name), started_at, execution.started_at)
@@ -208,28 +220,29 @@ class Recorder:
     # ---------------------------------------------------------------- inside the job
 
     def set_target(self, execution: Execution, seconds: float) -> None:
-        """Declare the duration within which this execution should succeed."""
+        """Declare the duration, in seconds, within which this execution should succeed."""
         execution.target = seconds
         labels = execution.series.labels
         self._target_duration.at(labels).set(seconds)
-        self._within_target.at(labels).inc(0.0)  # there from the start, so that a ratio is 0 and not absent
+        self._within_target.at(labels).inc(0.0)  # create the series now, so that a ratio is 0 instead of absent
 
     def stage(self, execution: Execution, name: str, seconds: float) -> None:
-        """Record the duration of a named part of an execution."""
+        """Record the duration, in seconds, of a named part of an execution."""
         self.writer.look()
         self._stage_duration.at((*execution.series.labels, label_value(name))).observe(seconds)
 
     def add_items(self, execution: Execution, count: float) -> None:
-        """Add to the items that an execution has done."""
+        """Add to the items that an execution has processed."""
         self.writer.look()
         self._items.at(execution.series.labels).inc(count)
 
     # ---------------------------------------------------------------- one process speaks for another
 
     def lost(self, event: Lost) -> bool:
-        """Count the end of an execution whose own process could not, if no journal says that it had ended.
+        """Count the end of an execution that its own process could not report, unless a journal has its end.
 
-        Returns whether it was counted.
+        Returns:
+            Whether it was counted.
         """
         job = self.series_of(event.job)
         if job.ignored:
@@ -240,7 +253,7 @@ class Recorder:
             if entry is None and known:
                 return False
             if entry is not None and entry.running and not event.run_time_known:
-                return False  # called lost while it runs: its own process will count its end
+                return False  # it still runs, and its own process will count its end
             now = self._wall()
             self._note_end(job, execution, entry.start if entry is not None else now, now)
         if event.process_died:
@@ -250,9 +263,9 @@ class Recorder:
         return True
 
     def process_lost(self, job: Job, execution_id: str) -> None:
-        """Count a process that died after it had recorded the end of this execution, which is not counted again.
+        """Count a process that died after it recorded the end of this execution. The end is not counted again.
 
-        One that died before the end is counted by `lost`.
+        A process that died before the end is counted by `lost`.
         """
         if self.series_of(job).ignored:
             return
@@ -260,7 +273,7 @@ class Recorder:
         open_entry, known = _unended(entries)
         if open_entry is not None or not known:
             return
-        start = entries[0].start  # of the last run: the latest start comes first
+        start = entries[0].start  # the latest start comes first
         died = (execution_id, start)
         if any(entry.lost and entry.start == start for entry in entries) or died in self._reported_processes:
             return
@@ -270,13 +283,13 @@ class Recorder:
         self._processes_lost.at((job.system,)).inc()
 
     def withdrawn(self, event: Withdrawn) -> None:
-        """A job will never start."""
+        """Record a job that will never start."""
         job = self.series_of(event.job)
         if not job.ignored:
             self._withdrawn.at((*job.labels, event.reason)).inc()
 
     def published(self, event: Published) -> None:
-        """A job was sent."""
+        """Record a job that was sent."""
         self.writer.look()
         job = self.series_of(event.job)
         if not job.ignored:
@@ -286,7 +299,7 @@ class Recorder:
     # ---------------------------------------------------------------- counting
 
     def _note_end(self, series: ExecutionSeries, execution: int, start: float, at: float) -> None:
-        """Note in this process's journal that another process's execution has ended: a second report finds it here."""
+        """Note the end of another process's execution in this journal, where a second report finds it."""
         noted = self.writer.begin(series.active, execution, start)
         if noted is not None:
             journal, entry = noted
@@ -312,15 +325,15 @@ class Recorder:
         elif status == RETRY:
             self._retries.at(series.labels).inc()
 
-    def _cpu_clock(self, whose: str) -> Callable[[], float]:
-        if whose == CPU_OF_THREAD:
+    def _cpu_clock(self, cpu: str) -> Callable[[], float]:
+        if cpu == CPU_OF_THREAD:
             return self.thread_cpu
-        if whose == CPU_OF_FAMILY:
+        if cpu == CPU_OF_FAMILY:
             return self._family_cpu
         return self._process_cpu if get_ident() == fork_hooks.hooks.main_thread else self.thread_cpu
 
     def series_of(self, job: Job) -> JobSeries:
-        """The series of a job's labels. Bounded, so that hostile job names do not fill the memory."""
+        """Return the series of a job's labels. Their number is limited, so that hostile job names use little memory."""
         known = self._jobs.get(job)
         if known is None:
             if len(self._jobs) >= self.writer.max_series:
@@ -332,7 +345,7 @@ class Recorder:
         return any(fnmatch.fnmatchcase(job_type, pattern) for pattern in self._ignore)
 
     def error_type(self, error: BaseException | str | None) -> str:
-        """The name the error_type label shows: a user's mapping, else the class's name."""
+        """Return the value of the label error_type: the name from the settings, else the name of the class."""
         if error is None:
             return UNKNOWN_ERROR
         if isinstance(error, ErrorType):
@@ -346,12 +359,12 @@ class Recorder:
         return label_value(type(error).__name__)
 
     def tick(self) -> None:
-        """To be called now and then by a process that runs no jobs: follows the directory, shows what was dropped."""
+        """Follow the directory and count what was dropped. Processes that run no jobs call this regularly."""
         self.writer.tick()
         self._flush_if_due()
 
     def show_dropped(self) -> None:
-        """Show now what was dropped, and what was kept from jobs."""
+        """Count dropped updates and internal errors now."""
         self._flush(self.clock())
 
     def _flush_if_due(self) -> None:
@@ -360,7 +373,7 @@ class Recorder:
             self._flush(now)
 
     def _flush(self, now: float) -> None:
-        """Show what was dropped, and what was kept from jobs, since the last time."""
+        """Count the dropped updates and internal errors since the last call."""
         self._flush_at = now + FLUSH_INTERVAL
         for where, count in guard.take_counts().items():
             self._internal_errors.at((where,)).inc(count)
@@ -372,10 +385,10 @@ class Recorder:
 
 
 def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
-    """The execution among a name's journal entries that has no end yet, and whether there are any entries.
+    """Return the journal entry without an end among the entries of one id, and whether there are any entries.
 
-    One execution is one start: a rerun under the same name has another. What a dead owner left comes before
-    what still runs.
+    Each start is a separate execution, because a rerun has the same id. An entry of a dead process comes before one
+    that still runs.
     """
     ended = {entry.start for entry in entries if not entry.running and not entry.lost}
     open_ones = [entry for entry in entries if (entry.running or entry.lost) and entry.start not in ended]
@@ -383,7 +396,7 @@ def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
 
 
 class DefaultRecorder:
-    """The recorder of this process and the settings that it was made from. replacement: used instead, in tests."""
+    """The recorder of this process and the settings that it was made from. replacement: a recorder for tests."""
 
     def __init__(self) -> None:
         self.recorder: Recorder | None = None
@@ -392,7 +405,7 @@ class DefaultRecorder:
 
 
 def default() -> Recorder:
-    """This process's recorder, into the directory of the active settings."""
+    """Return the recorder of this process, for the directory of the active settings."""
     known = runtime.state(DefaultRecorder)
     if known.replacement is not None:
         return known.replacement
@@ -407,7 +420,7 @@ def default() -> Recorder:
 
 
 def _show_dropped() -> None:
-    """Show what was dropped in a process that may run no jobs."""
+    """Count what was dropped in a process that may run no jobs."""
     found = default()
     if found.writer is current.writer():
         found.show_dropped()
@@ -417,5 +430,5 @@ current.show_dropped = _show_dropped
 
 
 def use(recorder: Recorder | None) -> None:
-    """Record with this recorder, whatever the settings, until it is taken away with None: for tests."""
+    """Use a recorder for tests instead of the default one; None restores the default."""
     runtime.state(DefaultRecorder).replacement = recorder
