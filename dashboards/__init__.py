@@ -1,6 +1,6 @@
 """The Grafana dashboards, written in Python so that no query can name a metric or a label that does not exist.
 
-`python -m dashboards` writes them to dashboards/grafana as JSON; with `--check` it only says whether they are
+`python -m dashboards` writes them to dashboards/grafana as JSON; with `--check` it only checks whether they are
 up to date. It needs Python 3.11, as grafana-foundation-sdk does.
 """
 

@@ -53,7 +53,7 @@ def _signals() -> list[Panel]:
             "Exporters down",
             COUNT,
             "Exporters of the last day that Prometheus cannot scrape. Red: figures of their hosts are missing; start "
-            "them, or see whether the network lets Prometheus through.",
+            "them, or check whether Prometheus can reach them.",
             sum_by(_SCOPE.scraped(f.BUILD_INFO, "1d").equals(0)),
             steps=[(1, RED)],
             nothing="no exporter",
@@ -61,8 +61,8 @@ def _signals() -> list[Panel]:
         number(
             "Directories unreadable",
             COUNT,
-            "Exporters that cannot read the registry directory. Red: `jobmetrics check` on the host says why: missing, "
-            "wrong owner or group, or workers and exporter use different ones.",
+            "Exporters that cannot read the registry directory. Red: `jobmetrics check` on the host shows the reason: "
+            "missing, wrong owner or group, or workers and exporter use different ones.",
             sum_by(_SCOPE.gauge(f.DIRECTORY_UP).equals(0)),
             steps=[(1, RED)],
             nothing="no exporter",
@@ -70,8 +70,7 @@ def _signals() -> list[Panel]:
         number(
             "Brokers unread",
             COUNT,
-            "Readings of brokers that failed. Red: the exporter's log names the error; until then queue figures are "
-            "absent, not zero.",
+            "Failed readings of brokers. Red: the exporter's log has the error; queue figures are absent, not zero.",
             sum_by(_SCOPE.gauge(f.COLLECTOR_UP).equals(0)),
             steps=[(1, RED)],
             nothing="no collectors",
@@ -79,8 +78,8 @@ def _signals() -> list[Panel]:
         number(
             "Series, of the limit",
             "percentunit",
-            "Series in the directory as a share of max_series, on the host where it is highest. Red: new job types and "
-            "error types soon count under __other__; look for names with ids in them, or raise max_series.",
+            "Series in the directory as a share of max_series, on the host with the highest share. Red: new job types "
+            "and error types will count under __other__; look for names with ids in them, or raise max_series.",
             max_by(share(_SCOPE.gauge(f.SERIES), _SCOPE.gauge(f.SERIES_LIMIT))),
             steps=[(0.8, ORANGE), (0.95, RED)],
             nothing="no directory",
@@ -88,7 +87,7 @@ def _signals() -> list[Panel]:
         number(
             "Updates dropped",
             COUNT,
-            "Updates in the time range that were not recorded. Red: counts are too low; the reasons below say why.",
+            "Updates in the time range that were not recorded. Red: counts are too low; see the reasons below.",
             sum_by(_SCOPE.increase(f.DROPPED_UPDATES, TIME_RANGE)),
             steps=[(1, RED)],
             nothing="none",
@@ -96,8 +95,8 @@ def _signals() -> list[Panel]:
         number(
             "Internal errors",
             COUNT,
-            "Errors of jobmetrics itself in the time range, kept away from jobs. Red: the workers' logs have them, "
-            "once a minute at most; please report them.",
+            "Errors of jobmetrics in the time range; jobs are not affected. Red: the workers' logs have them, "
+            "at most once a minute; please report them.",
             sum_by(_SCOPE.increase(f.INTERNAL_ERRORS, TIME_RANGE)),
             steps=[(1, RED)],
             nothing="none",
@@ -106,7 +105,7 @@ def _signals() -> list[Panel]:
 
 
 def _up() -> list[Panel]:
-    last = max_by(_SCOPE.moment(f.COLLECTOR_LAST_SUCCESS), *_COLLECTOR)
+    last = max_by(_SCOPE.timestamp(f.COLLECTOR_LAST_SUCCESS), *_COLLECTOR)
     return [
         states(
             "Exporters",
@@ -133,14 +132,14 @@ def _up() -> list[Panel]:
         graph(
             "Age of the last good reading",
             "s",
-            "Since a collector last succeeded. More than a few seconds: it fails or hangs.",
+            "Time since a collector last succeeded. More than a few seconds: it fails or hangs.",
             [Line(age(last), _COLLECTOR_LEGEND)],
             nothing="no collectors",
         ),
         graph(
             "Time a reading takes",
             "s",
-            "How long the last reading of a broker took. It nears the timeout: the broker is slow, or has very many "
+            "Duration of the last reading of a broker. Close to the timeout: the broker is slow, or has very many "
             "queues; name the ones to read.",
             [Line(max_by(_SCOPE.gauge(f.COLLECTOR_DURATION), *_COLLECTOR), _COLLECTOR_LEGEND)],
             nothing="no collectors",
@@ -148,8 +147,8 @@ def _up() -> list[Panel]:
         graph(
             "Time a scrape takes",
             "s",
-            "How long the exporter takes to read its directory. It rises with processes and series; near Prometheus' "
-            "scrape timeout, scrape less often or record fewer series.",
+            "Time in which the exporter reads its directory. It rises with processes and series. Close to Prometheus' "
+            "scrape timeout: scrape less often or record fewer series.",
             [Line(max_by(_SCOPE.gauge(f.SCRAPE_DURATION), HOST_LABEL), _HOST_LEGEND)],
             nothing="no exporter",
         ),
@@ -161,23 +160,23 @@ def _losses() -> list[Panel]:
         graph(
             "Updates dropped, by reason",
             "cps",
-            "Updates in a second that were not recorded. A full disk: make room under the registry directory. Any "
-            "other reason: the workers' logs.",
+            "Updates per second that were not recorded. A full disk: free space in the registry directory. Any "
+            "other reason: see the workers' logs.",
             [Line(sum_by(_SCOPE.rate(f.DROPPED_UPDATES), HOST_LABEL, "reason"), f"{_HOST_LEGEND} {{{{reason}}}}")],
             nothing="none",
         ),
         graph(
             "Series dropped",
             "cps",
-            "Series in a second that went beyond the limit and count under __other__. Totals stay exact; names are "
-            "lost. Look for labels that never stop growing.",
+            "Series per second beyond the limit, which count under __other__. Totals stay exact; names are "
+            "lost. Look for labels with ever new values.",
             [Line(sum_by(_SCOPE.rate(f.DROPPED_SERIES), HOST_LABEL), _HOST_LEGEND)],
             nothing="none",
         ),
         graph(
             "Internal errors, by place",
             "cps",
-            "Errors of jobmetrics in a second, kept away from jobs. Any: see the workers' logs and report them.",
+            "Errors of jobmetrics per second; jobs are not affected. Any: see the workers' logs and report them.",
             [Line(sum_by(_SCOPE.rate(f.INTERNAL_ERRORS), HOST_LABEL, "where"), f"{_HOST_LEGEND} {{{{where}}}}")],
             nothing="none",
         ),
@@ -190,14 +189,14 @@ def _directory() -> list[Panel]:
             "Slots by state",
             "short",
             "live: held by processes; free: for the next ones; damaged: set aside. live climbs and never falls: "
-            "processes that should have ended have not. damaged: something else wrote there, or the disk fails.",
+            "processes that should have ended have not. damaged: another program wrote there, or the disk fails.",
             [Line(sum_by(_SCOPE.gauge(f.SLOTS), HOST_LABEL, "state"), f"{_HOST_LEGEND} {{{{state}}}}")],
             nothing="no directory",
         ),
         graph(
             "Series, and their limit",
             "short",
-            "Series in the directory and how many it may hold. They climb without end: a label takes ever new values.",
+            "Series in the directory, and the limit. They climb without end: a label has ever new values.",
             [
                 Line(max_by(_SCOPE.gauge(f.SERIES), HOST_LABEL), f"{_HOST_LEGEND} series"),
                 Line(max_by(_SCOPE.gauge(f.SERIES_LIMIT), HOST_LABEL), f"{_HOST_LEGEND} limit"),
@@ -207,9 +206,9 @@ def _directory() -> list[Panel]:
         graph(
             "Series and metrics left out",
             "short",
-            "Series of families declared anew and not shown. Some after a deployment that changed buckets or labels "
-            "are normal; `jobmetrics prune` clears them once the workers have stopped. Any invalid metric: the "
-            "exporter's log names it. Any timestamp in the future: the host's clock was set back.",
+            "Series of families that were declared again, and are not shown. Some after a deployment that changed "
+            "buckets or labels are normal; `jobmetrics prune` clears them once the workers have stopped. Any invalid "
+            "metric: the exporter's log names it. Any timestamp in the future: the host's clock was set back.",
             [
                 Line(max_by(_SCOPE.gauge(f.SUPERSEDED_SERIES), HOST_LABEL), _HOST_LEGEND),
                 Line(max_by(_SCOPE.gauge(f.INVALID_FAMILIES), HOST_LABEL), f"{_HOST_LEGEND} invalid metrics"),
@@ -219,7 +218,7 @@ def _directory() -> list[Panel]:
         ),
         rows(
             "Versions",
-            "Exporters by version. Several versions for long: a deployment that has not finished.",
+            "Exporters by version. Several versions for a long time: a deployment has not finished.",
             {APPLICATION_LABEL: "Application", "version": "Version"},
             [Column("Exporters", COUNT, count_by(_SCOPE.gauge(f.BUILD_INFO), APPLICATION_LABEL, "version"))],
             width=8,
@@ -229,7 +228,7 @@ def _directory() -> list[Panel]:
         rows(
             "Exporters by slots",
             "Each exporter with the processes that record on its host, the most on top. None: its workers record "
-            "elsewhere, or do not record at all.",
+            "into another directory, or do not record.",
             {APPLICATION_LABEL: "Application", HOST_LABEL: "Host"},
             [
                 Column("Live slots", COUNT, sum_by(_SCOPE.gauge(f.SLOTS, state="live"), *SCRAPE_LABELS)),

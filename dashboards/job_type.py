@@ -49,7 +49,7 @@ def spec() -> Spec:
     return Spec(
         assembly.JOB_TYPE,
         "Job type",
-        "One job type, or those chosen above added up: how it ends, how long it takes, what it waits for.",
+        "One job type, or the sum of the chosen ones: how it ends, how long it takes, how long it waits.",
         VARIABLES,
         [
             Row("Now", _signals()),
@@ -67,15 +67,15 @@ def _signals() -> list[Panel]:
         number(
             "Executions",
             COUNT,
-            "Executions that ended in the time range. None: nobody sends it, or nobody runs it; see its queue.",
+            "Executions that ended in the time range. None: the job is not sent, or no worker runs it; see its queue.",
             sum_by(_SCOPE.increase(f.JOBS, TIME_RANGE)),
             nothing="none",
         ),
         number(
             "Failures in range",
             "percentunit",
-            "Share of failures in the time range's executions that succeeded or failed. Red: the error types below say "
-            "why.",
+            "Share of failures in the time range's executions that succeeded or failed. Red: see the error types "
+            "below.",
             share(
                 sum_by(_SCOPE.increase(f.JOBS, TIME_RANGE, status=FAILURE)),
                 sum_by(_SCOPE.increase(f.JOBS, TIME_RANGE, status=(SUCCESS, FAILURE))),
@@ -86,22 +86,22 @@ def _signals() -> list[Panel]:
         number(
             "Last success",
             "s",
-            "Time since it last succeeded, whenever that was. Longer than the time between two of its runs: it fails, "
-            "hangs, waits or is not sent; the rows below say which.",
-            age(max_by(_SCOPE.moment(f.JOBS_LAST_SUCCESS))),
+            "Time since its last success, also before the time range. Longer than the time between two runs: it fails, "
+            "hangs, waits or is not sent; the rows below show which.",
+            age(max_by(_SCOPE.timestamp(f.JOBS_LAST_SUCCESS))),
             nothing="never seen",
         ),
         number(
             "Duration p95",
             "s",
-            "19 of 20 executions of the time range took at most this long. Above what is normal: see the stages.",
+            "19 of 20 executions of the time range took at most this long. Longer than usual: see the stages.",
             duration,
             nothing="nothing ran",
         ),
         number(
             "Target",
             "s",
-            "The declared target duration, the longest of the types chosen. No target: give `timed_job` one.",
+            "The declared target duration, the longest of the chosen types. No target: pass `target` to `timed_job`.",
             max_by(_SCOPE.gauge(f.JOBS_TARGET_DURATION)),
             nothing="none declared",
         ),
@@ -110,7 +110,7 @@ def _signals() -> list[Panel]:
             "s",
             "How long the oldest execution has been running. Far above p99 of the duration: it hangs; stop it in its "
             "job system and give the type a time limit.",
-            age(min_by(_SCOPE.moment(f.JOBS_ACTIVE_OLDEST))),
+            age(min_by(_SCOPE.timestamp(f.JOBS_ACTIVE_OLDEST))),
             nothing="none runs",
         ),
     ]
@@ -121,8 +121,8 @@ def _ends() -> list[Panel]:
         graph(
             "Executions by status",
             "ops",
-            "Executions that end in a second, by how they ended. More red: see the failures beside it. Purple: the "
-            "worker refused them; grey: the code asked to ignore them; blue: an operator stopped them.",
+            "Executions that end per second, by status. More red: see the panel of failures. Purple: the "
+            "worker rejected them; grey: the code asked to ignore them; blue: an operator stopped them.",
             [Line(sum_by(_SCOPE.rate(f.JOBS), "status"), "{{status}}")],
             stacked=True,
             colours=STATUS_COLOURS,
@@ -131,8 +131,8 @@ def _ends() -> list[Panel]:
         graph(
             "Failures by error type",
             "ops",
-            "Failed executions in a second, by exception class. One class since a deployment: its code. A time limit "
-            "or a lost worker: the job is too long, or needs more memory than there is.",
+            "Failed executions per second, by exception class. One class since a deployment: its code. A time limit "
+            "or a lost worker: the job is too long, or needs more memory than the host has.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_FAILURES), "error_type"), "{{error_type}}")],
             stacked=True,
             nothing="nothing failed",
@@ -140,16 +140,16 @@ def _ends() -> list[Panel]:
         graph(
             "Retries",
             "ops",
-            "Attempts asked for again in a second. They come in waves: what the job calls is down at times.",
+            "Requested further attempts per second. They come in waves: a service that the job calls is down at times.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_RETRIES), "job_type"), "{{job_type}}")],
             nothing="nothing retried",
         ),
         graph(
             "Withdrawn, by reason",
             "ops",
-            "Jobs in a second that never started. expired: they waited too long, so add workers; revoked: an operator "
-            "took them back; unknown: a worker lacks code which a producer has, so finish the deployment; rejected: "
-            "a message nobody could read.",
+            "Jobs per second that never started. expired: they waited too long, so add workers; revoked: an operator "
+            "withdrew them; unknown: a worker does not have the code, so finish the deployment; rejected: "
+            "a message could not be decoded.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_WITHDRAWN), "reason"), "{{reason}}")],
             stacked=True,
             nothing="none withdrawn",
@@ -157,7 +157,7 @@ def _ends() -> list[Panel]:
         graph(
             "Within target",
             "percentunit",
-            "Share of successes and failures that succeeded within the declared target. It falls: see whether "
+            "Share of successes and failures that succeeded within the declared target. It falls: check whether "
             "failures or durations rise.",
             [Line(_within_target(), "{{job_type}}")],
             nothing="no target declared",
@@ -165,8 +165,8 @@ def _ends() -> list[Panel]:
         graph(
             "Executions of unknown duration",
             "ops",
-            "Executions in a second whose run time nobody knows, since their worker vanished with them. Many: workers "
-            "are killed; see the lost processes on the workers' dashboard.",
+            "Executions per second with an unknown run time, because their worker was killed. Many: see the lost "
+            "processes on the workers' dashboard.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_DURATION_UNKNOWN), "job_type"), "{{job_type}}")],
             nothing="none",
         ),
@@ -188,15 +188,15 @@ def _durations() -> list[Panel]:
     return [
         quantiles(
             "Duration",
-            "Run time of executions, however they ended. p99 alone rises: some hang or have more data; all rise: the "
-            "machine, the code or what it calls became slower.",
+            "Run time of executions, with any status. Only p99 rises: some hang or have more data; all rise: the "
+            "machine, the code or a service that it calls became slower.",
             {level: quantile(level, buckets) for level in QUANTILES},
             nothing="nothing ran",
         ),
         heat(
             "Spread of durations",
             "s",
-            "How many executions took how long. Two bands are two kinds of job under one name; a band that drifts up "
+            "Executions by duration. Two bands: two kinds of job have one name; a band that drifts up: the job "
             "grows with its data.",
             sum_by(_SCOPE.increase_of_buckets(f.JOBS_DURATION, RATE_INTERVAL), BOUND_LABEL),
             nothing="nothing ran",
@@ -212,7 +212,7 @@ def _durations() -> list[Panel]:
         graph(
             "Stages, p95",
             "s",
-            "Run time of the job's named parts. The stage that rose is the one to look into.",
+            "Run time of the job's named parts. It rises: look into the stage that rose.",
             [Line(quantile(0.95, stages, "job_type", "stage"), "{{job_type}} {{stage}}")],
             width=12,
             nothing="no stages",
@@ -220,8 +220,8 @@ def _durations() -> list[Panel]:
         graph(
             "Time in stages",
             "s",
-            "Seconds that stages take of each second, over all executions: where the time goes. A stage that is short "
-            "but frequent can weigh more than a long one.",
+            "Seconds per second in each stage, over all executions. A stage that is short "
+            "but frequent can take more time than a long one.",
             [Line(sum_by(_SCOPE.rate_of_sum(f.JOBS_STAGE_DURATION), "job_type", "stage"), "{{job_type}} {{stage}}")],
             width=12,
             stacked=True,
@@ -235,24 +235,24 @@ def _waits() -> list[Panel]:
     return [
         quantiles(
             "Wait in the queue",
-            "From the moment a job could have run to its start. It rises: workers are saturated, gone, or busy with "
-            "other queues. Only of jobs whose time of publishing is known.",
+            "Time from when a job could have run to its start. It rises: workers are saturated, gone, or busy with "
+            "other queues. Only for jobs with a known time of publishing.",
             {level: quantile(level, buckets) for level in QUANTILES},
             nothing="no wait known",
         ),
         heat(
             "Spread of waits",
             "s",
-            "How many jobs waited how long. A second band far above the first: jobs stuck behind long ones; give "
-            "either a queue of its own.",
+            "Jobs by wait. A second band far above the first: jobs wait behind long ones; move "
+            "the long ones to a separate queue.",
             sum_by(_SCOPE.increase_of_buckets(f.JOBS_QUEUE_WAIT, RATE_INTERVAL), BOUND_LABEL),
             nothing="no wait known",
         ),
         graph(
             "Sent and started",
             "ops",
-            "Jobs sent by instrumented producers, and executions ended, in a second. Sent stays above ended: the queue "
-            "grows. Ended above sent: a backlog is worked off, attempts are repeated, or a producer is not "
+            "Jobs sent by instrumented producers, and executions ended, per second. Sent stays above ended: the queue "
+            "grows. Ended above sent: a backlog shrinks, attempts are repeated, or a producer is not "
             "instrumented.",
             [
                 Line(sum_by(_SCOPE.rate(f.JOBS_PUBLISHED)), "sent"),
@@ -276,15 +276,15 @@ def _work() -> list[Panel]:
         graph(
             "Processor time",
             "short",
-            "Processors that it keeps busy. Far below the executions running: it waits for something else, so more "
-            "workers help; close to it: it computes, and needs more processors.",
+            "Processors that the job keeps busy. Far below the running executions: it waits, so more "
+            "workers help; close to them: it computes, and needs more processors.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_CPU), "job_type"), "{{job_type}}")],
             nothing="nothing ran",
         ),
         graph(
             "Items done",
             "cps",
-            "Items that jobs report as done, in a second. It falls while executions run: each item takes longer.",
+            "Items that jobs report as done, per second. It falls while executions run: each item takes longer.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_ITEMS_PROCESSED), "job_type"), "{{job_type}}")],
             nothing="no items reported",
         ),

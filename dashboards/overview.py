@@ -61,7 +61,7 @@ def spec() -> Spec:
     return Spec(
         assembly.OVERVIEW,
         "Overview",
-        "Is anything wrong with the jobs, and where? Red in the first rows names the trouble; links lead to details.",
+        "Is anything wrong with the jobs, and where? Red in the first rows shows a problem; links lead to details.",
         VARIABLES,
         [
             Row("Is anything wrong?", [*_signals(), _alerts()]),
@@ -74,13 +74,13 @@ def spec() -> Spec:
 
 
 def _signals() -> list[Panel]:
-    oldest_queued = _SCOPE.moment(f.JOBS_QUEUE_OLDEST)
+    oldest_queued = _SCOPE.timestamp(f.JOBS_QUEUE_OLDEST)
     busy = share(
         sum_by(_SCOPE.gauge(f.JOBS_ACTIVE), "system"),
         sum_by(_SCOPE.gauge(f.JOBS_WORKER_CAPACITY), "system"),
     )
-    beat_overdue = age(max_by(_SCOPE.moment(f.JOBS_SCHEDULE_NEXT_DUE), "system", "schedule_entry"))
-    cron_overdue = age(_SCOPE.moment(f.JOBS_CRON_NEXT))
+    beat_overdue = age(max_by(_SCOPE.timestamp(f.JOBS_SCHEDULE_NEXT_DUE), "system", "schedule_entry"))
+    cron_overdue = age(_SCOPE.timestamp(f.JOBS_CRON_NEXT))
     unscraped = sum_by(_SCOPE.scraped(f.BUILD_INFO, "1d").equals(0))
     unread = sum_by(_SCOPE.gauge(f.COLLECTOR_UP).equals(0)).or_else(unscraped * 0)
     no_directory = sum_by(_SCOPE.gauge(f.DIRECTORY_UP).equals(0)).or_else(unscraped * 0)
@@ -97,9 +97,9 @@ def _signals() -> list[Panel]:
         number(
             "Oldest waiting job",
             "s",
-            "How long the job next to run has been waiting, in the queue where that is longest. "
-            "Red: see whether that queue has consumers and whether workers are saturated; then add workers or stop "
-            "what floods it.",
+            "How long the job next to run has been waiting, in the queue with the longest wait. "
+            "Red: check whether that queue has consumers and whether workers are saturated; then add workers or stop "
+            "the sender.",
             max_by(age(min_by(oldest_queued, *f.QUEUE_LABELS))),
             steps=[(60, ORANGE), (600, RED)],
             nothing="none waits",
@@ -107,7 +107,7 @@ def _signals() -> list[Panel]:
         number(
             "Saturation",
             "percentunit",
-            "Running executions as a share of what the workers can run at once, in the system where it is highest. "
+            "Running executions as a share of the workers' capacity, in the system with the highest share. "
             "Red with a growing queue: too few workers, or jobs that hang; see the longest running job.",
             max_by(busy),
             steps=[(0.8, ORANGE), (0.95, RED)],
@@ -127,7 +127,7 @@ def _signals() -> list[Panel]:
             "Worker processes lost",
             COUNT,
             "Worker processes that died in a job in the last hour: killed, out of memory, crashed. "
-            "Red: the kernel log tells whether memory ran out; the workers' dashboard tells on which host.",
+            "Red: the kernel log shows whether memory ran out; the workers' dashboard shows the host.",
             sum_by(_SCOPE.increase(f.JOBS_WORKER_PROCESSES_LOST, "1h")),
             steps=[(1, RED)],
             nothing="none",
@@ -137,29 +137,29 @@ def _signals() -> list[Panel]:
             "s",
             "How long the execution that started first has been running. "
             "Red: if that is not normal for its type, it hangs; find its type below, then stop it in its job system.",
-            max_by(age(min_by(_SCOPE.moment(f.JOBS_ACTIVE_OLDEST), *f.JOB_LABELS))),
+            max_by(age(min_by(_SCOPE.timestamp(f.JOBS_ACTIVE_OLDEST), *f.JOB_LABELS))),
             steps=[(3600, ORANGE), (21600, RED)],
             nothing="none runs",
         ),
         number(
             "Throughput",
             "ops",
-            "Executions that end in a second. Nothing, while jobs wait: workers are gone or stuck.",
+            "Executions that end per second. Zero while jobs wait: workers are gone or stuck.",
             sum_by(_SCOPE.rate(f.JOBS)),
             nothing="nothing ran",
         ),
         number(
             "Jobs waiting",
             COUNT,
-            "Jobs in all queues. A number alone is neither good nor bad: look at its age and at the trend below.",
+            "Jobs in all queues. The number alone is neither good nor bad: look at the age and at the trend below.",
             sum_by(_SCOPE.gauge(f.JOBS_QUEUE_DEPTH)),
             nothing="no queue read",
         ),
         number(
             "Retries",
             "percentunit",
-            "Share of the executions ended now that asked for another attempt. "
-            "Red: something that jobs depend on is down or slow; the graph of retries names the types.",
+            "Share of the executions ending now that ask for another attempt. "
+            "Red: a service that jobs depend on is down or slow; the graph of retries shows the types.",
             share(sum_by(_SCOPE.rate(f.JOBS, status=RETRY)), sum_by(_SCOPE.rate(f.JOBS))),
             steps=[(0.1, ORANGE), (0.5, RED)],
             nothing="nothing ran",
@@ -168,8 +168,8 @@ def _signals() -> list[Panel]:
             "Withdrawn jobs",
             COUNT,
             "Jobs of the last hour that never started: revoked, expired, rejected or of an unknown type. "
-            "Orange: see the reasons on the job type's dashboard. unknown means that a worker lacks code which a "
-            "producer has.",
+            "Orange: see the reasons on the job type's dashboard. unknown means that a worker does not have the code "
+            "of a task.",
             sum_by(_SCOPE.increase(f.JOBS_WITHDRAWN, "1h")),
             steps=[(1, ORANGE)],
             nothing="none",
@@ -177,7 +177,7 @@ def _signals() -> list[Panel]:
         number(
             "Schedule overdue",
             "s",
-            "How long the schedule entry or cron job most overdue should have been sent. Red: beat or the cron "
+            "Delay of the most overdue schedule entry or cron job. Red: beat or the cron "
             "scheduler has stopped; see the schedule on the workers' dashboard.",
             max_by(max_by(beat_overdue, "system").or_else(max_by(cron_overdue, "system"))),
             steps=[(60, ORANGE), (300, RED)],
@@ -187,7 +187,7 @@ def _signals() -> list[Panel]:
             "Blind spots",
             COUNT,
             "Exporters that Prometheus cannot scrape, brokers and registry directories that an exporter cannot read. "
-            "Red: figures here are missing, not zero; the exporter's dashboard says which.",
+            "Red: figures here are missing, not zero; the exporter's dashboard shows which.",
             unscraped + unread + no_directory,
             steps=[(1, RED)],
             nothing="no exporter",
@@ -207,8 +207,8 @@ def _alerts() -> Panel:
     }
     return rows(
         "Alerts firing",
-        "The alerts of the shipped rules that fire now, the longest on top. Any: its section in the runbook says what "
-        "it means and what to do. Empty as well where Prometheus does not load the rules.",
+        "Firing alerts of the shipped rules, the longest on top. Each has a section in the runbook with its meaning "
+        "and what to do. Also empty if Prometheus does not load the rules.",
         by,
         [Column("Active for", "s", age(max_by(_SCOPE.alerts(), *by)))],
         height=5,
@@ -223,8 +223,8 @@ def _ends() -> list[Panel]:
         graph(
             "Executions by status",
             "ops",
-            "Executions that end in a second, by how they ended. A fall to nothing while jobs wait: workers are gone "
-            "or stuck. More red: see the failures beside it.",
+            "Executions that end per second, by status. A fall to zero while jobs wait: workers are gone "
+            "or stuck. More red: see the panel of failures.",
             [Line(sum_by(_SCOPE.rate(f.JOBS), "status"), "{{status}}")],
             stacked=True,
             colours=STATUS_COLOURS,
@@ -233,8 +233,8 @@ def _ends() -> list[Panel]:
         graph(
             "Failures by job type",
             "ops",
-            f"Failed executions in a second, of the {_LINES} types with most. One type: its code or its data; all "
-            "types at once: something they share, such as a database or a deployment. A click on a line leads to its "
+            f"Failed executions per second, of the {_LINES} types with most. One type: its code or its data; all "
+            "types at once: something that they share, such as a database or a deployment. A click on a line opens its "
             "type.",
             [Line(top(_LINES, failures), "{{job_type}}")],
             links=[_LINE_TO_JOB_TYPE],
@@ -243,8 +243,8 @@ def _ends() -> list[Panel]:
         graph(
             "Retries by job type",
             "ops",
-            f"Executions in a second that asked for another attempt, of the {_LINES} types with most. A wall of them: "
-            "what the jobs call is down, and every attempt adds load; stop the senders or lengthen the delay.",
+            f"Executions per second that asked for another attempt, of the {_LINES} types with most. Many: "
+            "a service that the jobs call is down, and every attempt adds load; stop the senders or raise the delay.",
             [Line(top(_LINES, retries), "{{job_type}}")],
             links=[_LINE_TO_JOB_TYPE],
             nothing="nothing retried",
@@ -257,23 +257,23 @@ def _times() -> list[Panel]:
     return [
         quantiles(
             "Duration",
-            "Run time of executions, however they ended, over all types chosen. It rises: choose a type on its own "
-            "dashboard; its stages and its processor time tell waiting from work.",
+            "Run time of executions, with any status, over all chosen types. It rises: choose a type on the job type's "
+            "dashboard; stages and processor time separate waiting from work.",
             {level: quantile(level, duration) for level in QUANTILES},
             nothing="nothing ran",
         ),
         quantiles(
             "Wait in the queue",
-            "From the moment a job could have run to its start. It rises: workers are saturated, gone, or busy with "
-            "other queues; see saturation and the age of the oldest job. Only of jobs whose time of publishing is "
-            "known.",
+            "Time from when a job could have run to its start. It rises: workers are saturated, gone, or busy with "
+            "other queues; see saturation and the age of the oldest job. Only for jobs with a known time of "
+            "publishing.",
             {level: quantile(level, wait) for level in QUANTILES},
             nothing="no wait known",
         ),
         graph(
             "Running, and capacity",
             "short",
-            "Executions running now, and how many the workers can run at once. The lines meet: saturated; add workers "
+            "Running executions, and the workers' capacity. The lines meet: saturated; add workers "
             "if a queue grows. Capacity falls: workers have stopped or died.",
             [
                 Line(sum_by(_SCOPE.gauge(f.JOBS_ACTIVE), "system"), "{{system}} running"),
@@ -286,13 +286,13 @@ def _times() -> list[Panel]:
 
 def _piles() -> list[Panel]:
     depth = sum_by(_SCOPE.gauge(f.JOBS_QUEUE_DEPTH), "system", "queue_name")
-    oldest = age(min_by(_SCOPE.moment(f.JOBS_QUEUE_OLDEST), "system", "queue_name"))
-    running = age(min_by(_SCOPE.moment(f.JOBS_ACTIVE_OLDEST), "job_type"))
+    oldest = age(min_by(_SCOPE.timestamp(f.JOBS_QUEUE_OLDEST), "system", "queue_name"))
+    running = age(min_by(_SCOPE.timestamp(f.JOBS_ACTIVE_OLDEST), "job_type"))
     return [
         graph(
             "Queue depth",
             "short",
-            f"Jobs waiting, of the {_LINES} longest queues. It grows and grows: more is sent than is done; see the "
+            f"Jobs waiting, of the {_LINES} longest queues. It keeps growing: more jobs are sent than done; see the "
             "queue's consumers and drain time on the queues' dashboard.",
             [Line(top(_LINES, depth), "{{system}} {{queue_name}}")],
             links=[_LINE_TO_QUEUE],
@@ -301,8 +301,8 @@ def _piles() -> list[Panel]:
         graph(
             "Age of the oldest waiting job",
             "s",
-            f"How long the job next to run has been waiting, of the {_LINES} queues where that is longest. It grows as "
-            "time does: nobody takes from that queue. Not every broker can tell.",
+            f"How long the job next to run has been waiting, of the {_LINES} queues with the longest wait. It grows by "
+            "a second per second: no worker takes jobs from that queue. Not every broker reports it.",
             [Line(top(_LINES, oldest), "{{system}} {{queue_name}}")],
             links=[_LINE_TO_QUEUE],
             nothing="none waits",
@@ -328,9 +328,9 @@ def _job_types() -> Panel:
     wait = quantile(0.95, _SCOPE.increase_of_buckets(f.JOBS_QUEUE_WAIT, TIME_RANGE), *by)
     return rows(
         "Job types by failures",
-        "What each type did in the time range of the dashboard, the one with most failures on top; a click on its name "
-        "leads to its details. A last success long ago in a type that should run often: it fails every time, or "
-        "nobody sends it.",
+        "Each type in the time range of the dashboard, the one with most failures on top; a click on its name "
+        "opens its details. A last success long ago in a type that should run often: it fails every time, or "
+        "is not sent.",
         by,
         [
             Column("Failures", COUNT, failed.or_else(ended * 0), [(1, ORANGE)]),
@@ -340,7 +340,7 @@ def _job_types() -> Panel:
             Column("Duration p95", "s", duration),
             Column("Wait p95", "s", wait),
             Column("Running", COUNT, sum_by(_SCOPE.gauge(f.JOBS_ACTIVE), *by)),
-            Column("Last success", "s", age(max_by(_SCOPE.moment(f.JOBS_LAST_SUCCESS), *by))),
+            Column("Last success", "s", age(max_by(_SCOPE.timestamp(f.JOBS_LAST_SUCCESS), *by))),
         ],
         links={"job_type": _TO_JOB_TYPE},
         nothing="nothing ran",

@@ -63,8 +63,8 @@ class Line:
 class Frame:
     """What every panel has.
 
-    unit: one of Grafana's. description: what it shows, and what to do when it looks bad. nothing: what it
-    says without data.
+    unit: one of Grafana's. description: its meaning, and what to do about a problem. nothing: the text that it
+    shows without data.
     """
 
     title: str
@@ -103,8 +103,8 @@ def number(
 ) -> Panel:
     """One figure as it is now, on the colour of the highest step that it has reached.
 
-    below: the colour under the first step. It asks for this moment only: a figure of ten minutes ago, shown because
-    there is none now, would mislead.
+    below: the colour under the first step. It is an instant query: a figure of ten minutes ago, shown because
+    there is none now, would be misleading.
     """
     frame = Frame(title, unit, description, width, 4, nothing)
     panel = (
@@ -258,8 +258,8 @@ def rows(
 
 
 def _query(expr: Expr, legend: str) -> prometheus.Dataquery:
-    if expr.moment:
-        raise QueryError(f"{expr.text} is a moment; show its age")
+    if expr.timestamp:
+        raise QueryError(f"{expr.text} is a timestamp; show its age")
     for label in _LEGEND_LABEL.findall(legend):
         if label not in expr.labels:
             raise QueryError(f"legend {legend!r}: {expr.text} has no label {label!r}")

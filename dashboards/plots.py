@@ -1,6 +1,6 @@
 """Draw panels of the overview from real data, for the README: `python -m dashboards.plots`.
 
-It runs the examples on a Redis of its own with an exporter and a Prometheus, lets things go wrong for a while, asks
+It runs the examples on a separate Redis with an exporter and a Prometheus, lets things go wrong for a while, asks
 Prometheus what the panels ask, and writes docs/images/overview.svg.
 """
 
@@ -54,7 +54,7 @@ class Curve:
 
 
 def ask(story: Story, panel: Panel) -> list[Curve]:
-    """What Prometheus says to a panel's queries over the time of the story."""
+    """Prometheus' answers to a panel's queries over the recorded time."""
     targets = (target for target in panel.targets or [] if isinstance(target, Dataquery))
     return [curve for target in targets for curve in _ask(story, target)]
 
@@ -115,19 +115,19 @@ def _draw(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
 def _lines(axes: Axes, curves: Sequence[Curve]) -> None:
     for index, curve in enumerate(curves):
         colour = TONES[MEANINGS[curve.name]] if curve.name in MEANINGS else OTHERS[index % len(OTHERS)]
-        moments = _moments([curve])
-        values = [curve.values.get(at, float("nan")) for at in moments]
-        axes.plot(moments, values, color=colour, linewidth=1.6, label=curve.name)
+        timestamps = _timestamps([curve])
+        values = [curve.values.get(at, float("nan")) for at in timestamps]
+        axes.plot(timestamps, values, color=colour, linewidth=1.6, label=curve.name)
 
 
 def _stack(axes: Axes, curves: Sequence[Curve]) -> None:
-    moments = _moments(curves)
-    layers = [[curve.values.get(at, 0.0) for at in moments] for curve in curves]
+    timestamps = _timestamps(curves)
+    layers = [[curve.values.get(at, 0.0) for at in timestamps] for curve in curves]
     colours = [TONES[MEANINGS[curve.name]] for curve in curves]
-    axes.stackplot(moments, layers, labels=[curve.name for curve in curves], colors=colours, alpha=0.8, linewidth=0)
+    axes.stackplot(timestamps, layers, labels=[curve.name for curve in curves], colors=colours, alpha=0.8, linewidth=0)
 
 
-def _moments(curves: Sequence[Curve]) -> list[float]:
+def _timestamps(curves: Sequence[Curve]) -> list[float]:
     """When there are values, and the steps between where there are none, so that lines end there."""
     known = sorted({at for curve in curves for at in curve.values})
     step = SCRAPE_SECONDS / 60

@@ -1,6 +1,6 @@
 """PromQL from `jobmetrics.families`: expressions that know their labels and refuse what Prometheus would let pass.
 
-A misspelt label in `by (...)` or a matcher is no error in Prometheus: the panel is just empty or wrong. Here it
+A misspelt label in `by (...)` or a matcher is not an error in Prometheus: the panel is empty or wrong. Here it
 stops the generator.
 """
 
@@ -21,7 +21,7 @@ BOUND_LABEL = "le"
 RATE_INTERVAL = "$__rate_interval"
 TIME_RANGE = "$__range"
 
-_MOMENT = "_timestamp_seconds"
+_TIMESTAMP = "_timestamp_seconds"
 
 # Prometheus' own series: whether it could scrape; alerts, and since when.
 _UP = "up"
@@ -40,13 +40,13 @@ class QueryError(Exception):
 class Expr:
     """An instant vector.
 
-    labels: those its series have. moment: whether its values are times since the epoch, which only `age` may show.
+    labels: those of its series. timestamp: whether its values are epoch seconds, which only `age` may show.
     compound: whether it needs brackets as an operand.
     """
 
     text: str
     labels: frozenset[str]
-    moment: bool = False
+    timestamp: bool = False
     compound: bool = False
 
     def __add__(self, other: Expr) -> Expr:
@@ -80,8 +80,8 @@ class Expr:
         return self._new(f"{self._operand} and{shared} {other._operand}", compound=True)
 
     def _with(self, operator: str, other: Expr | float) -> Expr:
-        if self.moment or (isinstance(other, Expr) and other.moment):
-            raise QueryError(f"{self.text} {operator} ...: moments are no amounts; take their age")
+        if self.timestamp or (isinstance(other, Expr) and other.timestamp):
+            raise QueryError(f"{self.text} {operator} ...: timestamps are not amounts; take their age")
         if isinstance(other, Expr) and other.labels != self.labels:
             mine, theirs = sorted(self.labels), sorted(other.labels)
             raise QueryError(f"{self.text} {operator} {other.text}: no series would match, by {mine} and {theirs}")
@@ -98,49 +98,49 @@ class Expr:
 
 def sum_by(vector: Expr, *labels: str) -> Expr:
     """Amounts of several series added up; of all of them when no label is given."""
-    if vector.moment:
-        raise QueryError(f"sum of {vector.text}: moments cannot be added")
+    if vector.timestamp:
+        raise QueryError(f"sum of {vector.text}: timestamps cannot be added")
     return _aggregate("sum", vector, labels)
 
 
 def max_by(vector: Expr, *labels: str) -> Expr:
-    """The greatest of several series, for moments the latest."""
+    """The greatest of several series; for timestamps, the latest."""
     return _aggregate("max", vector, labels)
 
 
 def min_by(vector: Expr, *labels: str) -> Expr:
-    """The smallest of several series, for moments the earliest."""
+    """The smallest of several series; for timestamps, the earliest."""
     return _aggregate("min", vector, labels)
 
 
 def count_by(vector: Expr, *labels: str) -> Expr:
     """How many series."""
-    return replace(_aggregate("count", vector, labels), moment=False)
+    return replace(_aggregate("count", vector, labels), timestamp=False)
 
 
 def top(count: int, vector: Expr) -> Expr:
-    """The greatest few at each moment."""
+    """The greatest few at each point in time."""
     return vector._new(f"topk({count}, {vector.text})")
 
 
-def age(moment: Expr) -> Expr:
-    """Seconds since then; 0 for a moment still to come or one of a clock that is ahead."""
-    return _since(moment, f"time() - {moment._operand}")
+def age(timestamp: Expr) -> Expr:
+    """Seconds since then; 0 for a timestamp in the future, such as one of a clock that is ahead."""
+    return _since(timestamp, f"time() - {timestamp._operand}")
 
 
-def until(moment: Expr) -> Expr:
-    """Seconds from now to then; 0 for a moment that has passed."""
-    return _since(moment, f"{moment._operand} - time()")
+def until(timestamp: Expr) -> Expr:
+    """Seconds from now to then; 0 for a timestamp in the past."""
+    return _since(timestamp, f"{timestamp._operand} - time()")
 
 
-def _since(moment: Expr, text: str) -> Expr:
-    if not moment.moment:
-        raise QueryError(f"age of {moment.text}, which is no moment")
-    return Expr(f"clamp_min({text}, 0)", moment.labels)
+def _since(timestamp: Expr, text: str) -> Expr:
+    if not timestamp.timestamp:
+        raise QueryError(f"age of {timestamp.text}, which is not a timestamp")
+    return Expr(f"clamp_min({text}, 0)", timestamp.labels)
 
 
 def share(part: Expr, whole: Expr) -> Expr:
-    """Part of whole, from 0 to 1: 0 where there is a whole and no part, absent where there is no whole."""
+    """Part of whole, from 0 to 1: 0 if there is a whole without a part, absent without a whole."""
     return part.or_else(whole * 0) / whole.above(0)
 
 
@@ -152,7 +152,7 @@ def quantile(level: float, buckets: Expr, *labels: str) -> Expr:
 
 def _aggregate(operator: str, vector: Expr, labels: Sequence[str]) -> Expr:
     by = f" by ({_known(labels, vector.labels, vector.text)}) " if labels else ""
-    return Expr(f"{operator}{by}({vector.text})", frozenset(labels), vector.moment)
+    return Expr(f"{operator}{by}({vector.text})", frozenset(labels), vector.timestamp)
 
 
 def _known(labels: Sequence[str], known: frozenset[str], text: str) -> str:
@@ -227,17 +227,17 @@ class Scope:
         _expect(gauge, GAUGE)
         return _once(gauge, self._over("deriv", gauge, window, "", labels))
 
-    def moment(self, gauge: Family, **labels: str | Sequence[str]) -> Expr:
-        """Its moments, for `age` and `until`."""
+    def timestamp(self, gauge: Family, **labels: str | Sequence[str]) -> Expr:
+        """The timestamps of a gauge, for `age` and `until`."""
         _expect(gauge, GAUGE)
-        if not gauge.name.endswith(_MOMENT):
-            raise QueryError(f"{gauge.name} is no moment: its name does not end in {_MOMENT}")
-        return replace(self.gauge(gauge, **labels), moment=True)
+        if not gauge.name.endswith(_TIMESTAMP):
+            raise QueryError(f"{gauge.name} is not a timestamp: its name does not end in {_TIMESTAMP}")
+        return replace(self.gauge(gauge, **labels), timestamp=True)
 
     def scraped(self, witness: Family, window: str) -> Expr:
         """1 for each exporter that Prometheus could scrape, 0 for each that it could not.
 
-        witness: a gauge that tells exporters from other targets, if it was there in the window.
+        witness: a gauge that only exporters have, if it existed in the window.
         """
         seen = self._over("last_over_time", witness, window, "", {})
         matchers = ",".join(self._matchers(SCRAPE_LABELS))
@@ -249,7 +249,7 @@ class Scope:
         since = f"{_ALERTS_SINCE}{{{','.join(matchers)}}}"
         firing = f'{_ALERTS}{{alertstate="firing",{",".join(matchers)}}}'
         labels = {"alertname", "severity", *SCRAPE_LABELS, *JOB_LABELS, *QUEUE_LABELS}
-        return Expr(f"{since} and ignoring (alertstate) {firing}", frozenset(labels), moment=True, compound=True)
+        return Expr(f"{since} and ignoring (alertstate) {firing}", frozenset(labels), timestamp=True, compound=True)
 
     def _of_histogram(
         self, function: str, family: Family, window: str, suffix: str, labels: Mapping[str, str | Sequence[str]]
@@ -282,7 +282,7 @@ class Scope:
 
 
 def read_from_broker(family: Family) -> bool:
-    """Whether any exporter may be the one that says it, and several may say the same."""
+    """Whether several exporters may show the same value."""
     return family.source == COLLECTED and "collector" not in family.labels
 
 

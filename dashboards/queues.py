@@ -43,23 +43,23 @@ def _signals() -> list[Panel]:
         number(
             "Jobs waiting",
             COUNT,
-            "Jobs in the queues chosen. A number alone is neither good nor bad: look at age and drain time.",
+            "Jobs in the chosen queues. The number alone is neither good nor bad: look at age and drain time.",
             sum_by(_SCOPE.gauge(f.JOBS_QUEUE_DEPTH)),
             nothing="no queue read",
         ),
         number(
             "Oldest waiting job",
             "s",
-            "How long the job next to run has been waiting, in the queue where that is longest. Red: that queue has no "
+            "How long the job next to run has been waiting, in the queue with the longest wait. Red: that queue has no "
             "consumers, or too few.",
-            max_by(age(min_by(_SCOPE.moment(f.JOBS_QUEUE_OLDEST), *f.QUEUE_LABELS))),
+            max_by(age(min_by(_SCOPE.timestamp(f.JOBS_QUEUE_OLDEST), *f.QUEUE_LABELS))),
             steps=[(60, ORANGE), (600, RED)],
             nothing="none waits",
         ),
         number(
-            "Waiting, nobody listening",
+            "Waiting without consumer",
             COUNT,
-            "Jobs in queues without a consumer; where the broker cannot tell, of systems whose workers have all gone. "
+            "Jobs in queues without a consumer; if the broker does not report consumers, of systems without a worker. "
             "Red: start workers for these queues; the table below names them.",
             sum_by(_unattended()),
             steps=[(1, RED)],
@@ -68,7 +68,7 @@ def _signals() -> list[Panel]:
         number(
             "Orphaned",
             COUNT,
-            "Started jobs whose worker is gone. Red: they will not end by themselves; RQ's own maintenance moves them "
+            "Started jobs without a living worker. Red: they will not end by themselves; RQ's maintenance moves them "
             "to the failed registry when a worker starts or runs it.",
             sum_by(orphaned),
             steps=[(1, RED)],
@@ -86,23 +86,23 @@ def _signals() -> list[Panel]:
             "Unacknowledged",
             COUNT,
             "Jobs delivered to workers and not acknowledged: running, prefetched, or waiting for their ETA. Much more "
-            "than the workers' capacity: a lower prefetch shares them out better.",
+            "than the workers' capacity: a lower prefetch distributes them better.",
             sum_by(_SCOPE.gauge(f.JOBS_QUEUE_UNACKNOWLEDGED)),
-            nothing="not told",
+            nothing="not reported",
         ),
     ]
 
 
 def _unattended() -> Expr:
-    """Jobs of queues that nobody listens to.
+    """Jobs of queues without a consumer.
 
-    Where the broker does not tell who listens: of systems that have had workers and have none alive. Absent for
-    queues of which neither is known.
+    If the broker does not report consumers: jobs of systems that have had workers and have none alive. Absent for
+    queues if neither is known.
     """
     depth = _SCOPE.gauge(f.JOBS_QUEUE_DEPTH)
-    nobody = _SCOPE.gauge(f.JOBS_QUEUE_CONSUMERS).equals(0)
+    no_consumer = _SCOPE.gauge(f.JOBS_QUEUE_CONSUMERS).equals(0)
     no_workers = sum_by(_SCOPE.gauge(f.JOBS_WORKERS), APPLICATION_LABEL, "system").only(0)
-    return (depth * nobody).or_else(depth.where(no_workers, APPLICATION_LABEL, "system"))
+    return (depth * no_consumer).or_else(depth.where(no_workers, APPLICATION_LABEL, "system"))
 
 
 def _waiting() -> list[Panel]:
@@ -113,7 +113,7 @@ def _waiting() -> list[Panel]:
         graph(
             "Depth",
             "short",
-            "Jobs waiting. It grows steadily: more is sent than done. It jumps: something sent a batch. A line that "
+            "Jobs waiting. It grows steadily: more jobs are sent than done. It jumps: a batch was sent. A line that "
             "ends: the broker cannot be read, which is not the same as an empty queue.",
             [Line(sum_by(_SCOPE.gauge(f.JOBS_QUEUE_DEPTH), *f.QUEUE_LABELS), _LEGEND)],
             width=12,
@@ -122,32 +122,32 @@ def _waiting() -> list[Panel]:
         graph(
             "Age of the oldest job",
             "s",
-            "How long the job next to run has been waiting. It grows as time does: nobody takes from that queue. "
-            "Absent when the queue is empty or the broker cannot tell.",
-            [Line(age(min_by(_SCOPE.moment(f.JOBS_QUEUE_OLDEST), *f.QUEUE_LABELS)), _LEGEND)],
+            "How long the job next to run has been waiting. It grows by a second per second: no worker takes from that "
+            "queue. Absent when the queue is empty or the broker does not report it.",
+            [Line(age(min_by(_SCOPE.timestamp(f.JOBS_QUEUE_OLDEST), *f.QUEUE_LABELS)), _LEGEND)],
             width=12,
             nothing="none waits",
         ),
         graph(
             "Time to drain",
             "s",
-            "Depth divided by the executions that end in a second: when the queue is empty if nothing more is sent. "
-            "Longer than you can wait: add workers. No line: nothing of it ends.",
+            "Depth divided by the executions that end per second: the time until the queue is empty if no job is "
+            "added. Too long: add workers. No line: no job of the queue ends.",
             [Line(drain, "{{system}} {{queue_name}}")],
             width=8,
             nothing="nothing ends",
         ),
         quantiles(
             "Wait in the queue",
-            "From the moment a job could have run to its start, of those that started. It says what was; the oldest "
-            "job's age says what is.",
+            "Time from when a job could have run to its start, of jobs that started. It shows past waits; the oldest "
+            "job's age shows the present.",
             {level: quantile(level, wait) for level in QUANTILES},
             nothing="no wait known",
         ),
         graph(
             "Wait by queue, p95",
             "s",
-            "Where jobs wait. One queue stands out: give it workers of its own.",
+            "Waits of jobs by queue. One queue stands out: give it dedicated workers.",
             [Line(quantile(0.95, wait, "system", "queue_name"), "{{system}} {{queue_name}}")],
             nothing="no wait known",
         ),
@@ -160,7 +160,7 @@ def _taken() -> list[Panel]:
         graph(
             "Sent and ended",
             "ops",
-            "Jobs sent by instrumented producers and executions ended, in a second. Sent stays above ended: the queue "
+            "Jobs sent by instrumented producers and executions ended, per second. Sent stays above ended: the queue "
             "grows.",
             [
                 Line(sum_by(_SCOPE.rate(f.JOBS_PUBLISHED), *by), "{{system}} {{queue_name}} sent"),
@@ -171,16 +171,16 @@ def _taken() -> list[Panel]:
         graph(
             "Consumers",
             "short",
-            "Workers listening on the queue, as the broker sees them. None: start workers, or see whether they lost "
-            "their connection.",
+            "Workers listening on the queue, as the broker reports them. None: start workers, or check whether they "
+            "lost their connection.",
             [Line(_SCOPE.gauge(f.JOBS_QUEUE_CONSUMERS), _LEGEND)],
-            nothing="not told",
+            nothing="not reported",
         ),
         graph(
             "Reserved, unacknowledged",
             "short",
-            "Jobs that workers have taken and not started (prefetched, or waiting for their ETA), and all that the "
-            "broker has not been told are done. High while other workers idle: lower the prefetch.",
+            "Jobs that workers have taken and not started (prefetched, or waiting for their ETA), and all delivered "
+            "jobs without acknowledgement. High while other workers idle: lower the prefetch.",
             [
                 Line(sum_by(_SCOPE.gauge(f.JOBS_RESERVED), *by), "{{system}} {{queue_name}} reserved"),
                 Line(
@@ -194,13 +194,13 @@ def _taken() -> list[Panel]:
 
 
 def _set_aside() -> list[Panel]:
-    late = age(min_by(_SCOPE.moment(f.JOBS_QUEUE_OVERDUE_OLDEST), *f.QUEUE_LABELS))
+    late = age(min_by(_SCOPE.timestamp(f.JOBS_QUEUE_OVERDUE_OLDEST), *f.QUEUE_LABELS))
     return [
         graph(
             "Jobs by state",
             "short",
-            "Jobs in the registries that RQ keeps. failed grows: look at them, then requeue or delete. deferred grows: "
-            "what they depend on does not end. finished grows without bound: give results a shorter life.",
+            "Jobs in RQ's registries. failed grows: look at the jobs, then requeue or delete them. deferred grows: "
+            "the jobs that they depend on do not end. finished grows without bound: shorten the life of results.",
             [Line(sum_by(_SCOPE.gauge(f.JOBS_QUEUE_JOBS), "queue_name", "state"), "{{queue_name}} {{state}}")],
             width=12,
             nothing="no registries",
@@ -208,8 +208,8 @@ def _set_aside() -> list[Panel]:
         graph(
             "Orphaned and overdue",
             "short",
-            "Started jobs whose worker is gone, and scheduled jobs past their time. Either stays above nothing: see "
-            "the figures on top.",
+            "Started jobs without a living worker, and scheduled jobs past their time. One stays above zero: see "
+            "the figures at the top.",
             [
                 Line(_SCOPE.gauge(f.JOBS_QUEUE_ORPHANED), f"{_LEGEND} orphaned"),
                 Line(_SCOPE.gauge(f.JOBS_QUEUE_OVERDUE), f"{_LEGEND} overdue"),
@@ -220,7 +220,7 @@ def _set_aside() -> list[Panel]:
         graph(
             "Delay of scheduled jobs",
             "s",
-            "How long the scheduled job most overdue should have been queued. It grows as time does: no scheduler.",
+            "Delay of the most overdue scheduled job. It grows by a second per second: no scheduler runs.",
             [Line(late, _LEGEND)],
             width=12,
             nothing="none overdue",
@@ -231,7 +231,7 @@ def _set_aside() -> list[Panel]:
             "Schedulers that queue the queue's scheduled jobs. None: start a worker with its scheduler.",
             [Line(_SCOPE.gauge(f.JOBS_QUEUE_SCHEDULERS), _LEGEND)],
             width=12,
-            nothing="not told",
+            nothing="not reported",
         ),
     ]
 
@@ -241,8 +241,8 @@ def _table() -> Panel:
     trend = sum_by(_SCOPE.trend(f.JOBS_QUEUE_DEPTH, _TREND), *by)
     return rows(
         "Queues by depth",
-        f"Each queue as it is now, the deepest on top. Trend is jobs more in a second over the last {_TREND}: above "
-        "nothing and no consumers is what to act on first.",
+        f"Each queue now, the deepest on top. Trend is the change in jobs per second over the last {_TREND}. Act first "
+        "on queues with a positive trend and no consumers.",
         by,
         [
             Column("Waiting", COUNT, sum_by(_SCOPE.gauge(f.JOBS_QUEUE_DEPTH), *by)),
@@ -250,11 +250,11 @@ def _table() -> Panel:
             Column(
                 "Oldest",
                 "s",
-                age(min_by(_SCOPE.moment(f.JOBS_QUEUE_OLDEST), *by)),
+                age(min_by(_SCOPE.timestamp(f.JOBS_QUEUE_OLDEST), *by)),
                 [(60, ORANGE), (600, RED)],
             ),
             Column("Consumers", COUNT, sum_by(_SCOPE.gauge(f.JOBS_QUEUE_CONSUMERS), *by)),
-            Column("Nobody listening", COUNT, sum_by(_unattended(), *by), [(1, RED)]),
+            Column("Without consumer", COUNT, sum_by(_unattended(), *by), [(1, RED)]),
         ],
         nothing="no queue read",
     )

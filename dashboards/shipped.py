@@ -28,7 +28,7 @@ class Query:
     """What a panel asks, ready to be sent to Prometheus.
 
     dashboard: its uid. panel: its title. expression: PromQL without Grafana's variables and macros. instant:
-    whether the panel asks for one moment, or for a range of time.
+    whether the panel makes an instant query or a range query.
     """
 
     dashboard: str

@@ -86,7 +86,7 @@ class Services:
         return self._run(name, f"{application}.produce", "--every", str(ROUND_SECONDS[application]), *options)
 
     def play(self, seconds: float) -> None:
-        """Let them all work for so long, and see to it that none has ended."""
+        """Let all work for some seconds, and check that none has ended."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.processes.check()
@@ -106,7 +106,7 @@ class Services:
 
 @contextmanager
 def played(seconds: float) -> Iterator[Story]:
-    """Play it all in so many seconds; Prometheus answers for as long as the context lasts."""
+    """Play the scenario in a number of seconds; Prometheus answers while the context lasts."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobmetrics-plots-")))
         redis = stack.enter_context(servers.redis_server())

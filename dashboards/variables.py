@@ -16,7 +16,7 @@ DATASOURCE_TYPE = "prometheus"
 DATASOURCE = DataSourceRef(type_val=DATASOURCE_TYPE, uid="${datasource}")
 
 EVERYTHING = ".*"
-"""What a variable stands for when all is chosen: also series without the label, and short however many there are."""
+"""The value for "all": it matches series without the label too, and its length does not depend on the choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Variable:
 
     @property
     def selector(self) -> str:
-        """The series whose label values are the choices."""
+        """The series with the chosen label values."""
         names = "|".join(family.name for family in self.families)
         matchers = [matcher(other) for other in self.narrowed_by if self._shares(other)]
         if len(self.families) == 1:
@@ -81,7 +81,7 @@ HOST = Variable(
     "host",
     HOST_LABEL,
     "Host",
-    "The exporter, so the host whose workers recorded. Figures read from a broker are the same whoever reads them.",
+    "The exporter, which is the workers' host. Figures read from a broker are the same for every exporter.",
     (families.BUILD_INFO,),
     (APPLICATION,),
 )
@@ -129,6 +129,6 @@ def filters() -> build.AdHocVariable:
     return (
         build.AdHocVariable("filters")
         .label("Filters")
-        .description("Any other label, such as one that tells production from staging.")
+        .description("Any other label, such as one for production or staging.")
         .datasource(DATASOURCE)
     )

@@ -57,7 +57,7 @@ def _signals() -> list[Panel]:
         number(
             "Capacity",
             COUNT,
-            "Jobs that the workers alive can run at once: pool sizes added up; one for each RQ worker. Less than you "
+            "Jobs that the living workers can run at once: the sum of pool sizes; one per RQ worker. Less than you "
             "started: some have died.",
             sum_by(_SCOPE.gauge(f.JOBS_WORKER_CAPACITY)),
             nothing="none seen",
@@ -65,7 +65,7 @@ def _signals() -> list[Panel]:
         number(
             "Saturation",
             "percentunit",
-            "Running executions as a share of capacity, on the host where it is highest. Red on all hosts with a "
+            "Running executions as a share of capacity, on the host with the highest share. Red on all hosts with a "
             "growing queue: too few workers. Red on one host: its workers are slower or hold jobs that hang.",
             max_by(_busy(*_BY_HOST)),
             steps=[(0.8, ORANGE), (0.95, RED)],
@@ -74,8 +74,8 @@ def _signals() -> list[Panel]:
         number(
             "Worker processes lost",
             COUNT,
-            "Worker processes that died in a job in the time range. Red: the kernel's log tells whether memory ran "
-            "out; a crash leaves a trace in the worker's own log.",
+            "Worker processes that died in a job in the time range. Red: the kernel's log shows whether memory ran "
+            "out; a crash leaves a trace in the worker's log.",
             sum_by(_SCOPE.increase(f.JOBS_WORKER_PROCESSES_LOST, TIME_RANGE)),
             steps=[(1, RED)],
             nothing="none",
@@ -83,16 +83,16 @@ def _signals() -> list[Panel]:
         number(
             "Stale workers",
             COUNT,
-            "Workers known to the broker whose heartbeats have run out. Red: they were killed or hang, or their host "
+            "Workers known to the broker with an expired heartbeat. Red: they were killed or hang, or their host "
             "is cut off; their jobs are orphaned.",
             sum_by(_SCOPE.gauge(f.JOBS_REGISTERED_WORKERS_STALE)),
             steps=[(1, RED)],
-            nothing="not told",
+            nothing="not reported",
         ),
         number(
             "Resident memory",
             "bytes",
-            "Memory of all worker processes; pages that they share count in each. It climbs from day to day: a leak; "
+            "Memory of all worker processes; shared pages count in each. It climbs from day to day: a leak; "
             "let processes end after a number of jobs while you look for it.",
             sum_by(_SCOPE.gauge(f.WORKER_RESIDENT_MEMORY)),
             nothing="not known",
@@ -106,14 +106,14 @@ def _hosts() -> list[Panel]:
         graph(
             "Workers",
             "short",
-            "Workers alive. A step down that nobody ordered: the service manager's log on that host.",
+            "Living workers. An unexpected step down: see the service manager's log on that host.",
             [Line(sum_by(_SCOPE.gauge(f.JOBS_WORKERS), *_BY_HOST), _HOST_LEGEND)],
             nothing="none seen",
         ),
         graph(
             "Running, and capacity",
             "short",
-            "Executions running and how many there could be. The lines meet: saturated.",
+            "Running executions and capacity. The lines meet: saturated.",
             [
                 Line(sum_by(_SCOPE.gauge(f.JOBS_ACTIVE), *_BY_HOST), f"{_HOST_LEGEND} running"),
                 Line(sum_by(_SCOPE.gauge(f.JOBS_WORKER_CAPACITY), *_BY_HOST), f"{_HOST_LEGEND} capacity"),
@@ -123,7 +123,7 @@ def _hosts() -> list[Panel]:
         graph(
             "Saturation by host",
             "percentunit",
-            "Running as a share of capacity. Above the dashed line for long, with a growing queue: add workers.",
+            "Running as a share of capacity. Above the dashed line for a long time, with a growing queue: add workers.",
             [Line(_busy(*_BY_HOST), _HOST_LEGEND)],
             limit=0.95,
             nothing="no workers",
@@ -131,28 +131,28 @@ def _hosts() -> list[Panel]:
         graph(
             "Executions ended",
             "ops",
-            "Executions that end in a second. One host below the others at the same capacity: it is slower, or stuck.",
+            "Executions that end per second. One host below the others at the same capacity: it is slower, or stuck.",
             [Line(sum_by(_SCOPE.rate(f.JOBS), *_BY_HOST), _HOST_LEGEND)],
             nothing="nothing ran",
         ),
         graph(
             "Processor time",
             "short",
-            "Processors that jobs keep busy. As many as the host has: more workers there do not help.",
+            "Processors that jobs keep busy. All of the host's: more workers there do not help.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_CPU), *_BY_HOST), _HOST_LEGEND)],
             nothing="nothing ran",
         ),
         graph(
             "Memory of worker processes",
             "bytes",
-            "Resident memory. A saw with ever higher teeth: a leak. A cliff: processes were killed or replaced.",
+            "Resident memory. A sawtooth that rises: a leak. A sharp drop: processes were killed or replaced.",
             [Line(sum_by(_SCOPE.gauge(f.WORKER_RESIDENT_MEMORY), *_BY_HOST), _HOST_LEGEND)],
             nothing="not known",
         ),
         graph(
             "Processes lost",
             "ops",
-            "Worker processes that died in a job, in a second. In bursts: memory runs out when certain jobs meet.",
+            "Worker processes that died in a job, per second. In bursts: memory runs out when certain jobs coincide.",
             [Line(lost, _HOST_LEGEND)],
             width=12,
             nothing="none lost",
@@ -160,7 +160,7 @@ def _hosts() -> list[Panel]:
         graph(
             "Reserved by host",
             "short",
-            "Jobs taken from the broker and not started. One host hoards while others idle: lower the prefetch.",
+            "Jobs taken from the broker and not started. One host holds many while others idle: lower the prefetch.",
             [Line(sum_by(_SCOPE.gauge(f.JOBS_RESERVED), *_BY_HOST), _HOST_LEGEND)],
             width=12,
             nothing="none taken",
@@ -169,47 +169,48 @@ def _hosts() -> list[Panel]:
 
 
 def _registered() -> list[Panel]:
-    silent = age(min_by(_SCOPE.moment(f.JOBS_REGISTERED_WORKERS_HEARTBEAT), "system", "broker"))
+    silent = age(min_by(_SCOPE.timestamp(f.JOBS_REGISTERED_WORKERS_HEARTBEAT), "system", "broker"))
     return [
         graph(
             "Registered workers by state",
             "short",
-            "Workers known to the broker. More than live here: they run on hosts without an exporter, or are stale.",
+            "Workers known to the broker. More than living workers: some run on hosts without an exporter, or are "
+            "stale.",
             [Line(sum_by(_SCOPE.gauge(f.JOBS_REGISTERED_WORKERS), "state"), "{{state}}")],
             stacked=True,
-            nothing="not told",
+            nothing="not reported",
         ),
         graph(
             "Longest silence of a worker",
             "s",
-            "Since the last heartbeat of the worker that has been silent longest. It grows as time does: that worker "
+            "Time since the oldest last heartbeat of a worker. It grows by a second per second: that worker "
             "is gone or hangs.",
             [Line(silent, _BROKER_LEGEND)],
-            nothing="not told",
+            nothing="not reported",
         ),
         graph(
             "Stale workers by broker",
             "short",
-            "Workers whose heartbeats have run out. They stay: clean their registrations up after their jobs.",
+            "Workers with an expired heartbeat. They stay: clean up their registrations after their jobs.",
             [Line(_SCOPE.gauge(f.JOBS_REGISTERED_WORKERS_STALE), _BROKER_LEGEND)],
-            nothing="not told",
+            nothing="not reported",
         ),
     ]
 
 
 def _schedules() -> list[Panel]:
     by = {"system": "System", "schedule_entry": "Entry"}
-    due = max_by(_SCOPE.moment(f.JOBS_SCHEDULE_NEXT_DUE), *by)
+    due = max_by(_SCOPE.timestamp(f.JOBS_SCHEDULE_NEXT_DUE), *by)
     return [
         rows(
             "Schedule entries",
-            "What beat has to send, the most overdue on top. All entries overdue: beat has stopped. One entry: it is "
-            "disabled, or was removed and its old record remains.",
+            "The entries of beat's schedule, the most overdue on top. All are overdue: beat has stopped. One entry: it "
+            "is disabled, or was removed and its old record remains.",
             by,
             [
                 Column("Overdue", "s", age(due), [(60, ORANGE), (300, RED)]),
                 Column("Due in", "s", until(due)),
-                Column("Last sent", "s", age(max_by(_SCOPE.moment(f.JOBS_SCHEDULE_LAST_SENT), *by))),
+                Column("Last sent", "s", age(max_by(_SCOPE.timestamp(f.JOBS_SCHEDULE_LAST_SENT), *by))),
                 Column("Sent late by", "s", max_by(_SCOPE.gauge(f.JOBS_SCHEDULE_LATENESS), *by), [(5, ORANGE)]),
             ],
             nothing="no schedule",
@@ -217,26 +218,26 @@ def _schedules() -> list[Panel]:
         graph(
             "Sent late by",
             "s",
-            "How long after its time an entry was last sent. It rises for all: beat is overloaded, or its broker slow.",
+            "Delay of the last sending of an entry. It rises for all: beat is overloaded, or its broker is slow.",
             [Line(max_by(_SCOPE.gauge(f.JOBS_SCHEDULE_LATENESS), "schedule_entry"), "{{schedule_entry}}")],
             nothing="no schedule",
         ),
         graph(
             "Cron schedulers",
             "short",
-            "RQ's cron schedulers known to the broker. None where there should be one: start it. More than one sends "
-            "jobs twice, unless that is meant.",
+            "RQ's cron schedulers known to the broker. None: start one if you use cron. More than one: "
+            "jobs are sent twice, unless each has different jobs.",
             [Line(_SCOPE.gauge(f.JOBS_CRON_SCHEDULERS), _BROKER_LEGEND)],
-            nothing="not told",
+            nothing="not reported",
         ),
         graph(
             "Cron silence and delay",
             "s",
-            "Since the last heartbeat of the cron scheduler silent longest, and how long its next job should have been "
-            "sent. Either grows as time does: it is gone or hangs.",
+            "Time since the oldest last heartbeat of a cron scheduler, and the delay of its next job. "
+            "One grows by a second per second: the scheduler is gone or hangs.",
             [
-                Line(age(_SCOPE.moment(f.JOBS_CRON_HEARTBEAT)), f"{_BROKER_LEGEND} silent"),
-                Line(age(_SCOPE.moment(f.JOBS_CRON_NEXT)), f"{_BROKER_LEGEND} overdue"),
+                Line(age(_SCOPE.timestamp(f.JOBS_CRON_HEARTBEAT)), f"{_BROKER_LEGEND} silent"),
+                Line(age(_SCOPE.timestamp(f.JOBS_CRON_NEXT)), f"{_BROKER_LEGEND} overdue"),
             ],
             nothing="no cron scheduler",
         ),

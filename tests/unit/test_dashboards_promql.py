@@ -79,12 +79,12 @@ def test_a_gauge_read_from_a_broker_counts_once_for_each_application_whatever_th
     assert "instance" in SCOPE.gauge(f.COLLECTOR_UP).labels
 
 
-def test_ages_come_from_moments() -> None:
-    oldest = min_by(SCOPE.moment(f.JOBS_ACTIVE_OLDEST), "job_type")
+def test_ages_come_from_timestamps() -> None:
+    oldest = min_by(SCOPE.timestamp(f.JOBS_ACTIVE_OLDEST), "job_type")
     text = f"min by (job_type) (jobs_active_oldest_timestamp_seconds{{{OF_JOBS}}})"
     assert age(oldest).text == f"clamp_min(time() - {text}, 0)"
     assert until(oldest).text == f"clamp_min({text} - time(), 0)"
-    assert not age(oldest).moment
+    assert not age(oldest).timestamp
 
 
 def test_operands_get_brackets_where_they_need_them() -> None:
@@ -112,7 +112,7 @@ def test_alerts_are_the_firing_ones_of_the_shipped_rules_since_when() -> None:
     since = Scope((variables.APPLICATION, variables.QUEUE)).alerts()
     ours = 'alertname=~"(Job|Rq).*",job=~"${application}"'
     assert since.text == (f'ALERTS_FOR_STATE{{{ours}}} and ignoring (alertstate) ALERTS{{alertstate="firing",{ours}}}')
-    assert since.moment
+    assert since.timestamp
     names = re.findall(r"- alert: (\w+)", RULES.read_text(encoding="utf-8"))
     assert len(names) > 10
     assert all(re.fullmatch(ALERT_NAMES, name) for name in names)
@@ -122,7 +122,7 @@ def test_top_and_count() -> None:
     by_type = sum_by(SCOPE.rate(f.JOBS), "job_type")
     assert top(3, by_type).text == f"topk(3, {by_type.text})"
     assert top(3, by_type).labels == {"job_type"}
-    assert count_by(SCOPE.moment(f.JOBS_ACTIVE_OLDEST)).moment is False
+    assert count_by(SCOPE.timestamp(f.JOBS_ACTIVE_OLDEST)).timestamp is False
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_top_and_count() -> None:
         (lambda: SCOPE.increase(f.JOBS_DURATION, "1h"), "is a histogram, and a counter"),
         (lambda: SCOPE.gauge(f.JOBS), "jobs_total is a counter, and a gauge"),
         (lambda: SCOPE.rate_of_buckets(f.JOBS), "jobs_total is a counter, and a histogram"),
-        (lambda: SCOPE.moment(f.JOBS_ACTIVE), "jobs_active is no moment"),
+        (lambda: SCOPE.timestamp(f.JOBS_ACTIVE), "jobs_active is not a timestamp"),
         (lambda: SCOPE.rate(f.JOBS, stage="x"), "jobs_total has no label 'stage'"),
         (lambda: SCOPE.rate(f.JOBS, status="failed"), "status is never 'failed'; it is one of success"),
         (lambda: SCOPE.gauge(f.SLOTS, state='live"'), "would have to be escaped"),
@@ -140,13 +140,13 @@ def test_top_and_count() -> None:
         (lambda: sum_by(sum_by(SCOPE.rate(f.JOBS), "system"), "status"), "has no label 'status'"),
         (lambda: sum_by(SCOPE.gauge(f.JOBS_QUEUE_DEPTH), "instance"), "has no label 'instance'"),
         (lambda: quantile(0.5, SCOPE.rate_of_count(f.JOBS_DURATION)), "has no label 'le'"),
-        (lambda: sum_by(SCOPE.moment(f.JOBS_LAST_SUCCESS)), "moments cannot be added"),
-        (lambda: SCOPE.moment(f.JOBS_LAST_SUCCESS) * 2, "moments are no amounts"),
-        (lambda: age(SCOPE.gauge(f.JOBS_ACTIVE)), "which is no moment"),
+        (lambda: sum_by(SCOPE.timestamp(f.JOBS_LAST_SUCCESS)), "timestamps cannot be added"),
+        (lambda: SCOPE.timestamp(f.JOBS_LAST_SUCCESS) * 2, "timestamps are not amounts"),
+        (lambda: age(SCOPE.gauge(f.JOBS_ACTIVE)), "which is not a timestamp"),
         (lambda: SCOPE.rate(f.JOBS) / SCOPE.rate(f.JOBS_RETRIES), "no series would match"),
         (lambda: SCOPE.rate(f.JOBS).where(SCOPE.rate(f.JOBS_RETRIES), "status"), "has no label 'status'"),
         (lambda: _graph(Line(sum_by(SCOPE.rate(f.JOBS)), "{{status}}")), "legend '{{status}}'"),
-        (lambda: _graph(Line(max_by(SCOPE.moment(f.JOBS_LAST_SUCCESS)), "")), "is a moment; show its age"),
+        (lambda: _graph(Line(max_by(SCOPE.timestamp(f.JOBS_LAST_SUCCESS)), "")), "is a timestamp; show its age"),
         (lambda: heat("t", "s", "d", SCOPE.rate_of_buckets(f.JOBS_DURATION)), "is not by le alone"),
         (lambda: _rows(sum_by(SCOPE.rate(f.JOBS), "system")), "is not by job_type"),
         (lambda: _choice(f.JOBS_WORKERS), "jobs_workers has no label 'queue_name' to choose from"),
