@@ -40,7 +40,7 @@ class Started(NamedTuple):
     execution_id: the job system's id, the same in every process that reports the execution, or a number of at most 64
     bits if only this process reports it. ready_at: when the job could have run (when it was published, or its ETA if
     later); None if unknown. target: seconds within which it should succeed; None for the target of its job type. cpu:
-    the CPU time that counts, one of the CPU_OF_ constants.
+    the CPU time that counts, `CPU_OF_JOB` or another of these constants.
     """
 
     job: Job
