@@ -1,7 +1,7 @@
-"""RQ: `rq worker --worker-class jobmetrics.rq.Worker`, or `instrument(MyWorkerClass)` for a class of one's own.
+"""RQ: `rq worker --worker-class jobmetrics.rq.Worker`, or `instrument(MyWorkerClass)` for your own worker class.
 
-Producers count what they send after `instrument_queue(queue)`, or `instrument_queue(rq.Queue)` for all queues.
-This module imports no RQ before one of its names is used: the commands load the package for its options.
+`instrument_queue(queue)` counts the jobs that a producer sends, `instrument_queue(rq.Queue)` those of all queues.
+This module imports RQ when one of its names is first used: the commands load the package for its options.
 """
 
 from __future__ import annotations

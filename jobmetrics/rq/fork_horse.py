@@ -1,9 +1,8 @@
-"""A forked work-horse and its worker, which records for both.
+"""Jobs in a forked work-horse: the worker records their start and their end.
 
-The worker records the start before it forks, and the end once the work-horse is gone: each Python object that a
-forked process touches costs it a copied page, and a slot of its own costs many. The work-horse reports what only it
-knows through memory that both share. It records for itself what the job's own code records, and its end where its
-worker has died.
+It records the start before the fork, and the end after the work-horse exits. Each Python object that a forked process
+touches costs a copied page, and a second slot costs many. The work-horse reports status and times through a shared
+page. It records only what the job's code records, and its end if its worker has died.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from jobmetrics.events import CPU_OF_CALLER, FAILURE, RETRY, REVOKED, STATUSES, 
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
 from jobmetrics.registry import LOCK_WAIT, execution_hash
-from jobmetrics.rq.outcomes import KilledHorse, Performing, abandoned_name, outcome_in_redis, report_lost
+from jobmetrics.rq.outcomes import KilledHorse, RunningJob, abandoned_name, outcome_in_redis, report_lost
 from jobmetrics.rq.system import SYSTEM
 
-_SILENT, _REPORTED = 0.0, 1.0
-# Words of the message: whether there is one, status, run time, processor time, target (NaN: none), in seconds, and the
-# length of the error type, whose text follows.
+_PENDING, _REPORTED = 0.0, 1.0  # values of the state
+# Words of the report: its state, the status, run time, processor time and target (NaN: none) in seconds, and the length
+# of the error type. The error type's bytes follow.
 _STATE, _STATUS, _SECONDS, _CPU, _TARGET, _LENGTH = range(6)
 _TEXT = 48
 _LONGEST_TEXT = mmap.PAGESIZE - _TEXT
 
 
 class SharedPage:
-    """Memory that a worker shares with the work-horses it forks; no file. words: float64; text: the bytes behind."""
+    """Anonymous memory that a worker shares with its forked work-horses. words: float64; text: the bytes after them."""
 
     __slots__ = ("text", "words")
 
@@ -43,8 +42,8 @@ class SharedPage:
         self.text = page[_TEXT:]
 
 
-class Forked(Performing):
-    """A worker's view of the work-horse that it is about to fork, and the work-horse's of itself."""
+class ForkedJob(RunningJob):
+    """A job that runs in a forked work-horse. The worker and the work-horse each have a copy of this object."""
 
     __slots__ = ("_cpu", "_horse", "_page", "_record", "_start", "_worker")
 
@@ -54,23 +53,23 @@ class Forked(Performing):
         self._record = record
         self._worker = getpid()
         self._horse = 0
-        page.words[_STATE] = _SILENT
+        page.words[_STATE] = _PENDING
 
     # ---------------------------------------------------------------- in the work-horse
 
     def begin(self) -> None:
-        """The job starts now; the worker has recorded its start before the fork."""
+        """Start the clocks. The worker has recorded the start."""
         self._horse = getpid()
         self._cpu = process_time()
         self._start = perf_counter()
 
     def end(self, event: Ended) -> None:
-        """Report the end to the worker, or record it if the worker is dead."""
+        """Report the end to the worker, or record it here if the worker is dead."""
         if getpid() != self._horse:
-            return  # a process that the job forked, on its way out
+            return  # a process that the job forked
         words, execution = self._page.words, self.execution
         words[_SECONDS] = perf_counter() - self._start
-        spent = times()  # of the work-horse's own children, all of them the job's
+        spent = times()  # the job has started all children of the work-horse
         words[_CPU] = process_time() - self._cpu + spent[2] + spent[3]
         words[_TARGET] = nan if execution.target is None else execution.target
         words[_STATUS] = STATUSES.index(event.status)
@@ -79,21 +78,21 @@ class Forked(Performing):
             words[_LENGTH] = len(text)
             self._page.text[: len(text)] = text
         if getppid() == self._worker:
-            words[_STATE] = _REPORTED  # last: a kill leaves no half message
+            words[_STATE] = _REPORTED  # last, so that a killed work-horse leaves no partial report
         else:
             self._record_alone()
         self._record.writer.flush()
-        self._record.writer.settle(LOCK_WAIT)  # it leaves by os._exit
+        self._record.writer.settle(LOCK_WAIT)  # the work-horse exits by os._exit
 
     def _record_alone(self) -> None:
-        """The worker is dead: count the end here, unless another worker found the job abandoned and counted it."""
+        """Count the end here because the worker is dead, unless another worker has counted the job as abandoned."""
         record, name = self._record, str(self.execution.execution_id)
         if record.writer.find_execution(execution_hash(SYSTEM, abandoned_name(name))):
             return
         again = record.started(Started(self.execution.job, name, cpu=CPU_OF_CALLER))
         if again is not None:
             record.taken_over(again, self.execution.started_at)
-            self._record_message(again)
+            self._record_report(again)
 
     # ---------------------------------------------------------------- in the worker
 
@@ -103,10 +102,10 @@ class Forked(Performing):
             return True
         if self._page.words[_STATE] != _REPORTED:
             return False
-        self._record_message(self.execution)
+        self._record_report(self.execution)
         return True
 
-    def _record_message(self, execution: Execution) -> None:
+    def _record_report(self, execution: Execution) -> None:
         words = self._page.words
         target, status, error = words[_TARGET], STATUSES[int(words[_STATUS])], None
         execution.target = None if isnan(target) else target
@@ -116,7 +115,7 @@ class Forked(Performing):
 
     @guarded("rq lost")
     def record_lost(self, job: RQJob, queue: Any, killed: KilledHorse | None, status: str | None = None) -> bool:
-        """Record the job as lost unless its work-horse reported an end; takes and returns what `report_lost` does."""
+        """Record the job as lost unless its work-horse reported an end; arguments and result as in `report_lost`."""
         if self.record_reported():
             return False
         counted = report_lost(job, queue, str(self.execution.execution_id), killed, status)
@@ -126,8 +125,12 @@ class Forked(Performing):
     def record_exit(self, job: RQJob, queue: Any, stopped: bool) -> None:
         """Record the job's end after the work-horse exits, whether or not it reported one.
 
-        RQ treats exit code 0 as success and trusts FINISHED or FAILED in Redis. stopped: by an operator, whose callback
-        raised before RQ could handle it.
+        RQ treats exit code 0 as success and trusts FINISHED or FAILED in Redis.
+
+        Args:
+            job: the job.
+            queue: its queue.
+            stopped: an operator stopped the job, and its callback raised before RQ handled the stop.
         """
         if self.record_reported():
             return
@@ -137,17 +140,25 @@ class Forked(Performing):
         status = outcome_in_redis(job)
         if status is not None:
             self._record.ended(self.execution, Ended(status))
-        else:  # RQ will call it abandoned later; its end is seen here
-            again = bool(job.retries_left and job.retries_left > 0)
-            self.record_lost(job, queue, KilledHorse(None), RETRY if again else FAILURE)
+        else:  # RQ will find the job abandoned later; count its end now
+            will_retry = bool(job.retries_left and job.retries_left > 0)
+            self.record_lost(job, queue, KilledHorse(None), RETRY if will_retry else FAILURE)
 
 
 def before_fork(
     page: SharedPage, record: recorder.Recorder, job: Job, execution_id: str, ready_at: float | None
-) -> Forked | None:
-    """Record the start of the job whose work-horse is forked next; None when its job type is ignored.
+) -> ForkedJob | None:
+    """Record the start of the job that the worker is about to fork a work-horse for.
 
-    page: of the worker; earlier work-horses have ended and write to it no more. ready_at: as in `Started`.
+    Args:
+        page: the worker's page. Earlier work-horses have ended and no longer write to it.
+        record: the worker's recorder.
+        job: the job's labels.
+        execution_id: the execution's id.
+        ready_at: when the job could have run, in epoch seconds; None when this is unknown.
+
+    Returns:
+        None when the job type is ignored.
     """
     execution = record.started(Started(job, execution_id, ready_at, cpu=CPU_OF_CALLER))
-    return None if execution is None else Forked(page, execution, record)
+    return None if execution is None else ForkedJob(page, execution, record)

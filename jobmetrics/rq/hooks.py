@@ -1,7 +1,7 @@
-"""RQ's methods of a worker that has work-horses, as events.
+"""Hooks around the methods of RQ's workers: they turn calls into events.
 
-The worker reports an end only where its work-horse recorded none; the recorder asks the journals before it counts it.
-Where both share memory, the worker records for both.
+A forked work-horse reports to its worker, which records for both. Any other work-horse records for itself. Then the
+worker reports an end only if the work-horse recorded none, and the recorder checks the journals before it counts it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jobmetrics import recorder
 from jobmetrics.events import CPU_OF_FAMILY, REVOKED, Job, Started
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import running
-from jobmetrics.rq.fork_horse import Forked, SharedPage, before_fork
-from jobmetrics.rq.jobs import described, execution_id, named_in, passed_execution, ready_at
+from jobmetrics.rq.fork_horse import ForkedJob, SharedPage, before_fork
+from jobmetrics.rq.jobs import execution_id, function_name, job_of, passed_execution, ready_at
 from jobmetrics.rq.outcomes import (
     KilledHorse,
     Method,
-    Performing,
+    RunningJob,
     report_abandoned,
     report_lost,
     report_outcome_in_redis,
@@ -39,12 +39,12 @@ from jobmetrics.rq.worker_state import WorkerState, state_of
 
 
 @guarded("rq start")
-def _before_fork(worker: Any, state: WorkerState, job: RQJob, queue: Any) -> Forked | None:
+def _start_forked(worker: Any, state: WorkerState, job: RQJob, queue: Any) -> ForkedJob | None:
     record = recorder.default()
     state.prepare(worker, record)
-    name = named_in(job.data)
+    name = function_name(job.data)
     if name is None:
-        return None  # naming it would unpickle the job's arguments: its work-horse may, and records for itself
+        return None  # only unpickling gives the name: the work-horse does that, and records for itself
     if state.page is None:
         state.page = SharedPage()
     return before_fork(
@@ -53,10 +53,10 @@ def _before_fork(worker: Any, state: WorkerState, job: RQJob, queue: Any) -> For
 
 
 @guarded("rq end")
-def _after_exit(worker: Any, state: WorkerState, forked: Forked, job: RQJob, queue: Any) -> None:
+def _after_exit(worker: Any, state: WorkerState, forked: ForkedJob, job: RQJob, queue: Any) -> None:
     reported = forked.record_reported()
     if worker.horse_pid:
-        return  # this worker ends, and killed its work-horse
+        return  # the worker is shutting down and killed its work-horse
     if not reported:
         forked.record_exit(job, queue, _is_stopped(worker, job))
     if _has_died(worker, state, job):
@@ -65,29 +65,29 @@ def _after_exit(worker: Any, state: WorkerState, forked: Forked, job: RQJob, que
 
 @guarded("rq lost")
 def _after_exit_of_another(worker: Any, state: WorkerState, job: RQJob, queue: Any, name: str) -> None:
-    """Count the death of a work-horse that records for itself, and its job's end where only Redis has it."""
+    """Count the death of a work-horse that records for itself, and its job's end if only Redis has it."""
     if worker.horse_pid or not _has_died(worker, state, job):
         return
     if not report_outcome_in_redis(job, queue, name):
-        recorder.default().process_lost(described(job, queue), name)
+        recorder.default().process_lost(job_of(job, queue), name)
 
 
 def _has_died(worker: Any, state: WorkerState, job: RQJob) -> bool:
-    """Whether the job's work-horse died, of no shutdown and no stop command, and is not counted yet.
+    """Return whether the job's work-horse died without a shutdown or stop command, and is not counted yet.
 
-    The stop command is looked up as it was at the exit: RQ forgets it when it handles the stop.
+    The stop command is the one that was active at the exit: RQ clears it when it handles the stop.
     """
     if state.exited is None or state.is_counted:
         return False
     (_, status, _), stopped = state.exited
     if not status or stopped == job.id:
         return False
-    # A warm shutdown on Heroku makes a work-horse raise, and exit with a code.
+    # On Heroku a warm shutdown makes the work-horse raise and exit with a code.
     return os.WIFSIGNALED(status) or worker._shutdown_requested_date is None
 
 
 def _is_stopped(worker: Any, job: RQJob) -> bool:
-    """Whether an operator had the job's work-horse killed, and RQ has not handled it yet."""
+    """Return whether an operator stopped the job and RQ has not handled the stop yet."""
     return bool(worker._stopped_job_id == job.id)
 
 
@@ -98,7 +98,7 @@ def _after_raising(worker: Any, job: RQJob, queue: Any, name: str) -> None:
 
 
 @guarded("rq execution")
-def _named(worker: Any, job: RQJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _execution_id_of(worker: Any, job: RQJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return execution_id(worker, job, passed_execution(args, kwargs))
 
 
@@ -108,7 +108,7 @@ def _prepare(worker: Any, state: WorkerState) -> None:
 
 
 @guarded("rq lost")
-def _killed(worker: Any, job: RQJob, usage: Any) -> KilledHorse:
+def _killed_horse(worker: Any, job: RQJob, usage: Any) -> KilledHorse:
     killed = KilledHorse(usage)
     if killed.peak_bytes is not None:
         worker.log.warning(
@@ -119,22 +119,22 @@ def _killed(worker: Any, job: RQJob, usage: Any) -> KilledHorse:
 
 
 def fork_work_horse_of(original: Method) -> Method:
-    """The worker records the start of the job whose work-horse it forks."""
+    """Record the start of the job in the worker, before it forks the work-horse."""
 
     @functools.wraps(original)
     def fork_work_horse(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
         state = state_of(self)
-        state.forked = _before_fork(self, state, job, queue)
+        state.forked = _start_forked(self, state, job, queue)
         return original(self, job, queue, *args, **kwargs)
 
     return fork_work_horse
 
 
 def monitor_work_horse_of(original: Method) -> Method:
-    """The worker records what is known once its work-horse is gone.
+    """Record in the worker what is known after the work-horse exits.
 
-    A work-horse that shares the worker's memory has its end recorded here, whether or not it reported one. Any other
-    one records for itself, and RQ reports all deaths but one: a stopped job whose callback raises, before RQ 3.
+    The end of a forked work-horse is recorded here, whether or not it reported one. Any other work-horse records for
+    itself, and RQ reports its death. Before RQ 3 one case is missing: the callback of a stopped job raises.
     """
 
     @functools.wraps(original)
@@ -144,7 +144,7 @@ def monitor_work_horse_of(original: Method) -> Method:
         name = None
         if forked is None:
             _prepare(self, state)
-            name = _named(self, job, args, kwargs)
+            name = _execution_id_of(self, job, args, kwargs)
         state.exited, state.is_counted = None, False
         try:
             return original(self, job, queue, *args, **kwargs)
@@ -163,7 +163,7 @@ def monitor_work_horse_of(original: Method) -> Method:
 
 
 def wait_for_horse_of(original: Method) -> Method:
-    """Keep how the work-horse exited: RQ reports a death only where the job has no end in Redis."""
+    """Remember how the work-horse exited: RQ reports a death only if the job has no end in Redis."""
 
     @functools.wraps(original)
     def wait_for_horse(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -175,13 +175,13 @@ def wait_for_horse_of(original: Method) -> Method:
 
 
 def handle_work_horse_killed_of(original: Method) -> Method:
-    """What the system reported of a killed work-horse is kept for the end that follows."""
+    """Remember a killed work-horse's resource usage for the end that RQ reports next."""
 
     @functools.wraps(original)
     def handle_work_horse_killed(self: Any, job: RQJob, *args: Any, **kwargs: Any) -> Any:
         state, usage = state_of(self), kwargs.get("rusage", args[2] if len(args) > 2 else None)
         if state.killed is None:
-            state.killed = _killed(self, job, usage) or KilledHorse(None)
+            state.killed = _killed_horse(self, job, usage) or KilledHorse(None)
         return original(self, job, *args, **kwargs)
 
     return handle_work_horse_killed
@@ -193,20 +193,20 @@ def handle_job_failure_of(original: Method) -> Method:
     @functools.wraps(original)
     def handle_job_failure(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
         state = state_of(self)
-        in_job = self.is_horse or state.performing is not None
-        if in_job or state.is_failing:  # the last: a subclass and its base again
+        in_job = self.is_horse or state.running is not None
+        if in_job or state.is_failing:  # is_failing: a subclass and its base are both instrumented
             return original(self, job, queue, *args, **kwargs)
-        name = _named(self, job, args, kwargs)  # before RQ forgets the execution
+        name = _execution_id_of(self, job, args, kwargs)  # before RQ drops the execution
         killed, state.killed = state.killed, None
         state.is_failing = True
         try:
             return original(self, job, queue, *args, **kwargs)
-        finally:  # also when RQ raises (2.0 does after some retries): the work-horse is gone all the same
+        finally:  # also if RQ raises, as 2.0 does after some retries: the work-horse is gone
             state.is_failing = False
             if state.forked is not None:
                 state.is_counted = bool(state.forked.record_lost(job, queue, killed))
-            elif name is not None and is_cleaning():  # it got stuck between queue and start
-                report_abandoned(job, queue, name, again=False)
+            elif name is not None and is_cleaning():  # the job was lost between queue and start
+                report_abandoned(job, queue, name, will_retry=False)
             elif name is not None:
                 state.is_counted = bool(report_lost(job, queue, name, killed))
 
@@ -216,43 +216,43 @@ def handle_job_failure_of(original: Method) -> Method:
 @guarded("rq start")
 def _start(
     worker: Any, state: WorkerState, job: RQJob, queue: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Performing | None:
+) -> RunningJob | None:
     record = recorder.default()
     state.prepare(worker, record)
     name = execution_id(worker, job, passed_execution(args, kwargs))
-    execution = record.started(Started(described(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY))
-    return None if execution is None else Performing(execution)
+    execution = record.started(Started(job_of(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY))
+    return None if execution is None else RunningJob(execution)
 
 
 @guarded("rq end")
-def _end(performing: Performing, job: RQJob, succeeded: bool) -> None:
-    performing.end(performing.outcome(job, succeeded))
+def _end(running_job: RunningJob, job: RQJob, succeeded: bool) -> None:
+    running_job.end(running_job.outcome(job, succeeded))
 
 
 def perform_job_of(original: Method) -> Method:
-    """A job starts here, and ends."""
+    """Record the start and the end of a job in the process that runs it."""
 
     @functools.wraps(original)
     def perform_job(self: Any, job: RQJob, queue: Any, *args: Any, **kwargs: Any) -> Any:
         state = state_of(self)
-        if state.performing is not None:  # a subclass and its base are both instrumented
+        if state.running is not None:  # a subclass and its base are both instrumented
             return original(self, job, queue, *args, **kwargs)
-        performing: Performing | None = state.forked
+        running_job: RunningJob | None = state.forked
         if state.forked is not None:
             state.forked.begin()
         else:
-            performing = _start(self, state, job, queue, args, kwargs)
-        if performing is None:
+            running_job = _start(self, state, job, queue, args, kwargs)
+        if running_job is None:
             return original(self, job, queue, *args, **kwargs)
-        state.performing = performing
-        token = running.set(performing.execution)
+        state.running = running_job
+        token = running.set(running_job.execution)
         try:
             succeeded = original(self, job, queue, *args, **kwargs)
-            _end(performing, job, bool(succeeded))
+            _end(running_job, job, bool(succeeded))
             return succeeded
         finally:
             running.reset(token)
-            state.performing = None
+            state.running = None
 
     return perform_job
 
@@ -262,9 +262,9 @@ def handle_exception_of(original: Method) -> Method:
 
     @functools.wraps(original)
     def handle_exception(self: Any, job: RQJob, *exc_info: Any) -> Any:
-        performing = state_of(self).performing
-        if performing is not None and len(exc_info) > 1:
-            performing.error = exc_info[1]
+        running_job = state_of(self).running
+        if running_job is not None and len(exc_info) > 1:
+            running_job.error = exc_info[1]
         return original(self, job, *exc_info)
 
     return handle_exception
@@ -275,15 +275,15 @@ def handle_job_retry_of(original: Method) -> Method:
 
     @functools.wraps(original)
     def handle_job_retry(self: Any, *args: Any, **kwargs: Any) -> Any:
-        performing = state_of(self).performing
-        if performing is not None:
-            performing.asked_retry = True
+        running_job = state_of(self).running
+        if running_job is not None:
+            running_job.asked_retry = True
         return original(self, *args, **kwargs)
 
     return handle_job_retry
 
 
-# RQ 3 drops entries of jobs that are not started: their execution ended, and only the entry was left behind.
+# RQ 3 removes the entry of a job that is not started without a retry: the execution has ended, and its entry remained.
 _ONLY_STARTED = int(VERSION.split(".")[0]) >= 3
 
 # Not in the runtime: a context variable has one name in a process, and RQ's class stays hooked for the process's life.
@@ -292,20 +292,20 @@ _original: Any = None  # StartedJobRegistry.cleanup, once it is hooked
 
 
 class _Abandoned:
-    """An execution that RQ is about to call abandoned. again: whether the job has retries left."""
+    """An execution that RQ is about to treat as abandoned. will_retry: the job has retries left."""
 
-    __slots__ = ("again", "execution_id", "job")
+    __slots__ = ("execution_id", "job", "will_retry")
 
-    def __init__(self, job: RQJob, execution_id: str, again: bool) -> None:
+    def __init__(self, job: RQJob, execution_id: str, will_retry: bool) -> None:
         self.job = job
         self.execution_id = execution_id
-        self.again = again
+        self.will_retry = will_retry
 
 
-def hook() -> None:
+def hook_cleanup() -> None:
     """Hook StartedJobRegistry.cleanup, once for the life of the process.
 
-    The hook counts only within `cleaning`. It is never removed: workers in other threads may be inside.
+    The hook counts only within `cleaning`. It is never removed: workers in other threads may be calling it.
     """
     global _original
     if _original is None:
@@ -315,7 +315,7 @@ def hook() -> None:
 
 @contextmanager
 def cleaning() -> Iterator[None]:
-    """While it lasts, an instrumented worker cleans up here: the abandoned jobs that it finds are counted."""
+    """Count the abandoned jobs that an instrumented worker finds within this block."""
     token = _is_cleaning.set(True)
     try:
         yield
@@ -324,7 +324,7 @@ def cleaning() -> Iterator[None]:
 
 
 def is_cleaning() -> bool:
-    """Whether an instrumented worker cleans up here."""
+    """Return whether this runs within `cleaning`."""
     return _is_cleaning.get()
 
 
@@ -335,13 +335,13 @@ def _cleanup(self: Any, timestamp: float | None = None, *args: Any, **kwargs: An
     found = _expired(self, score) or []
     result = _original(self, score, *args, **kwargs)
     for each in found:
-        report_abandoned(each.job, None, each.execution_id, each.again)
+        report_abandoned(each.job, None, each.execution_id, each.will_retry)
     return result
 
 
 @guarded("rq abandoned")
 def _expired(registry: Any, score: float) -> list[_Abandoned]:
-    """What has expired in the registry; usually nothing, for one question to Redis."""
+    """Return the expired executions in the registry. Usually there are none, and this is one Redis command."""
     found = []
     for member in registry.connection.zrangebyscore(registry.key, 0, score):
         entry = member.decode("utf-8", "replace") if isinstance(member, bytes) else str(member)

@@ -1,4 +1,4 @@
-"""The outcomes of RQ's executions, as its workers know them."""
+"""Outcomes of RQ's executions: how a job ended, and the reports of lost and abandoned jobs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Lost
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
 from jobmetrics.registry import execution_hash
-from jobmetrics.rq.jobs import described
+from jobmetrics.rq.jobs import job_of
 from jobmetrics.rq.system import SYSTEM
 
-Method = Callable[..., Any]  # of RQ's worker classes
+Method = Callable[..., Any]  # a method of RQ's worker classes
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; getrusage(2)
 
-KILLED = "WorkHorseKilled"  # error_type of jobs whose work-horse died
-ABANDONED = "AbandonedJobError"  # of those whose worker died too, as RQ calls it
+KILLED = "WorkHorseKilled"  # error_type after the work-horse died
+ABANDONED = "AbandonedJobError"  # error_type after the worker died too, RQ's name
 RETRIES_USED_UP = "MaxRetriesExceeded"
 _TO_RUN_AGAIN = (JobStatus.QUEUED, JobStatus.SCHEDULED)
 
 
-class Performing:
-    """A job that this process performs, and what the worker's handlers learnt of it: error, asked_retry."""
+class RunningJob:
+    """A job that this process runs. error: the exception it raised; asked_retry: it returned Retry."""
 
     __slots__ = ("asked_retry", "error", "execution")
 
@@ -39,13 +39,15 @@ class Performing:
         self.asked_retry = False
 
     def end(self, event: Ended) -> None:
-        """Record the end, which is now."""
+        """Record the end."""
         self.execution.recorder.ended(self.execution, event)
 
     def outcome(self, job: RQJob, succeeded: bool) -> Ended:
-        """How the job ended.
+        """Return how the job ended.
 
-        RQ returns True for a success and for a job that returned Retry, and keeps the rest in the job's status.
+        Args:
+            job: the job. Its status shows whether it failed, was stopped or runs again.
+            succeeded: what RQ's perform_job returned: True for a success and for a job that returned Retry.
         """
         if succeeded and not self.asked_retry:
             return Ended(SUCCESS)
@@ -58,7 +60,7 @@ class Performing:
 
 
 class KilledHorse:
-    """What the worker learnt of its work-horse's death. usage: of wait4; None when it never waited for it."""
+    """A work-horse that died. usage: its resource usage from wait4; None if the worker did not wait for it."""
 
     def __init__(self, usage: Any) -> None:
         self.cpu_seconds: float | None = None
@@ -72,31 +74,39 @@ class KilledHorse:
 def report_lost(
     job: RQJob, queue: Any, execution_id: str, killed: KilledHorse | None, status: str | None = None
 ) -> bool:
-    """The worker learns that its work-horse is gone; killed: None when an operator had it stopped.
+    """Report the job lost unless its work-horse already recorded its end.
 
-    status: what it counts as, where the job's own status does not show it. Returns whether the end was counted.
+    Args:
+        job: the job.
+        queue: its queue.
+        execution_id: the execution's id.
+        killed: the dead work-horse; None if an operator stopped the job.
+        status: the status to count; None for the one that the job's status shows.
+
+    Returns:
+        Whether the end was counted.
     """
     if status is None:
         found = job.get_status(refresh=False)
-        again = RETRY if found in _TO_RUN_AGAIN else FAILURE
-        status = REVOKED if found == JobStatus.STOPPED else again
+        failed = RETRY if found in _TO_RUN_AGAIN else FAILURE
+        status = REVOKED if found == JobStatus.STOPPED else failed
     cpu = None if killed is None else killed.cpu_seconds
-    event = Lost(described(job, queue), execution_id, status, KILLED, process_died=killed is not None, cpu_seconds=cpu)
+    event = Lost(job_of(job, queue), execution_id, status, KILLED, process_died=killed is not None, cpu_seconds=cpu)
     return recorder.default().lost(event)
 
 
 def report_outcome_in_redis(job: RQJob, queue: Any, execution_id: str) -> bool:
-    """Count a dead work-horse and its job's end where only Redis has that end; returns whether they were counted."""
+    """Count a dead work-horse and its job's end if only Redis has that end. Return whether they were counted."""
     status = outcome_in_redis(job)
     if status is None:
         return False
-    return recorder.default().lost(Lost(described(job, queue), execution_id, status, process_died=True))
+    return recorder.default().lost(Lost(job_of(job, queue), execution_id, status, process_died=True))
 
 
 def outcome_in_redis(job: RQJob) -> str | None:
-    """The status of the job's end in Redis; None when it is to run again, or has no end there.
+    """Return the status of the job's end in Redis; None if the job will run again or has no end there.
 
-    A job that is gone from there is a success whose result was not kept.
+    A job that is no longer in Redis has succeeded: its result was not kept.
     """
     try:
         status = job.get_status()
@@ -108,20 +118,20 @@ def outcome_in_redis(job: RQJob) -> str | None:
 
 
 def abandoned_name(execution_id: str) -> str:
-    """The journal's name of an execution whose end was counted by a worker that found it abandoned."""
+    """Return the id under which the journal holds an execution that was counted as abandoned."""
     return f"{execution_id} abandoned"
 
 
 @guarded("rq abandoned")
-def report_abandoned(job: RQJob, queue: Any, execution_id: str, again: bool) -> None:
-    """A worker finds a job whose own worker is gone. The time of that death is unknown, and so is its run time."""
+def report_abandoned(job: RQJob, queue: Any, execution_id: str, will_retry: bool) -> None:
+    """Report a job that another worker left behind when it died. Its run time is unknown."""
     record = recorder.default()
     found = record.writer.find_execution(execution_hash(SYSTEM, execution_id))
     ended = {entry.start for entry in found if not entry.running and not entry.lost}
     if any(entry.running for entry in found):
-        return  # its worker only missed its heartbeats, and will count the end itself
+        return  # its worker is alive, only missed heartbeats, and will count the end
     if found and all(entry.start in ended for entry in found):
         return
-    status = RETRY if again else FAILURE
-    # By a name of its own: under the other the journal knows its start, and its end is unknown.
-    record.lost(Lost(described(job, queue), abandoned_name(execution_id), status, ABANDONED))
+    status = RETRY if will_retry else FAILURE
+    # A separate id: under the execution's id the journal has a start, and the recorder would derive a run time from it.
+    record.lost(Lost(job_of(job, queue), abandoned_name(execution_id), status, ABANDONED))

@@ -1,7 +1,7 @@
-"""Producers: jobs are counted where they are sent.
+"""Producers: count each job when it is sent.
 
-RQ puts jobs back for retries, repetitions, dependents and schedules by `_enqueue_job` and `schedule_job`; those
-are not new jobs. What sends new ones goes through the methods here, one of which may call another.
+New jobs are sent by the methods that are hooked here; one may call another. Jobs that RQ enqueues again for retries,
+repetitions, dependents and schedules use `_enqueue_job` and `schedule_job`, and are not counted.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from jobmetrics import recorder
 from jobmetrics.events import Published
 from jobmetrics.guard import guarded
 from jobmetrics.integration import register_system
-from jobmetrics.rq.jobs import described
+from jobmetrics.rq.jobs import job_of
 from jobmetrics.rq.system import SYSTEM
 
 _METHODS = ("enqueue_call", "enqueue_at", "enqueue_many", "enqueue_job")
 _ORIGINALS = "_jobmetrics_originals"
 
-# The jobs counted within the outermost call that runs now: enqueue_call goes through enqueue_job. A queue that is
-# not asynchronous runs its jobs inside, and those may send others. Not in the runtime: it belongs to one call.
+# Ids of the jobs that the outermost running call has counted: enqueue_call calls enqueue_job, and a queue with
+# is_async=False runs its jobs within the call, which may send others. Not in the runtime: it belongs to one call.
 _counted: ContextVar[set[int] | None] = ContextVar("jobmetrics_rq_counted", default=None)
 
 QueueOrClass = TypeVar("QueueOrClass")
 
 
 def instrument_queue(queue: QueueOrClass) -> QueueOrClass:
-    """Count what is sent by this queue, or by all queues of this class; calling it again changes nothing.
+    """Count the jobs that this queue sends, or all queues of this class. A second call changes nothing.
 
-    Returns the same queue or class.
+    Args:
+        queue: an rq.Queue or a subclass of it, or one queue.
+
+    Returns:
+        The same queue or class.
     """
     if _ORIGINALS in vars(queue):
         return queue
@@ -41,15 +45,22 @@ def instrument_queue(queue: QueueOrClass) -> QueueOrClass:
     for name in _METHODS:
         originals[name] = vars(queue).get(name)
         if isinstance(queue, type):
-            setattr(queue, name, _sending(getattr(queue, name)))
+            setattr(queue, name, _send_of(getattr(queue, name)))
         else:
-            setattr(queue, name, MethodType(_sending(getattr(type(queue), name)), queue))
+            setattr(queue, name, MethodType(_send_of(getattr(type(queue), name)), queue))
     setattr(queue, _ORIGINALS, originals)
     return queue
 
 
 def uninstrument_queue(queue: QueueOrClass) -> QueueOrClass:
-    """Stop counting what this very queue or class sends."""
+    """Stop counting the jobs that this queue or class sends.
+
+    Args:
+        queue: what `instrument_queue` was called with.
+
+    Returns:
+        The same queue or class.
+    """
     for name, original in vars(queue).get(_ORIGINALS, {}).items():
         if original is None:
             delattr(queue, name)
@@ -60,7 +71,7 @@ def uninstrument_queue(queue: QueueOrClass) -> QueueOrClass:
     return queue
 
 
-def _sending(original: Callable[..., Any]) -> Callable[..., Any]:
+def _send_of(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def send(self: Any, *args: Any, **kwargs: Any) -> Any:
         counted = _counted.get()
@@ -84,4 +95,4 @@ def _count(jobs: Iterable[Any], counted: set[int]) -> None:
     for job in jobs:
         if job is not None and id(job) not in counted:
             counted.add(id(job))
-            recorder.default().published(Published(described(job)))
+            recorder.default().published(Published(job_of(job)))

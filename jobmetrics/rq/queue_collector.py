@@ -1,7 +1,7 @@
-"""Everything that RQ's Redis says of queues, workers and schedulers, in three round trips at any number of them.
+"""The collector of RQ's queues, workers and schedulers: three round trips to Redis for any number of them.
 
-Only commands that read are sent: `Queue.count` and `len(registry)` of RQ itself clean up as a side effect. The
-clock is the server's.
+It sends only commands that read: RQ's `Queue.count` and `len(registry)` clean up as a side effect. Times are compared
+with the Redis server's clock.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from jobmetrics.rq.system import SYSTEM
 
 
 class RedisQueues:
-    """Reads the queues of one RQ.
+    """Reads the RQ queues of one Redis.
 
-    queues: their names; empty: all that RQ lists. max_queues: those beyond it share one series, of their depth.
+    queues: their names; empty for all that RQ lists. max_queues: of the queues beyond this number only the summed depth
+    is shown.
     """
 
     name = SYSTEM
@@ -46,14 +47,14 @@ class RedisQueues:
         self._password = password if isinstance(password, str) else None
 
     def collect(self) -> list[Reading]:
-        """All readings of queues, workers and schedulers.
+        """Return the readings of queues, workers and schedulers.
 
         Raises:
-            CollectorError: when Redis does not answer as it should.
+            CollectorError: when Redis cannot be reached, refuses a command or returns an unexpected value.
         """
         try:
             return self._collect()
-        # TypeError: an unknown option in the URL's query; ValueError: what is there is not RQ's
+        # TypeError: an unknown option in the URL's query; ValueError: a key does not hold RQ's data
         except (redis.RedisError, OSError, TypeError, ValueError) as error:
             reason = without_secrets(str(error), self._password)
             raise CollectorError(f"{self._where} cannot be read: {reason}") from None
@@ -69,12 +70,12 @@ class RedisQueues:
         queues, rest = capped(self._queues or queue_names(listed), self._max_queues)
         workers = None if isinstance(workers, Exception) else workers
         schedulers = None if isinstance(crons, Exception) else scored(crons)
-        questions = [question for queue in queues for question in about_queue(queue, now)]
-        questions += [depth_of(queue) for queue in rest]
-        questions += [("HMGET", worker, "state", "last_heartbeat") for worker in workers or ()]
-        questions += [("HGET", CRON_SCHEDULER + name, "cron_jobs") for name, _ in schedulers or ()]
-        answers = iter(self._ask(questions))
-        asked = {queue: [next(answers) for _ in range(QUESTIONS)] for queue in queues}
+        commands = [command for queue in queues for command in queue_commands(queue, now)]
+        commands += [depth_of(queue) for queue in rest]
+        commands += [("HMGET", worker, "state", "last_heartbeat") for worker in workers or ()]
+        commands += [("HGET", CRON_SCHEDULER + name, "cron_jobs") for name, _ in schedulers or ()]
+        answers = iter(self._ask(commands))
+        asked = {queue: [next(answers) for _ in range(COMMANDS)] for queue in queues}
         found = {queue: QueueAnswer.of(each) for queue, each in self._wrong_types.leave_out(asked).items()}
         others = [next(answers) for _ in rest]
         hashes = [next(answers) for _ in workers or ()]
@@ -93,17 +94,20 @@ class RedisQueues:
             readings += self._of_crons(schedulers, [each for each in plans if not isinstance(each, Exception)])
         return readings
 
-    def _ask(self, questions: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send them in one go; one round trip, none for no question. WRONGTYPE is an exception among the answers.
+    def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send these commands in one round trip.
+
+        Returns:
+            The answers. A WRONGTYPE error is returned as one of them.
 
         Raises:
             ResponseError: when Redis refuses a command for another reason.
         """
-        if not questions:
+        if not commands:
             return []
         with self._client.pipeline(transaction=False) as pipe:
-            for question in questions:
-                pipe.execute_command(*question)  # type: ignore[no-untyped-call]  # redis-py types commands, not this
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py types commands, not this
             answers = pipe.execute(raise_on_error=False)
         for answer in answers:
             if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
@@ -120,9 +124,9 @@ class RedisQueues:
             Reading(f.JOBS_QUEUE_CONSUMERS, labels, float(answer.workers)),
             Reading(f.JOBS_QUEUE_SCHEDULERS, labels, float(answer.has_scheduler)),
         ]
-        # The job next to run may have expired: then it is skipped, as RQ will.
-        moments = (moment(queued[job]) for job in answer.head)
-        oldest = next((moment for moment in moments if moment is not None), None)
+        # A job at the head may have expired. Then it is skipped, as in RQ.
+        times = (timestamp(queued[job]) for job in answer.head)
+        oldest = next((at for at in times if at is not None), None)
         if oldest is not None:
             readings.append(Reading(f.JOBS_QUEUE_OLDEST, labels, oldest))
         if answer.overdue and answer.first_scheduled is not None:
@@ -135,12 +139,12 @@ class RedisQueues:
         stale = 0
         heartbeats = []
         for state, heartbeat in hashes:
-            if state is None and heartbeat is None:  # RQ lets the hash expire when heartbeats stay away
+            if state is None and heartbeat is None:  # the hash expires when heartbeats stop
                 stale += 1
                 continue
             known = text(state)
             states[known if known in states else OTHER_STATE] += 1
-            heartbeats.append(moment(heartbeat))
+            heartbeats.append(timestamp(heartbeat))
         readings = [Reading(f.JOBS_REGISTERED_WORKERS, (*labels, state), float(n)) for state, n in states.items()]
         readings.append(Reading(f.JOBS_REGISTERED_WORKERS_STALE, labels, float(stale)))
         oldest = min((each for each in heartbeats if each is not None), default=None)
@@ -153,7 +157,7 @@ class RedisQueues:
         readings = [Reading(f.JOBS_CRON_SCHEDULERS, labels, float(len(schedulers)))]
         if schedulers:
             readings.append(Reading(f.JOBS_CRON_HEARTBEAT, labels, min(score for _, score in schedulers)))
-        next_run = min((run for plan in plans for run in planned(plan)), default=None)
+        next_run = min((run for plan in plans for run in next_runs(plan)), default=None)
         if next_run is not None:
             readings.append(Reading(f.JOBS_CRON_NEXT, labels, next_run))
         return readings
@@ -164,7 +168,7 @@ class RedisQueues:
 
 
 def collectors(options: CollectorOptions) -> Iterable[Collector]:
-    """One collector an RQ Redis.
+    """Return one collector for each Redis.
 
     Raises:
         SettingsError: for a URL that is not allowed, or queues without a URL.
@@ -172,11 +176,11 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     urls: Sequence[Target] = options.get("rq_urls", ())
     queues: Sequence[str] = options.get("rq_queues", ())
     if queues and not urls:
-        raise SettingsError("--rq-queue needs --rq-url, which says where the queues are")
+        raise SettingsError("--rq-queue needs --rq-url, which names the Redis of the queues")
     return [RedisQueues(target, queues, options.timeout, options.max_queues) for target in urls]
 
 
-# From RQ 3 on it comes from the environment variable RQ_KEY_PREFIX; RQ reads and checks it.
+# From RQ 3 on RQ reads it from the environment variable RQ_KEY_PREFIX, and checks it.
 _PREFIX: str = getattr(defaults, "RQ_KEY_PREFIX", "rq")
 
 QUEUES = f"{_PREFIX}:queues"
@@ -186,7 +190,7 @@ QUEUE = f"{_PREFIX}:queue:".encode()
 JOB = f"{_PREFIX}:job:".encode()
 CRON_SCHEDULER = f"{_PREFIX}:cron_scheduler:".encode()
 
-# The state's name here, and its registry's in Redis. A job is in one of them at most.
+# The value of the label `state`, and the key prefix of its registry. A job is in at most one registry.
 _REGISTRIES = {
     state: f"{_PREFIX}:{registry}:".encode()
     for state, registry in (
@@ -205,11 +209,11 @@ _SCHEDULER_LOCK = f"{_PREFIX}:scheduler-lock:".encode()
 OTHER_STATE = "other"
 WORKER_STATES = ("started", "idle", "busy", "suspended", OTHER_STATE)
 
-HEADS = 5  # jobs at a queue's head that are asked for the moment they were queued
+HEADS = 5  # jobs at the head of a queue that are asked for their enqueue time
 
 
-def about_queue(queue: str, now: float) -> list[tuple[Any, ...]]:
-    """What to ask about a queue, so many as QUESTIONS. now: epoch seconds by the server's clock."""
+def queue_commands(queue: str, now: float) -> list[tuple[Any, ...]]:
+    """Return the commands that read a queue, always COMMANDS of them. now: epoch seconds of the server's clock."""
     name = queue.encode("utf-8", "surrogateescape")
     wip, scheduled = _REGISTRIES["started"] + name, _REGISTRIES["scheduled"] + name
     return [
@@ -225,19 +229,19 @@ def about_queue(queue: str, now: float) -> list[tuple[Any, ...]]:
 
 
 def depth_of(queue: str) -> tuple[Any, ...]:
-    """What to ask about a queue of which only the depth is shown."""
+    """Return the command that reads the depth of a queue."""
     return "LLEN", QUEUE + queue.encode("utf-8", "surrogateescape")
 
 
-QUESTIONS = len(about_queue("", 0.0))
+COMMANDS = len(queue_commands("", 0.0))
 
 
 @dataclass(frozen=True)
 class QueueAnswer:
-    """What Redis says of a queue.
+    """The answers about one queue.
 
-    states: jobs by state; head: the ids of those next to run; first_scheduled: epoch seconds of the earliest
-    scheduled job, None when there is none.
+    states: jobs by state; head: the ids of the next jobs; first_scheduled: epoch seconds of the earliest scheduled job,
+    None if there is none.
     """
 
     depth: int
@@ -251,7 +255,7 @@ class QueueAnswer:
 
     @classmethod
     def of(cls, answers: Sequence[Any]) -> QueueAnswer:
-        """The answers to `about_queue`, in its order."""
+        """Read the answers to `queue_commands`, in its order."""
         depth, *counts = answers[: 1 + len(_REGISTRIES)]
         orphaned, overdue, first, head, workers, locked = answers[1 + len(_REGISTRIES) :]
         states = {state: int(count) for state, count in zip(_REGISTRIES, counts, strict=True)}
@@ -269,14 +273,14 @@ class QueueAnswer:
 
 
 def queue_names(members: Iterable[object]) -> tuple[str, ...]:
-    """The queues that RQ lists. A name that is no text comes back as it was when it is encoded again."""
+    """Return the queues that RQ lists. Bytes that are not UTF-8 survive decoding and encoding."""
     prefix = QUEUE.decode()
     found = (text(member) for member in members)
     return tuple(sorted(key[len(prefix) :] for key in found if key.startswith(prefix)))
 
 
 def text(member: object) -> str:
-    """An answer as text."""
+    """Return an answer as a string."""
     return member.decode("utf-8", "surrogateescape") if isinstance(member, bytes) else str(member)
 
 
@@ -285,7 +289,7 @@ def _bytes(member: object) -> bytes:
 
 
 def scored(members: Sequence[Any]) -> list[tuple[bytes, float]]:
-    """A sorted set with its scores, as pairs (redis-py, RESP3) or flat (RESP2); only finite scores."""
+    """Return the members of a sorted set that have a finite score. RESP3 returns pairs, RESP2 a flat list."""
     flat: list[Any] = []
     for member in members:
         flat += member if isinstance(member, (list, tuple)) else [member]
@@ -293,9 +297,11 @@ def scored(members: Sequence[Any]) -> list[tuple[bytes, float]]:
     return [(name, score) for name, score in pairs if math.isfinite(score)]
 
 
-def moment(answer: object) -> float | None:
-    """A moment as RQ writes it (2026-01-31T23:59:59.123456Z, without the fraction in old releases), in epoch
-    seconds; None for what is none."""
+def timestamp(answer: object) -> float | None:
+    """Return one of RQ's times in epoch seconds; None if it is missing or invalid.
+
+    The format is 2026-01-31T23:59:59.123456Z, in old releases without the fraction.
+    """
     if answer is None:
         return None
     try:
@@ -305,13 +311,13 @@ def moment(answer: object) -> float | None:
     return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def planned(jobs: object) -> list[float]:
-    """When a cron scheduler will send its jobs next, in epoch seconds; nothing for what is no such list."""
+def next_runs(jobs: object) -> list[float]:
+    """Return when a cron scheduler sends its jobs next, in epoch seconds; empty if the list is missing or invalid."""
     try:
         found = [job.get("next_enqueue_time") for job in json.loads(text(jobs))] if jobs else []
     except (ValueError, AttributeError, TypeError):
         return []
-    return [each for each in map(moment, found) if each is not None]
+    return [each for each in map(timestamp, found) if each is not None]
 
 
 _DATABASE = re.compile(r"(/[0-9]*)?\Z")
@@ -320,17 +326,21 @@ _SENTINEL_PORT = 26379
 
 
 def connection(target: Target, timeout: float) -> redis.Redis:
-    """A client that waits so many seconds at the most; it connects when it is first used.
+    """Return a client that connects when it is first used.
 
-    sentinel://[USER:PASSWORD@]HOST:PORT/MASTER[/DATABASE][;sentinel://HOST:PORT...]: the credentials are the
-    master's; the sentinels' own password is the option sentinel_password in the query.
+    A Sentinel's URL is sentinel://[USER:PASSWORD@]HOST:PORT/MASTER[/DATABASE][;sentinel://HOST:PORT...]. Its
+    credentials are the master's; sentinel_password in the query is the sentinels' password.
+
+    Args:
+        target: the broker.
+        timeout: seconds that the client waits for an answer.
 
     Raises:
-        SettingsError: for a URL that is no such thing; it shows no password.
+        SettingsError: for a URL that is not allowed. The message shows no password.
     """
     try:
         return _sentinel(target.url, timeout) if target.scheme == "sentinel" else _direct(target.url, timeout)
-    except ValueError:  # what it says may hold a part of the password
+    except ValueError:  # its message may contain a part of the password
         raise SettingsError(
             f"--rq-url: {target.safe_url!r} is not allowed; it takes redis://HOST:PORT/NUMBER, rediss://, unix:// "
             "or sentinel://HOST:PORT/MASTER/NUMBER"
@@ -340,11 +350,11 @@ def connection(target: Target, timeout: float) -> redis.Redis:
 def _direct(url: str, timeout: float) -> redis.Redis:
     parts = urlsplit(url)
     if parts.scheme != "unix" and not _DATABASE.match(parts.path):
-        raise ValueError("redis-py takes any other path for database 0")
+        raise ValueError("redis-py treats any other path as database 0")
     return redis.Redis.from_url(
         url,
         socket_timeout=timeout,
-        socket_connect_timeout=timeout / 2,  # it is tried twice
+        socket_connect_timeout=timeout / 2,  # two attempts
         retry=Retry(NoBackoff(), 1),
     )
 
@@ -357,7 +367,7 @@ def _sentinel(url: str, timeout: float) -> redis.Redis:
         (part.hostname or "localhost", part.port or _SENTINEL_PORT) for part in map(urlsplit, [first, *others])
     ]
     if path is None:
-        raise ValueError("no master is named")
+        raise ValueError("the URL names no master")
     waits = {"socket_timeout": timeout, "socket_connect_timeout": timeout / 2}
     own = parse_qs(parts.query).get("sentinel_password", [None])[0]
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py types it in part

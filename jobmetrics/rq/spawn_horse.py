@@ -1,9 +1,9 @@
-"""SpawnWorker's work-horse: a new Python, which must be instrumented and know the settings made in code.
+"""SpawnWorker's work-horse: a new Python process that needs the instrumentation and the settings made in code.
 
-From RQ 3 on it is of its worker's own class and gets its worker's configuration as a pickle: ours travels with it.
-Older releases run a stock rq.Worker in it, whose jobs would not be recorded. There it runs jobmetrics.rq.Worker
-instead; everything else is as in RQ. What it needs travels in the environment, where only the same user can read it,
-and not on the command line, which holds Redis's password in RQ.
+From RQ 3 on the work-horse has its worker's class and receives the worker's configuration as a pickle. The settings
+are added to that pickle. Older releases run a stock rq.Worker, which would record nothing. For these a
+jobmetrics.rq.Worker is started instead. Its configuration is in the environment, which only the same user can read.
+RQ's own command line would show the Redis password.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from jobmetrics import settings
 from jobmetrics.guard import guarded
 from jobmetrics.settings import Settings
 
-ORDER = "_JOBMETRICS_WORK_HORSE"  # not JOBMETRICS_*: those are settings
+HORSE_CONFIG = "_JOBMETRICS_WORK_HORSE"  # environment variable; JOBMETRICS_* are settings
 COMMAND = "from jobmetrics.rq.spawn_horse import main; main()"
 
 STOCK: Any = getattr(rq.worker, "SpawnWorker", None)  # from RQ 2.2 on
 
-# RQ's SpawnWorker leaves them out as well: the new process makes its own.
-_OF_THE_PROCESS = ("retry", "driver_info")
+# Connection options that are not passed on, as in RQ's SpawnWorker: the new process makes them.
+_NOT_PASSED = ("retry", "driver_info")
 
 
 def hooks(worker_class: Any) -> dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
-    """What to hook in a worker class for its spawned work-horses, by method; nothing where it spawns none."""
+    """Return the hooks for a worker class that spawns work-horses, by method; none for other classes."""
     if STOCK is None or not issubclass(worker_class, STOCK):
         return {}
     if hasattr(STOCK, "_dump_worker_config"):
@@ -45,34 +45,34 @@ def hooks(worker_class: Any) -> dict[str, Callable[[Callable[..., Any]], Callabl
 
 
 class _Configuration:
-    """RQ's pickled configuration of a work-horse. Unpickling it instruments the work-horse's class, too."""
+    """RQ's pickled configuration of a work-horse. Unpickling it also instruments the work-horse's class."""
 
-    def __init__(self, made: Settings | None, pickled: bytes) -> None:
-        self._made = made
+    def __init__(self, active_settings: Settings | None, pickled: bytes) -> None:
+        self._settings = active_settings
         self._pickled = pickled
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return configured, (self._made, self._pickled)
+        return configured, (self._settings, self._pickled)
 
 
-def configured(made: Settings | None, pickled: bytes) -> tuple[Any, Any]:
-    """In the work-horse: what RQ pickled, with settings and class as they are in the worker."""
-    worker_class, attributes = pickle.loads(pickled)  # noqa: S301 - written by RQ in our own parent
-    _prepare(made, worker_class)
+def configured(active_settings: Settings | None, pickled: bytes) -> tuple[Any, Any]:
+    """Return RQ's configuration in the work-horse, after applying the worker's settings and instrumentation."""
+    worker_class, attributes = pickle.loads(pickled)  # noqa: S301 - written by RQ in the parent process
+    _prepare(active_settings, worker_class)
     return worker_class, attributes
 
 
 @guarded("rq spawn")
-def _prepare(made: Settings | None, worker_class: Any) -> None:
+def _prepare(active_settings: Settings | None, worker_class: Any) -> None:
     from jobmetrics.rq.worker import instrument
 
-    if made is not None:
-        settings.use(made)
+    if active_settings is not None:
+        settings.use(active_settings)
     instrument(worker_class)
 
 
 def dump_worker_config_of(original: Callable[..., bytes]) -> Callable[..., bytes]:
-    """The worker's settings travel with what RQ sends to its work-horse."""
+    """Add the worker's settings to the configuration that RQ sends to its work-horse."""
 
     @functools.wraps(original)
     def _dump_worker_config(self: Any, *args: Any, **kwargs: Any) -> bytes:
@@ -91,16 +91,16 @@ def _with_settings(pickled: bytes) -> bytes:
 
 
 def fork_work_horse_of(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Start an instrumented work-horse; the stock one when what it needs cannot be passed on."""
+    """Start an instrumented work-horse; RQ's own if the configuration cannot be passed on."""
 
     @functools.wraps(original)
     def spawn_work_horse(self: Any, job: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:
-        order = _order(self, job, queue)
-        if order is None:
+        config = _horse_config(self, job, queue)
+        if config is None:
             return original(self, job, queue, *args, **kwargs)
         environment = {
             **os.environ,
-            ORDER: order,
+            HORSE_CONFIG: config,
             "RQ_WORKER_ID": self.name,
             "RQ_JOB_ID": job.id,
             "RQ_EXECUTION_ID": self.execution.id,
@@ -114,14 +114,14 @@ def fork_work_horse_of(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @guarded("rq spawn")
-def _order(worker: Any, job: Any, queue: Any) -> str:
-    """What the new process must know, as text."""
+def _horse_config(worker: Any, job: Any, queue: Any) -> str:
+    """Return the configuration of the work-horse, pickled and encoded in base64."""
     connection = {
         name: value
         for name, value in worker.connection.connection_pool.connection_kwargs.items()
-        if name not in _OF_THE_PROCESS and _travels(value)
+        if name not in _NOT_PASSED and _is_passed(value)
     }
-    order = {
+    config = {
         "settings": settings.peek(),
         "redis": type(worker.connection),
         "connection_class": worker.connection.connection_pool.connection_class,
@@ -132,39 +132,39 @@ def _order(worker: Any, job: Any, queue: Any) -> str:
         "queue": queue.name,
         "execution": worker.execution.id,
     }
-    return base64.b64encode(pickle.dumps(order)).decode("ascii")
+    return base64.b64encode(pickle.dumps(config)).decode("ascii")
 
 
-def _travels(value: object) -> bool:
+def _is_passed(value: object) -> bool:
     if type(value) is object:
-        return False  # redis-py's mark of an option that was not given, known by its identity
+        return False  # redis-py's sentinel for an option that was not given: compared by identity
     try:
         pickle.dumps(value)
-    except Exception:  # noqa: BLE001 - whatever it is, it stays; RQ would have put its repr into source code
+    except Exception:  # noqa: BLE001 - pickling may raise anything; such an option is left out
         return False
     return True
 
 
 def main() -> None:
-    """The spawned work-horse: does what RQ's own one does, as an instrumented worker."""
-    order = pickle.loads(base64.b64decode(os.environ.pop(ORDER)))  # noqa: S301 - written by our own parent
+    """Run the spawned work-horse as RQ's does, with an instrumented worker."""
+    config = pickle.loads(base64.b64decode(os.environ.pop(HORSE_CONFIG)))  # noqa: S301 - written by the parent process
     from redis import ConnectionPool
     from rq import Queue
     from rq.executions import Execution
     from rq.job import Job
 
-    if order["settings"] is not None:
-        settings.use(order["settings"])
+    if config["settings"] is not None:
+        settings.use(config["settings"])
     from jobmetrics.rq import Worker
 
-    pool = ConnectionPool(connection_class=order["connection_class"], **order["connection"])
-    connection, serializer = order["redis"](connection_pool=pool), order["serializer"]
-    worker = Worker.find_by_key(order["worker"], connection=connection, serializer=serializer)
+    pool = ConnectionPool(connection_class=config["connection_class"], **config["connection"])
+    connection, serializer = config["redis"](connection_pool=pool), config["serializer"]
+    worker = Worker.find_by_key(config["worker"], connection=connection, serializer=serializer)
     if worker is None:
         sys.exit(1)
-    job = Job.fetch(order["job"], connection=connection, serializer=serializer)
-    queue = Queue(order["queue"], connection=connection, serializer=serializer)
-    worker.execution = Execution.fetch(order["execution"], job.id, connection=connection)
+    job = Job.fetch(config["job"], connection=connection, serializer=serializer)
+    queue = Queue(config["queue"], connection=connection, serializer=serializer)
+    worker.execution = Execution.fetch(config["execution"], job.id, connection=connection)
     os.setpgrp()
-    worker._is_horse = True  # as RQ's own does
+    worker._is_horse = True  # as RQ's work-horse does
     worker.main_work_horse(job, queue)

@@ -1,4 +1,4 @@
-"""What RQ brings to the commands: options and queue collectors. It imports RQ when they are used."""
+"""RQ's options and queue collectors for the commands. RQ is imported when they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RQ's worker classes, instrumented: which of their methods are hooked, and what hooks them."""
+"""The instrumented worker classes, and `instrument` for others."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from rq.timeouts import BaseTimeoutException
 from jobmetrics import guard, recorder
 from jobmetrics.guard import guarded
 from jobmetrics.integration import clear_worker_gauges, register_system, worker_gauges
-from jobmetrics.rq import hooks as horses
-from jobmetrics.rq import spawn_horse
+from jobmetrics.rq import hooks, spawn_horse
 from jobmetrics.rq.outcomes import Method
 from jobmetrics.rq.system import SYSTEM
 
@@ -54,7 +53,7 @@ def _register_death(original: Method) -> Method:
 def _clean_registries(original: Method) -> Method:
     @functools.wraps(original)
     def clean_registries(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with horses.cleaning():
+        with hooks.cleaning():
             return original(self, *args, **kwargs)
 
     return clean_registries
@@ -63,26 +62,26 @@ def _clean_registries(original: Method) -> Method:
 _HOOKS: dict[str, Callable[[Method], Method]] = {
     "register_birth": _register_birth,
     "register_death": _register_death,
-    "perform_job": horses.perform_job_of,
-    "handle_exception": horses.handle_exception_of,
-    "handle_job_retry": horses.handle_job_retry_of,  # from RQ 2.1 on
-    "handle_work_horse_killed": horses.handle_work_horse_killed_of,
-    "handle_job_failure": horses.handle_job_failure_of,
+    "perform_job": hooks.perform_job_of,
+    "handle_exception": hooks.handle_exception_of,
+    "handle_job_retry": hooks.handle_job_retry_of,  # from RQ 2.1 on
+    "handle_work_horse_killed": hooks.handle_work_horse_killed_of,
+    "handle_job_failure": hooks.handle_job_failure_of,
     "clean_registries": _clean_registries,
-    "monitor_work_horse": horses.monitor_work_horse_of,
-    "wait_for_horse": horses.wait_for_horse_of,
+    "monitor_work_horse": hooks.monitor_work_horse_of,
+    "wait_for_horse": hooks.wait_for_horse_of,
 }
 _ORIGINALS = "_jobmetrics_originals"
 
 
 def instrument(worker_class: WorkerClass) -> WorkerClass:
-    """Record what this worker class does, in place; usable as a decorator.
+    """Record the jobs of this worker class. It changes the class in place and may be used as a decorator.
 
-    Calling it again changes nothing. A class and its bases may be instrumented in any order: each execution is
-    counted once. With rq.Worker, rq.SpawnWorker is instrumented too.
+    A second call changes nothing. A class and its bases may be instrumented in any order: each execution is counted
+    once. With rq.Worker, rq.SpawnWorker is instrumented too.
 
-    A class that starts its work-horses in a way of its own, other than rq.Worker and rq.SpawnWorker do, must make
-    sure that they are instrumented too. Work-horses that it forks are.
+    Forked work-horses are instrumented. A class that starts its work-horses in another way than rq.Worker and
+    rq.SpawnWorker must instrument them itself.
 
     Args:
         worker_class: rq.Worker, rq.SimpleWorker, rq.SpawnWorker or a subclass of these.
@@ -92,17 +91,17 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
     """
     register_system(SYSTEM)
     guard.let_through(BaseTimeoutException, ShutDownImminentException)
-    horses.hook()
-    hooks = {**_HOOKS, **spawn_horse.hooks(worker_class)}
-    # Only what rq.Worker forks is known to share our memory.
+    hooks.hook_cleanup()
+    wrappers = {**_HOOKS, **spawn_horse.hooks(worker_class)}
+    # Only a work-horse that rq.Worker forks is known to share this process's memory.
     if getattr(worker_class, "fork_work_horse", None) is rq.Worker.fork_work_horse:
-        hooks["fork_work_horse"] = horses.fork_work_horse_of
+        wrappers["fork_work_horse"] = hooks.fork_work_horse_of
     originals: dict[str, Any] = dict(worker_class.__dict__.get(_ORIGINALS, {}))
-    for name, hook in hooks.items():
+    for name, wrap in wrappers.items():
         if _is_hooked(worker_class, name):
             continue
         originals[name] = worker_class.__dict__.get(name)
-        setattr(worker_class, name, hook(getattr(worker_class, name)))
+        setattr(worker_class, name, wrap(getattr(worker_class, name)))
     setattr(worker_class, _ORIGINALS, originals)
     for each in _spawning(worker_class):
         instrument(each)
@@ -110,7 +109,14 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
 
 
 def uninstrument(worker_class: WorkerClass) -> WorkerClass:
-    """Stop recording what this very class does."""
+    """Stop recording the jobs of this class. Its bases and subclasses do not change.
+
+    Args:
+        worker_class: what `instrument` was called with.
+
+    Returns:
+        The same class.
+    """
     for name, original in worker_class.__dict__.get(_ORIGINALS, {}).items():
         if original is None:
             delattr(worker_class, name)
@@ -124,30 +130,30 @@ def uninstrument(worker_class: WorkerClass) -> WorkerClass:
 
 
 def _is_hooked(worker_class: type, name: str) -> bool:
-    """Whether a method is hooked already where it is defined; also when RQ's release has none of this name."""
+    """Return whether a method is hooked in the class that defines it, or is missing in this release of RQ."""
     owner = next((cls for cls in worker_class.__mro__ if name in cls.__dict__), None)
     return owner is None or name in owner.__dict__.get(_ORIGINALS, {})
 
 
 def _spawning(worker_class: type) -> list[Any]:
-    """RQ's SpawnWorker where it inherits from this class: what it spawns is not what its base forks."""
+    """Return RQ's SpawnWorker if it inherits from this class: its work-horses need different hooks."""
     stock = spawn_horse.STOCK
     return [stock] if stock is not None and stock is not worker_class and issubclass(stock, worker_class) else []
 
 
-# ---------------------------------------------------------------- classes of the package jobmetrics.rq
+# ---------------------------------------------------------------- the instrumented classes
 
 
 @instrument
 class Worker(rq.Worker):
-    """rq.Worker, recorded: one forked work-horse a job."""
+    """rq.Worker with metrics: one forked work-horse for each job."""
 
-    __module__ = __package__  # where users find it
+    __module__ = __package__  # the public path
 
 
 @instrument
 class SimpleWorker(rq.SimpleWorker):
-    """rq.SimpleWorker, recorded: jobs run in the worker itself."""
+    """rq.SimpleWorker with metrics: jobs run in the worker."""
 
     __module__ = __package__
 
@@ -156,6 +162,6 @@ if spawn_horse.STOCK is not None:
 
     @instrument
     class SpawnWorker(spawn_horse.STOCK):
-        """rq.SpawnWorker, recorded: one spawned work-horse a job. RQ has it from 2.2 on."""
+        """rq.SpawnWorker with metrics: one spawned work-horse for each job. Needs RQ 2.2."""
 
         __module__ = __package__

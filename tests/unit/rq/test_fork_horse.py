@@ -19,7 +19,7 @@ from jobmetrics.events import CPU_OF_CALLER, FAILURE, RETRY, STATUSES, SUCCESS, 
 from jobmetrics.recorder import Recorder, default
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.rq import fork_horse as forking
-from jobmetrics.rq.fork_horse import Forked, SharedPage, before_fork
+from jobmetrics.rq.fork_horse import ForkedJob, SharedPage, before_fork
 from jobmetrics.rq.outcomes import report_abandoned
 from jobmetrics.runtime import replaced
 from jobmetrics.settings import Settings
@@ -35,7 +35,7 @@ class Refused(Exception):
 
 
 @pytest.fixture
-def forked(active_settings: Settings) -> Iterator[Forked]:
+def forked(active_settings: Settings) -> Iterator[ForkedJob]:
     made = before_fork(SharedPage(), default(), JOB, "1:2", None)
     assert made is not None
     yield made
@@ -61,7 +61,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_reported_is_recorded_by_the_worker(
-    status: str, error: BaseException | str | None, error_type: str | None, forked: Forked, registry_dir: Path
+    status: str, error: BaseException | str | None, error_type: str | None, forked: ForkedJob, registry_dir: Path
 ) -> None:
     forked.begin()
     assert readings.active(registry_dir) == {LABELS: 1}
@@ -79,7 +79,7 @@ def test_what_is_reported_is_recorded_by_the_worker(
 @pytest.mark.usefixtures("child")
 @pytest.mark.parametrize(("target", "within"), [(3600.0, 1.0), (0.0, 0.0)])
 def test_target_that_the_job_declared_is_judged_by_its_own_run_time(
-    target: float, within: float, forked: Forked, registry_dir: Path
+    target: float, within: float, forked: ForkedJob, registry_dir: Path
 ) -> None:
     forked.begin()
     default().set_target(forked.execution, target)
@@ -101,14 +101,14 @@ def test_error_is_named_once_by_the_work_horses_mapping(registry_dir: Path) -> N
     die(default().writer)
 
 
-def test_silence_is_no_end(forked: Forked, registry_dir: Path) -> None:
+def test_silence_is_no_end(forked: ForkedJob, registry_dir: Path) -> None:
     forked.begin()
     assert not forked.record_reported()
     assert readings.active(registry_dir) == {LABELS: 1}
     assert readings.values(registry_dir, "jobs_total") == {}
 
 
-def test_without_a_worker_it_records_for_itself(forked: Forked, registry_dir: Path) -> None:
+def test_without_a_worker_it_records_for_itself(forked: ForkedJob, registry_dir: Path) -> None:
     forked.begin()
     forked.end(Ended(SUCCESS))  # the test's parent is no worker
     assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
@@ -132,7 +132,7 @@ def test_end_of_a_work_horse_whose_worker_is_dead_is_nobody_elses_to_count(regis
     os.read(told, 1)
     assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
     job: Any = SimpleNamespace(data=b'["app.job", null, [], {}]', origin="high")
-    report_abandoned(job, None, "1:2", again=False)
+    report_abandoned(job, None, "1:2", will_retry=False)
     assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
     die(default().writer)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobmetrics.rq.jobs import LONGEST_NAME, UNKNOWN, described, execution_id, named_in, ready_at
+from jobmetrics.rq.jobs import LONGEST_NAME, UNKNOWN, execution_id, function_name, job_of, ready_at
 
 
 def job(**attributes: Any) -> Any:
@@ -21,16 +21,16 @@ def job(**attributes: Any) -> Any:
 @pytest.mark.parametrize("protocol", range(1, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", ["app.jobs.send", "app.\u00e4\U0001f600", "x" * 300])
 def test_name_is_read_from_a_pickle_of_any_protocol(protocol: int, name: str) -> None:
-    assert named_in(pickle.dumps((name, None, (1,), {"b": 2}), protocol)) == name
+    assert function_name(pickle.dumps((name, None, (1,), {"b": 2}), protocol)) == name
 
 
 @pytest.mark.parametrize("name", ["app.jobs.send", 'quo"ted', "app.\u00e4"])
 def test_name_is_read_from_json(name: str) -> None:
-    assert named_in(json.dumps([name, None, [1], {"b": 2}]).encode()) == name
+    assert function_name(json.dumps([name, None, [1], {"b": 2}]).encode()) == name
 
 
 def test_name_that_is_too_long_is_cut() -> None:
-    assert named_in(pickle.dumps(("x" * 1_000_000, None, (), {}))) == "x" * LONGEST_NAME
+    assert function_name(pickle.dumps(("x" * 1_000_000, None, (), {}))) == "x" * LONGEST_NAME
 
 
 @pytest.mark.parametrize(
@@ -39,23 +39,23 @@ def test_name_that_is_too_long_is_cut() -> None:
      pickle.dumps((None, None, (), {})), pickle.dumps({"a": 1})],
 )  # fmt: skip
 def test_what_is_no_serialised_job_has_no_name(data: object) -> None:
-    assert named_in(data) in (None, "")
+    assert function_name(data) in (None, "")
 
 
 def test_nothing_is_unpickled_for_the_name() -> None:
     data = pickle.dumps(("app.jobs.send", None, (), {}))[:-1] + b"garbage that no unpickler takes"
-    assert described(job(data=data)).job_type == "app.jobs.send"
+    assert job_of(job(data=data)).job_type == "app.jobs.send"
 
 
 def test_rq_is_asked_where_the_data_says_nothing() -> None:
-    assert described(job(data=b"by a serialiser of one's own")).job_type == "said.by.rq"
-    assert described(job(func_name=None)).job_type == UNKNOWN
+    assert job_of(job(data=b"by a serialiser of one's own")).job_type == "said.by.rq"
+    assert job_of(job(func_name=None)).job_type == UNKNOWN
 
 
 def test_queue_is_the_one_it_came_from() -> None:
-    assert described(job(), SimpleNamespace(name="low")).queue_name == "low"
-    assert described(job()).queue_name == "high"
-    assert described(job(origin="")).queue_name == UNKNOWN
+    assert job_of(job(), SimpleNamespace(name="low")).queue_name == "low"
+    assert job_of(job()).queue_name == "high"
+    assert job_of(job(origin="")).queue_name == UNKNOWN
 
 
 def test_naive_moments_mean_utc() -> None:
