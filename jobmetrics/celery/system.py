@@ -50,7 +50,7 @@ CELERY = System(
     options=(
         Option(
             "celery_broker", "[NAME=]URL",
-            "Broker whose queues are read; NAME is the label 'broker'. Repeatable. "
+            "Broker to read queues from; NAME is the label 'broker'. Repeatable. "
             "A URL with a password belongs in the environment variable, separated by spaces, "
             "where the process list does not show it.",
             repeatable=True, broker=True,
@@ -61,7 +61,7 @@ CELERY = System(
             repeatable=True,
         ),
         Option(
-            "celery_app", "MOD:ATTR", "Celery application whose broker, transport options and queues are taken."
+            "celery_app", "MOD:ATTR", "Celery application to take the broker, transport options and queues from."
         ),
     ),
     collectors=_collectors,

@@ -28,7 +28,7 @@ RQ = System(
     minimum="1.16",
     requirement="jobmetrics[rq]",
     options=(
-        Option("rq_url", "[NAME=]URL", "Redis whose RQ queues are read. Repeatable.", repeatable=True, broker=True),
+        Option("rq_url", "[NAME=]URL", "Redis to read RQ queues from. Repeatable.", repeatable=True, broker=True),
         Option("rq_queue", "NAME", "RQ queue to read. Repeatable. Default: all that RQ knows.", repeatable=True),
     ),
     collectors=_collectors,
