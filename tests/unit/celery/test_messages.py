@@ -51,7 +51,7 @@ def test_direct_delivery_names_the_queue_itself() -> None:
 
 
 @pytest.mark.parametrize("levels", ["0." * 28, "0." * 25 + "1.0.1."])
-def test_a_delay_by_the_broker_is_no_part_of_the_queue(levels: str) -> None:
+def test_a_delay_by_the_broker_is_not_part_of_the_queue(levels: str) -> None:
     app = App(images=("media", "pictures"))
     assert queue_name(app, "celery_delayed_27", levels + "pictures") == "images"
     assert queue_name(app, "celery_delayed_27", levels + "gone") == "gone"
@@ -117,7 +117,7 @@ def test_eta_before_the_publish_does_not_count() -> None:
     assert ready_at(request(eta=iso(STAMP - 60))) == STAMP
 
 
-def test_eta_with_an_offset_is_the_same_moment() -> None:
+def test_eta_with_an_offset_is_converted() -> None:
     assert ready_at(request(eta=iso(LATER, 5))) == LATER
 
 
@@ -134,11 +134,11 @@ def test_eta_may_be_a_datetime() -> None:
 
 
 @pytest.mark.parametrize("eta", ["soon", "", 0, {"at": 1}, "0001-01-01T00:00:00+23:59"])
-def test_eta_that_is_none_does_not_count(eta: object) -> None:
+def test_invalid_eta_does_not_count(eta: object) -> None:
     assert ready_at(request(eta=eta)) == STAMP
 
 
-def test_message_without_a_stamp_is_unknown() -> None:
+def test_message_without_a_timestamp_is_unknown() -> None:
     assert ready_at(request(None)) is None
 
 
@@ -146,16 +146,16 @@ def test_unknown_publish_with_an_eta_is_still_unknown() -> None:
     assert ready_at(request(None, iso(LATER))) is None
 
 
-def test_stamp_may_be_among_the_headers() -> None:
+def test_timestamp_may_be_in_the_headers() -> None:
     assert ready_at(request(None, headers={PUBLISHED_AT: repr(STAMP)})) == STAMP
 
 
-def test_delivery_info_that_is_no_mapping_is_no_redelivery() -> None:
+def test_delivery_info_that_is_not_a_mapping_is_not_a_redelivery() -> None:
     asked = request()
     asked.delivery_info = None
     assert ready_at(asked) == STAMP
 
 
 @pytest.mark.parametrize("stamp", ["", "yesterday", [], {}, "nan", "inf", "-inf", float("nan"), 10**400])
-def test_stamp_that_is_no_moment_is_unknown(stamp: object) -> None:
+def test_invalid_timestamp_is_unknown(stamp: object) -> None:
     assert ready_at(request(stamp)) is None

@@ -19,7 +19,7 @@ from tests.unit.doubles import die
 
 
 class Task:
-    """A task as far as the handlers look at it."""
+    """A task with the attributes that the handlers use."""
 
     name = "app.task"
     app = None
@@ -51,7 +51,7 @@ def run(task: Task, state: str | None, retval: Any = None) -> None:
 
 
 def raising(task: Task, error: BaseException) -> None:
-    """As Celery's tracer does it: the signal is sent while the exception passes."""
+    """Raise as in Celery's tracer, which sends the signal in a `finally`."""
     tasks.prerun(task=task, task_id=task.request.id)
     try:
         try:
@@ -80,7 +80,7 @@ def test_each_state_of_celery_is_a_status(state: str, status: str, registry_dir:
     assert_durations_add_up(registry_dir)
 
 
-def test_eager_tasks_are_none_of_ours(registry_dir: Path) -> None:
+def test_eager_tasks_are_not_recorded(registry_dir: Path) -> None:
     task = Task()
     task.request.is_eager = True
     run(task, "SUCCESS")
@@ -104,7 +104,7 @@ def test_the_running_execution_is_in_the_context() -> None:
     assert current_execution() is None
 
 
-def test_an_eager_run_under_a_running_tasks_id_ends_nothing_of_it(registry_dir: Path) -> None:
+def test_an_eager_run_under_a_running_tasks_id_does_not_end_its_execution(registry_dir: Path) -> None:
     task, eager = Task(), Task()
     eager.request.is_eager = True
     outer: dict[str, int] = {}
@@ -135,20 +135,20 @@ def test_a_redelivery_keeps_the_old_stamp_and_shows_no_wait(registry_dir: Path) 
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), SystemExit("bye"), SystemExit(), KeyboardInterrupt()])
-def test_an_exit_of_the_tasks_own_is_its_failure(error: BaseException, registry_dir: Path) -> None:
+def test_an_exit_raised_by_the_task_is_a_failure(error: BaseException, registry_dir: Path) -> None:
     raising(Task(), error)
     assert errors(registry_dir) == {type(error).__name__: 1}
     assert active(registry_dir) == {}
 
 
 @pytest.mark.parametrize("signum", [1, 15])
-def test_a_process_that_was_told_to_end_leaves_the_word_to_its_parent(signum: int, registry_dir: Path) -> None:
+def test_a_terminated_process_leaves_the_end_to_its_parent(signum: int, registry_dir: Path) -> None:
     raising(Task(), SystemExit(-(256 - signum)))
     assert statuses(registry_dir) == {}
     assert sum(active(registry_dir).values()) == 1  # until the process is gone
 
 
-def test_green_exits_have_their_meaning(registry_dir: Path) -> None:
+def test_each_exit_of_a_greenlet_has_its_status(registry_dir: Path) -> None:
     gevent = pytest.importorskip("gevent")
     raising(Task("1"), gevent.Timeout(1))
     raising(Task("2"), gevent.GreenletExit())
@@ -158,18 +158,18 @@ def test_green_exits_have_their_meaning(registry_dir: Path) -> None:
     assert errors(registry_dir) == {"TimeLimitExceeded": 1}
 
 
-@pytest.mark.parametrize("told_first", [True, False])
-def test_a_killed_greenlet_counts_as_what_celery_killed_it_for(told_first: bool, registry_dir: Path) -> None:
+@pytest.mark.parametrize("reported_first", [True, False])
+def test_a_killed_greenlet_counts_as_what_celery_killed_it_for(reported_first: bool, registry_dir: Path) -> None:
     gevent = pytest.importorskip("gevent")
     task = Task()
     tasks.prerun(task=task, task_id="1")
-    if told_first:
+    if reported_first:
         lost_tasks.retry(sender=task, request=Task().request)
     try:
         raise gevent.GreenletExit
     except gevent.GreenletExit:
         tasks.postrun(task=task, task_id="1", state=None)
-    if not told_first:
+    if not reported_first:
         lost_tasks.retry(sender=task, request=Task().request)
     lost_tasks.count_pending()
     assert statuses(registry_dir) == {"retry": 1}
@@ -224,20 +224,20 @@ def test_wrapped_errors_show_what_was_raised() -> None:
     assert requests.unwrapped("no error") is None
 
 
-# ------------------------------------------------------------------ what the main process tells
+# ------------------------------------------------------------------ reports of the main process
 
 
-def tell(task: Task, error: BaseException) -> None:
+def report_failure(task: Task, error: BaseException) -> None:
     lost_tasks.failure(sender=task, task_id=task.request.id, exception=error)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:
-    """What the journals say of every execution."""
+    """Make the journals return these entries for every execution."""
     monkeypatch.setattr(type(recorder.default().writer), "find_execution", lambda *_: list(entries))
 
 
 class Received(Request):
-    """A request as the main process holds it, without the message it came in."""
+    """A request of the main process, without its message."""
 
     def __init__(self, task_id: str = "1") -> None:
         self.id = task_id
@@ -245,7 +245,7 @@ class Received(Request):
         self._request_dict: dict[str, object] = {}
 
     def on_failure(self, *_: object, **__: object) -> None:
-        """As Celery's tells of it: with a task that knows no request."""
+        """Send the failure as Celery does: with a task that has no request."""
         task = Task()
         task.request.delivery_info = None
         lost_tasks.failure(sender=task, task_id="1", exception=ValueError())
@@ -287,25 +287,27 @@ ENDED = Entry(1, 5.0, 6.0, 0, running=False, lost=False)
 def test_a_failure_of_a_running_task_is_left_to_its_postrun(registry_dir: Path) -> None:
     task = Task()
     tasks.prerun(task=task, task_id="1")
-    tell(task, ValueError())
+    report_failure(task, ValueError())
     assert statuses(registry_dir) == {}
     tasks.postrun(task=task, task_id="1", state="FAILURE", retval=ValueError())
     assert errors(registry_dir) == {"ValueError": 1}
 
 
-def test_a_failure_told_after_the_end_is_no_second_one(registry_dir: Path) -> None:
+def test_a_failure_reported_after_the_end_is_not_counted_again(registry_dir: Path) -> None:
     task = Task()
     run(task, "SUCCESS")
-    tell(task, RuntimeError("the result could not be stored"))
+    report_failure(task, RuntimeError("the result could not be stored"))
     assert statuses(registry_dir) == {"success": 1}
 
 
-def test_what_is_told_while_it_runs_counts_when_it_is_gone(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_reported_while_the_task_runs_counts_once_it_is_gone(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from celery.exceptions import TimeLimitExceeded
 
     pretend(monkeypatch, RUNNING)
-    for _ in range(2):  # Celery 5.7 tells it twice
-        tell(Task(), TimeLimitExceeded(1))
+    for _ in range(2):  # Celery 5.7 sends it twice
+        report_failure(Task(), TimeLimitExceeded(1))
     lost_tasks.count_pending()
     assert statuses(registry_dir) == {}
     pretend(monkeypatch, LOST)
@@ -314,7 +316,7 @@ def test_what_is_told_while_it_runs_counts_when_it_is_gone(registry_dir: Path, m
     assert errors(registry_dir) == {"TimeLimitExceeded": 1}
 
 
-def test_what_ended_by_itself_meanwhile_is_not_counted_again(
+def test_a_task_that_ended_by_itself_meanwhile_is_not_counted_again(
     registry_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, RUNNING)
@@ -332,27 +334,29 @@ def test_killed_before_it_started_is_withdrawn(registry_dir: Path) -> None:
     assert values(registry_dir, "jobs_withdrawn_total") == {("celery", "app.task", "jobs", "revoked"): 1}
 
 
-def test_a_redelivery_tells_of_a_first_execution_that_died(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redelivery_counts_a_first_execution_that_died(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, LOST)
     run(Task(redelivered=True), "SUCCESS")
     assert statuses(registry_dir) == {"failure": 1, "success": 1}
     assert values(registry_dir, "jobs_worker_processes_lost_total") == {("celery",): 1}
 
 
-def test_a_redelivery_of_what_still_runs_tells_nothing(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redelivery_of_a_running_task_counts_nothing(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, RUNNING)
     run(Task(redelivered=True), "SUCCESS")
     assert statuses(registry_dir) == {"success": 1}
 
 
-def test_rejected_tasks_are_not_failures_whatever_the_main_process_says(registry_dir: Path) -> None:
+def test_rejected_tasks_are_not_failures_if_the_main_process_reports_one(registry_dir: Path) -> None:
     from celery.exceptions import Reject
 
-    tell(Task(), Reject("no"))
+    report_failure(Task(), Reject("no"))
     assert statuses(registry_dir) == {}
 
 
-def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redelivery_leaves_a_pending_report_to_the_main_process(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend(monkeypatch, RUNNING)
     task = Task(redelivered=True)
     lost_tasks.retry(sender=task, request=task.request)
@@ -370,9 +374,7 @@ def test_what_comes_again_is_left_to_whom_will_tell_of_it(registry_dir: Path, mo
 
 
 @pytest.mark.parametrize(("task_id", "queue"), [("1", "jobs"), ("another", "unknown")])
-def test_a_failure_told_without_its_request_has_the_queue_it_came_from(
-    registry_dir: Path, task_id: str, queue: str
-) -> None:
+def test_a_failure_reported_without_its_request_has_its_queue(registry_dir: Path, task_id: str, queue: str) -> None:
     Received(task_id).on_failure()
     assert values(registry_dir, "jobs_failures_total") == {("celery", "app.task", queue, "ValueError"): 1}
 

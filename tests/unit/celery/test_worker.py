@@ -47,13 +47,13 @@ def test_a_pool_that_ends_keeps_the_last_capacity(registry_dir: Path, monkeypatc
     assert values(registry_dir, "jobs_worker_capacity") == {("celery",): 2}
 
 
-def test_what_cannot_be_decoded_is_counted_and_still_told(registry_dir: Path) -> None:
-    told: list[object] = []
-    consumer = SimpleNamespace(app=None, on_decode_error=lambda message, exc: told.append(message))
+def test_an_undecodable_message_is_counted_and_still_handled(registry_dir: Path) -> None:
+    handled: list[object] = []
+    consumer = SimpleNamespace(app=None, on_decode_error=lambda message, exc: handled.append(message))
     worker._count_undecodable(consumer)
     message = SimpleNamespace(delivery_info={"exchange": "", "routing_key": "jobs"})
     consumer.on_decode_error(message, ValueError())
-    assert told == [message]
+    assert handled == [message]
     assert values(registry_dir, "jobs_withdrawn_total") == {("celery", "unknown", "jobs", "rejected"): 1}
 
 

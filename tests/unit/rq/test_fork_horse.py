@@ -1,4 +1,4 @@
-"""What a work-horse reports to its worker, in one process that plays both."""
+"""Reports of a work-horse to its worker; one process plays both."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> None:
         (FAILURE, None, "unknown"),
     ],
 )
-def test_what_is_reported_is_recorded_by_the_worker(
+def test_the_worker_records_a_reported_end(
     status: str, error: BaseException | str | None, error_type: str | None, forked: ForkedJob, registry_dir: Path
 ) -> None:
     forked.begin()
@@ -101,7 +101,7 @@ def test_error_is_named_once_by_the_work_horses_mapping(registry_dir: Path) -> N
     die(default().writer)
 
 
-def test_silence_is_no_end(forked: ForkedJob, registry_dir: Path) -> None:
+def test_without_a_report_no_end_is_recorded(forked: ForkedJob, registry_dir: Path) -> None:
     forked.begin()
     assert not forked.record_reported()
     assert readings.active(registry_dir) == {LABELS: 1}
@@ -115,9 +115,9 @@ def test_without_a_worker_it_records_for_itself(forked: ForkedJob, registry_dir:
 
 
 @pytest.mark.usefixtures("active_settings")
-def test_end_of_a_work_horse_whose_worker_is_dead_is_nobody_elses_to_count(registry_dir: Path) -> None:
-    """Another worker may have looked at what has expired a moment before."""
-    told, tell = os.pipe()
+def test_end_of_a_work_horse_is_counted_once_after_its_worker_died(registry_dir: Path) -> None:
+    """Another worker may have read the expired entries just before."""
+    released, release = os.pipe()
     worker = os.fork()
     if worker == 0:
         made = before_fork(SharedPage(), default(), JOB, "1:2", None)
@@ -126,10 +126,10 @@ def test_end_of_a_work_horse_whose_worker_is_dead_is_nobody_elses_to_count(regis
             made.begin()
             readings.until(lambda: os.getppid() != made._worker, "the worker to be gone")
             made.end(Ended(SUCCESS))
-            os.write(tell, b"x")
+            os.write(release, b"x")
         os._exit(0)
     os.waitpid(worker, 0)
-    os.read(told, 1)
+    os.read(released, 1)
     assert readings.values(registry_dir, "jobs_total") == {(*LABELS, "success"): 1}
     job: Any = SimpleNamespace(data=b'["app.job", null, [], {}]', origin="high")
     report_abandoned(job, None, "1:2", will_retry=False)
@@ -138,9 +138,7 @@ def test_end_of_a_work_horse_whose_worker_is_dead_is_nobody_elses_to_count(regis
 
 
 @pytest.mark.usefixtures("child")
-def test_message_of_the_last_work_horse_is_not_taken_for_the_next_ones(
-    active_settings: Settings, registry_dir: Path
-) -> None:
+def test_report_of_the_previous_work_horse_is_not_the_next_ones(active_settings: Settings, registry_dir: Path) -> None:
     page = SharedPage()
     first = before_fork(page, default(), JOB, "1:1", None)
     assert first is not None

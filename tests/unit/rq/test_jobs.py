@@ -1,4 +1,4 @@
-"""Names and moments of jobs, from what RQ itself serialises."""
+"""Names and timestamps of jobs that RQ has serialised."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_name_that_is_too_long_is_cut() -> None:
     [b"", b"\x80", b"\x80\x04\x95", b"(((((((((((", b'["', b'["unfinished', b"[1]", b"nonsense", None, "text", 5,
      pickle.dumps((None, None, (), {})), pickle.dumps({"a": 1})],
 )  # fmt: skip
-def test_what_is_no_serialised_job_has_no_name(data: object) -> None:
+def test_other_data_has_no_name(data: object) -> None:
     assert function_name(data) in (None, "")
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_unpickled_for_the_name() -> None:
     assert job_of(job(data=data)).job_type == "app.jobs.send"
 
 
-def test_rq_is_asked_where_the_data_says_nothing() -> None:
+def test_rq_gives_the_name_if_the_data_does_not() -> None:
     assert job_of(job(data=b"by a serialiser of one's own")).job_type == "said.by.rq"
     assert job_of(job(func_name=None)).job_type == UNKNOWN
 
@@ -58,15 +58,15 @@ def test_queue_is_the_one_it_came_from() -> None:
     assert job_of(job(origin="")).queue_name == UNKNOWN
 
 
-def test_naive_moments_mean_utc() -> None:
-    moment = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
-    naive = moment.replace(tzinfo=None)
-    elsewhere = moment.astimezone(timezone(timedelta(hours=5)))
-    assert ready_at(job(enqueued_at=naive)) == ready_at(job(enqueued_at=elsewhere)) == moment.timestamp()
+def test_naive_timestamps_are_utc() -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+    naive = at.replace(tzinfo=None)
+    elsewhere = at.astimezone(timezone(timedelta(hours=5)))
+    assert ready_at(job(enqueued_at=naive)) == ready_at(job(enqueued_at=elsewhere)) == at.timestamp()
     assert ready_at(job()) is None
 
 
-def test_execution_is_named_by_rqs_own_or_by_the_moment_it_was_queued() -> None:
+def test_execution_id_is_rqs_or_made_of_the_enqueue_time() -> None:
     worker = SimpleNamespace(execution=SimpleNamespace(id="e"))
     assert execution_id(worker, job()) == "1:e"
     first = execution_id(None, job(enqueued_at=datetime(2026, 1, 1, tzinfo=timezone.utc)))

@@ -348,7 +348,7 @@ def test_abandoned_job_is_counted_by_an_instrumented_worker_alone(registry_dir: 
 
 
 @pytest.mark.skipif(RQ_VERSION < (3, 0), reason="RQ looks at the job's status from 3.0 on")
-def test_entry_that_a_finished_job_left_behind_is_no_abandoned_job(registry_dir: Path, queue: Queue) -> None:
+def test_entry_that_a_finished_job_left_behind_is_not_an_abandoned_job(registry_dir: Path, queue: Queue) -> None:
     worker = Worker([queue], connection=queue.connection)
     job = queue.enqueue(succeed)
     worker.prepare_execution(job)
@@ -393,7 +393,7 @@ def test_uninstrumenting_what_was_never_instrumented_changes_nothing() -> None:
     assert dict(rq.SimpleWorker.__dict__) == before
 
 
-def test_worker_says_what_it_is(registry_dir: Path, queue: Queue) -> None:
+def test_worker_describes_its_slot(registry_dir: Path, queue: Queue) -> None:
     queue.enqueue(succeed)
     work(queue)
     (owner,) = readings.snapshot(registry_dir).owners
