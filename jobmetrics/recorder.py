@@ -33,7 +33,7 @@ from jobmetrics.events import (
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, label_value
 from jobmetrics.job_context import Execution, ExecutionSeries
 from jobmetrics.registry import BoundSeries, Entry, Writer, current, execution_hash, fork_hooks
-from jobmetrics.settings import Settings, making, peek
+from jobmetrics.settings import ActiveSettings, Settings, making
 
 logger = logging.getLogger("jobmetrics")
 
@@ -399,6 +399,7 @@ class DefaultRecorder:
     """The recorder of this process and the settings that it was made from. replacement: a recorder for tests."""
 
     def __init__(self) -> None:
+        self.active = runtime.state(ActiveSettings)  # held, so that each job looks up one state
         self.recorder: Recorder | None = None
         self.made_from: Settings | None = None
         self.replacement: Recorder | None = None
@@ -409,13 +410,13 @@ def default() -> Recorder:
     known = runtime.state(DefaultRecorder)
     if known.replacement is not None:
         return known.replacement
-    if known.recorder is not None and known.made_from is peek():
+    if known.recorder is not None and known.made_from is known.active.settings:
         return known.recorder
     writer = current.writer()
     with making():
         if known.recorder is None or known.recorder.writer is not writer:
             known.recorder = Recorder(writer, current.reported_settings())
-        known.made_from = peek()
+        known.made_from = known.active.settings
     return known.recorder
 
 
