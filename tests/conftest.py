@@ -23,10 +23,10 @@ from tests.support import servers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# In the environment of everything a test starts: finds processes whose parent has died, too.
+# In the environment of everything a test starts: finds processes after their parent has died.
 _MARK = "STARTED_BY_TEST"
 
-# A process that has been told to end gets this long to be gone.
+# Seconds that an interrupted process has before it must be gone.
 _GRACE_SECONDS = 2.0
 
 _HERE = Path(__file__).parent
@@ -34,16 +34,16 @@ _UNIT = _HERE / "unit"
 
 
 def pytest_configure() -> None:
-    """Let tests interrupt what they start: children inherit that a background job of a shell ignores SIGINT."""
+    """Let tests interrupt their processes: children inherit that a shell's background job ignores SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+@pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process a test at a time, but to one what shares a module's fixture or RabbitMQ: it is made once.
+    """Give each process one test at a time, and tests that share a module's fixture or RabbitMQ to one process.
 
-    Marks for groups, which pytest-xdist has for this, do nothing with pytest 9.2.
+    pytest-xdist's marks for groups do nothing with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -64,13 +64,13 @@ def _group(file: str) -> str | None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No JOBMETRICS_* variable of the shell's reaches a test."""
+    """Remove all JOBMETRICS_* variables of the shell."""
     for name in list(os.environ):
         if name.startswith("JOBMETRICS_"):
             monkeypatch.delenv(name)
 
 
-# Looking through all processes takes as long as many a unit test, most of which start none.
+# Looking through all processes takes as long as many unit tests, most of which start none.
 _STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
 _processes_started = 0
 
@@ -86,7 +86,7 @@ sys.addaudithook(_count_starts)
 
 @pytest.fixture(autouse=True)
 def no_process_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail a test that leaves processes behind, after ending them."""
+    """Fail a test that leaves processes, after ending them."""
     mark = uuid.uuid4().hex
     monkeypatch.setenv(_MARK, mark)
     unit = request.path.is_relative_to(_UNIT)
@@ -107,7 +107,7 @@ def no_process_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 def _started(mark: str) -> set[psutil.Process]:
-    """Our descendants and whatever carries the mark, less what is meant to stay."""
+    """Descendants of this process and processes with the mark, without those that may stay."""
     found = set(psutil.Process().children(recursive=True)) | set(_marked(mark))
     return {process for process in found if not _ended(process) and not _stays(process)}
 
@@ -115,14 +115,14 @@ def _started(mark: str) -> set[psutil.Process]:
 def _marked(mark: str) -> Iterator[psutil.Process]:
     needle = f"{_MARK}={mark}".encode()
     for pid in psutil.pids():
-        # Other users' processes, and those that end while we look.
+        # Other users' processes, and those that end meanwhile.
         with contextlib.suppress(OSError, psutil.NoSuchProcess):
             if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 yield psutil.Process(pid)
 
 
 def _ended(process: psutil.Process) -> bool:
-    """Whether it is gone, or a zombie, which is reaped here if it is our own child."""
+    """Whether the process is gone or a zombie; a zombie child is reaped."""
     try:
         if process.status() != psutil.STATUS_ZOMBIE:
             return False
@@ -134,7 +134,7 @@ def _ended(process: psutil.Process) -> bool:
 
 
 def _stays(process: psutil.Process) -> bool:
-    # multiprocessing keeps one of each for the whole life of an interpreter, by design.
+    # multiprocessing keeps one of each until the interpreter exits, by design.
     helpers = {
         getattr(multiprocessing.resource_tracker, "_resource_tracker")._pid,  # noqa: B009 - not in the stubs
         getattr(multiprocessing.forkserver, "_forkserver")._forkserver_pid,  # noqa: B009 - not in the stubs
@@ -158,7 +158,7 @@ def registry_dir(tmp_path: Path) -> Path:
     """An empty registry directory."""
     path = tmp_path / "registry"
     path.mkdir(mode=0o700)
-    path.chmod(0o700)  # whatever the umask
+    path.chmod(0o700)  # independent of the umask
     return path
 
 
@@ -170,14 +170,14 @@ def _shared_redis() -> Iterator[servers.RedisServer]:
 
 @pytest.fixture
 def redis_url(_shared_redis: servers.RedisServer) -> str:
-    """The address of a Redis that holds nothing yet; all tests share the server, so none may stop it."""
+    """The address of an empty Redis; all tests share the server, so no test may stop it."""
     _shared_redis.flush()
     return _shared_redis.url
 
 
 @pytest.fixture
 def redis_server() -> Iterator[servers.RedisServer]:
-    """A Redis of the test's own, which it may kill and start again."""
+    """A Redis that the test may kill and start again."""
     with servers.redis_server() as server:
         yield server
 
@@ -190,7 +190,7 @@ def _shared_rabbitmq() -> Iterator[servers.RabbitMQServer]:
 
 @pytest.fixture
 def rabbitmq_url(_shared_rabbitmq: servers.RabbitMQServer) -> Iterator[str]:
-    """The address of an empty RabbitMQ virtual host; all tests share the server, so none may stop it."""
+    """The address of an empty RabbitMQ virtual host; all tests share the server, so no test may stop it."""
     vhost = f"test-{time.monotonic_ns()}"
     _shared_rabbitmq.add_vhost(vhost)
     yield _shared_rabbitmq.url_of(vhost)

@@ -1,4 +1,4 @@
-"""The exporter and the other commands as real processes, and what they say."""
+"""The exporter and the other commands as real processes, and their output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0
 
 Labels = frozenset[tuple[str, str]]
 
-# Stands in for a worker: two ended executions and one that still runs, until its standard input is closed.
+# Replaces a worker: two ended executions and one that runs until standard input is closed.
 RECORDS = """
 import sys, time
 from jobmetrics import settings
@@ -55,7 +55,7 @@ JOB = {"system": "celery", "job_type": "app.resize", "queue_name": "mail"}
 
 
 class Exposed:
-    """What one scrape said."""
+    """The result of one scrape."""
 
     def __init__(self, text: str, *, openmetrics: bool = False) -> None:
         parse = parse_openmetrics if openmetrics else parse_text
@@ -65,11 +65,11 @@ class Exposed:
             self.types[family.name] = family.type
             for sample in family.samples:
                 key = (sample.name, frozenset(sample.labels.items()))
-                assert key not in self.values, f"{key} is there twice"
+                assert key not in self.values, f"{key} appears twice"
                 self.values[key] = sample.value
 
     def __call__(self, name: str, **labels: str) -> float | None:
-        """A sample's value, None when it is absent."""
+        """A sample's value; None if absent."""
         return self.values.get((name, frozenset(labels.items())))
 
     def names(self) -> set[str]:
@@ -129,7 +129,7 @@ class Exporter:
         return Exposed(text)
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Its exit code, and how long it took to end."""
+        """The exit code, and the seconds until the exit."""
         start = time.monotonic()
         self.process.send_signal(number)
         code = self.process.wait(LIMIT)
@@ -145,7 +145,7 @@ def running(
     under: Sequence[str] = (),
     **variables: str,
 ) -> Iterator[Exporter]:
-    """under: a command that runs it."""
+    """under: a command that runs the exporter."""
     command = [*under, *COMMAND, "exporter", "--listen", listen, "--dir", str(directory), "--refresh", "0.1", *options]
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -160,7 +160,7 @@ def running(
 
 @contextlib.contextmanager
 def recording(directory: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A process that has recorded and runs one execution."""
+    """A process that has recorded, and runs one execution."""
     command = [sys.executable, "-c", RECORDS, str(directory)]
     with subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -174,7 +174,7 @@ def recording(directory: Path, cwd: Path | None = None) -> Iterator[subprocess.P
 def run(
     *arguments: str, limited: bool = False, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end. limited: without root's right to read whatever it likes."""
+    """Run a command to its end. limited: without root's permission to read every file."""
     command = [*COMMAND, *arguments]
     if limited and os.geteuid() == 0:
         capabilities = "-dac_override,-dac_read_search"
@@ -191,9 +191,9 @@ def run(
 
 
 def run_inside(*arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """As `run`, in a fork of this process: for the many commands that end before an interpreter would have started."""
+    """Like `run`, in a fork of this process: faster for commands that exit soon."""
     for module in ("cli.group", "cli.exporter", "exporter.web.server", "celery.queue_collector", "rq.queue_collector"):
-        importlib.import_module(f"jobmetrics.{module}")  # once here, not in each fork
+        importlib.import_module(f"jobmetrics.{module}")  # here once, not in each fork
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         pid = os.fork()
         if pid == 0:
@@ -218,7 +218,7 @@ def run_inside(*arguments: str, variables: Mapping[str, str] | None = None) -> s
 
 
 def complaint(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """The one clear line of a command that could not go on. Its exit code: 2 for bad input, 1 for what failed."""
+    """The one clear line of a command that failed. Its exit code: 2 for bad input, 1 for other failures."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()

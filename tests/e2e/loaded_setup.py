@@ -1,4 +1,4 @@
-"""Everything at once: the examples' workers under load and in trouble, exporters, and Prometheus as it is shipped."""
+"""Everything at once: the examples' workers under load and with failures, exporters, and the shipped Prometheus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.rule_files import ALERTS, RECORDING, ROOT
 
 SHIPPED = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 UNATTENDED = "unattended"  # a queue without workers
-NOWHERE = "127.0.0.1:1"  # nobody listens there
+NOWHERE = "127.0.0.1:1"  # no process listens there
 END_SECONDS = 20.0
 
 CELERY = ("-m", "celery", "-A", "celery_app")
@@ -31,7 +31,7 @@ TROUBLES = ("--trouble", "failures", "--trouble", "retries")
 
 @dataclass
 class Setup:
-    """What runs. rq_worker: one to be killed."""
+    """The running processes. rq_worker: one to be killed."""
 
     prometheus: PrometheusApi
     rq_worker: subprocess.Popen[bytes]
@@ -39,7 +39,7 @@ class Setup:
 
 @contextlib.contextmanager
 def running(base: Path) -> Iterator[Setup]:
-    """Start it all; nothing waits for anything but servers and exporters, as after a reboot."""
+    """Start everything; only servers and exporters are waited for, as after a reboot."""
     with ExitStack() as stack:
         redis = stack.enter_context(servers.redis_server())
         host = _Host(base, redis.url)
@@ -84,7 +84,7 @@ def _start_producers(stack: ExitStack, host: _Host) -> None:
 
 
 def _start_prometheus(stack: ExitStack, base: Path, targets: list[str]) -> PrometheusApi:
-    """With the shipped configuration and rules, of which only addresses and intervals are changed."""
+    """Use the shipped configuration and rules with other addresses and intervals."""
     config = yaml.safe_load(SHIPPED.read_text())
     config["global"] = dict.fromkeys(config["global"], "1s")
     (folder,) = {Path(pattern).parent.name for pattern in config["rule_files"]}
@@ -107,7 +107,7 @@ def _start_prometheus(stack: ExitStack, base: Path, targets: list[str]) -> Prome
 
 
 class _Host:
-    """Starts processes as one user on one host would."""
+    """Start processes as one user on one host would."""
 
     def __init__(self, base: Path, url: str) -> None:
         self.base = base
@@ -124,7 +124,7 @@ class _Host:
     def process(
         self, *arguments: str, directory: Path | None = None, fed: bool = False
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A process of Python's; ended warmly. fed: gets a line on its standard input when everything is up."""
+        """A Python process, interrupted at the end. fed: gets a line on standard input when everything is up."""
         self._started += 1
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBMETRICS_")}
         environment |= {
@@ -155,7 +155,7 @@ class _Host:
 
 
 def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
-    """End a process and wait for it; SIGKILL it when it does not."""
+    """End a process and wait for it; SIGKILL it if it does not exit."""
     if process.stdin is not None:
         process.stdin.close()
     if process.poll() is None:

@@ -1,4 +1,4 @@
-"""Questions to a running Prometheus, over its HTTP API."""
+"""Queries to a running Prometheus, over its HTTP API."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _SECONDS = 30.0
 
 
 class QueryRefused(Exception):
-    """Prometheus does not take the expression."""
+    """Prometheus refuses the expression."""
 
 
 class PrometheusApi:
-    """url: without a slash at the end."""
+    """url: without a final slash."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def finds(self, expression: str) -> bool:
-        """Whether an expression gives at least one number now.
+        """Whether an expression returns at least one number now.
 
         Raises:
-            QueryRefused: when it does not parse, or cannot be evaluated.
+            QueryRefused: if it cannot be parsed or evaluated.
         """
         found = self._ask("query", query=expression)
         if found["resultType"] == "scalar":
@@ -36,23 +36,23 @@ class PrometheusApi:
         return any(_is_number(series["value"][1]) for series in found["result"])
 
     def found_lately(self, expression: str, seconds: float) -> bool:
-        """Whether it gave a number at any moment of so many seconds. Raises as `finds`."""
+        """Whether an expression returned a number at any time in this number of seconds. Raises as `finds`."""
         now = time.time()
         found = self._ask("query_range", query=expression, start=str(now - seconds), end=str(now), step="1")
         return any(_is_number(value) for series in found["result"] for _, value in series["values"])
 
     def label_values(self, label: str, selector: str) -> list[str]:
-        """The values of a label among the series that a selector selects."""
+        """The values of a label among the selected series."""
         values: list[str] = self._ask(f"label/{label}/values", **{"match[]": selector})
         return values
 
     def rules(self) -> list[dict[str, Any]]:
-        """Every rule as Prometheus sees it: its name, health and last error."""
+        """Every rule in Prometheus: its name, health and last error."""
         groups = self._ask("rules")["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def reload(self) -> None:
-        """Have it read its configuration again."""
+        """Reload the configuration."""
         with _direct.open(urllib.request.Request(f"{self._url}/-/reload", method="POST"), timeout=_SECONDS):
             pass
 

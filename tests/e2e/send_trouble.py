@@ -1,7 +1,7 @@
-"""Sends what no worker can do well: `python -m tests.e2e.send_trouble QUEUE`.
+"""Send jobs that no worker can run: `python -m tests.e2e.send_trouble QUEUE`.
 
 The examples' producers send jobs that fail, are retried, take long or kill their process; this adds jobs that
-never start and, in QUEUE, jobs that nobody takes.
+never start and, in QUEUE, jobs that no worker takes.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def running(
     command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, with its output in a file: SIGTERM at the end, SIGKILL if that does not help."""
+    """A process with its output in a file; at the end SIGTERM, then SIGKILL if it does not exit."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -34,7 +34,7 @@ def running(
 
 
 def get(url: str) -> str:
-    """What is answered with 200; nothing if nobody answers so."""
+    """The body of an answer with status 200; otherwise nothing."""
     try:
         with _direct.open(url, timeout=10) as answer:
             return str(answer.read().decode())

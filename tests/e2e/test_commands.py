@@ -31,14 +31,14 @@ def columns(text: str) -> int:
 # ------------------------------------------------------------------ prune
 
 
-def test_prune_forgets_everything_once_the_workers_have_stopped(registry_dir: Path) -> None:
+def test_prune_removes_everything_once_the_workers_have_stopped(registry_dir: Path) -> None:
     with recording(registry_dir):
         pass
     (registry_dir / "slot-00000.set-aside").write_bytes(b"damaged once")
-    (registry_dir / "of-somebody-else").touch()
+    (registry_dir / "another-programs-file").touch()
     done = run("prune", "--dir", str(registry_dir), "--yes")
     assert (done.returncode, done.stdout) == (0, f"3 files removed from {registry_dir}\n")
-    assert [path.name for path in registry_dir.iterdir()] == ["of-somebody-else"]
+    assert [path.name for path in registry_dir.iterdir()] == ["another-programs-file"]
     with recording(registry_dir):
         assert sum(values(registry_dir, "jobs_total").values()) == 2
 
@@ -58,7 +58,7 @@ def test_prune_removes_nothing_while_a_worker_lives(registry_dir: Path) -> None:
         assert list(registry_dir.iterdir()) == []
 
 
-def test_a_running_exporter_goes_on_with_the_new_generation(registry_dir: Path, tmp_path: Path) -> None:
+def test_a_running_exporter_follows_the_new_generation(registry_dir: Path, tmp_path: Path) -> None:
     with running(registry_dir, tmp_path / "log") as exporter:
         with recording(registry_dir):
             assert "jobs_total" in exporter.scrape().names()
@@ -68,14 +68,14 @@ def test_a_running_exporter_goes_on_with_the_new_generation(registry_dir: Path, 
             assert "jobs_total" in exporter.scrape().names()
 
 
-def test_prune_asks_and_says_when_nobody_can_answer(registry_dir: Path) -> None:
+def test_prune_asks_and_refuses_without_a_terminal(registry_dir: Path) -> None:
     with recording(registry_dir):
         pass
     assert "add --yes" in complaint(run("prune", "--dir", str(registry_dir), variables={}))
     assert (registry_dir / "index").exists()
 
 
-def test_prune_of_what_is_not_there_or_not_safe_is_one_clear_line(registry_dir: Path, tmp_path: Path) -> None:
+def test_prune_of_a_missing_or_unsafe_directory_is_one_clear_line(registry_dir: Path, tmp_path: Path) -> None:
     assert "does not exist" in complaint(run("prune", "--dir", str(tmp_path / "none"), "--yes"), 1)
     (tmp_path / "link").symlink_to(registry_dir)
     assert "symbolic link" in complaint(run("prune", "--dir", str(tmp_path / "link"), "--yes"), 1)
@@ -129,8 +129,8 @@ def test_check_of_a_directory_that_cannot_be_used(mode: int | None, said: str, r
     assert any(line.startswith("PROBLEM") and said in line for line in done.stdout.splitlines())
 
 
-def test_a_strangers_directory_is_refused_until_the_setting_allows_it(registry_dir: Path) -> None:
-    """Another local user may have made the default directory first; --dir is no leave either."""
+def test_another_users_directory_is_refused_until_the_setting_allows_it(registry_dir: Path) -> None:
+    """Another local user may have made the default directory first; --dir does not permit it either."""
     need_root()
     with recording(registry_dir):
         pass
@@ -148,7 +148,7 @@ def test_a_strangers_directory_is_refused_until_the_setting_allows_it(registry_d
     assert said not in run("check", *options, "--listen", "127.0.0.1:1", variables=allowed).stdout
 
 
-def test_check_lists_what_is_wrong_with_the_environment_and_the_file(registry_dir: Path, tmp_path: Path) -> None:
+def test_check_lists_errors_in_the_environment_and_the_file(registry_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "jobmetrics.toml"
     file.write_text("max_labels = 'x'\n[exporter]\nrq_ur = 'y'\n")
     variables = {
@@ -194,7 +194,7 @@ def test_names_of_jobs_and_variables_reach_no_terminal_as_control_characters(reg
     dump = run("dump", *where, variables=variables)
     assert r"JOBMETRICS_\x1b[31mX is not a setting" in dump.stderr
     assert dump.stderr.replace("\n", "").isprintable()
-    assert name in dump.stdout, "a pipe gets the exposition as it is"
+    assert name in dump.stdout, "a pipe gets the exposition unchanged"
 
 
 def test_dump_on_a_terminal_shows_control_characters_as_escapes(registry_dir: Path) -> None:
@@ -221,7 +221,7 @@ def test_check_with_a_wrong_option_is_one_clear_line() -> None:
 
 def test_top_once_is_readable_at_80_columns(registry_dir: Path, tmp_path: Path) -> None:
     with running(registry_dir, tmp_path / "log") as exporter, recording(registry_dir):
-        variables = {"COLUMNS": "80", "http_proxy": "http://127.0.0.1:1"}  # no proxy is asked for a loopback address
+        variables = {"COLUMNS": "80", "http_proxy": "http://127.0.0.1:1"}  # no proxy is used for a loopback address
         for source in (("--dir", str(registry_dir)), ("--url", f"{exporter.url}/metrics")):
             done = run("top", "--once", "--interval", "0.1", *source, variables=variables)
             assert (done.returncode, done.stderr) == (0, ""), source
@@ -240,7 +240,7 @@ def test_top_shows_control_characters_as_escapes(registry_dir: Path) -> None:
     assert done.stdout.replace("\n", "").isprintable()
 
 
-def test_top_of_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
+def test_top_of_an_unreadable_source_is_one_clear_line(tmp_path: Path) -> None:
     assert "does not exist" in complaint(run("top", "--once", "--dir", str(tmp_path / "none")), 1)
     line = complaint(run("top", "--once", "--url", "http://u:hidden-word@127.0.0.1:1/metrics"), 1)
     assert "http://***@127.0.0.1:1/metrics cannot be read" in line
@@ -248,7 +248,7 @@ def test_top_of_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
     assert "--url" in complaint(run("top", "--once", "--url", "file:///etc/passwd"))
 
 
-def test_top_lives_on_a_terminal_until_ctrl_c(registry_dir: Path) -> None:
+def test_top_runs_on_a_terminal_until_ctrl_c(registry_dir: Path) -> None:
     with recording(registry_dir):
         main, side = pty.openpty()
         process = subprocess.Popen(
@@ -262,12 +262,12 @@ def test_top_lives_on_a_terminal_until_ctrl_c(registry_dir: Path) -> None:
 
         def heard(what: bytes) -> bool:
             nonlocal said
-            with contextlib.suppress(OSError):  # nothing there now, or nobody at the other end any more
+            with contextlib.suppress(OSError):  # nothing to read now, or the other end is closed
                 said += os.read(main, 65536)
             return what in said
 
         def ended() -> bool:
-            heard(b"")  # read on: a terminal that nobody reads is full in the end, and whoever writes waits
+            heard(b"")  # read on: a terminal that is not read fills up and blocks its writer
             return process.poll() is not None
 
         try:
@@ -276,7 +276,7 @@ def test_top_lives_on_a_terminal_until_ctrl_c(registry_dir: Path) -> None:
             until(ended, "its end", LIMIT)
             assert process.returncode == 0
             assert b"Traceback" not in said
-            assert re.search(rb"\x1b\[\?1049h", said), "a screen of its own"
+            assert re.search(rb"\x1b\[\?1049h", said), "the alternate screen"
         finally:
             process.kill()
             process.wait()

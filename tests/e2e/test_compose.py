@@ -1,4 +1,4 @@
-"""docker-compose.yml without Docker: each service's own command and health check, on this host."""
+"""docker-compose.yml without Docker: each service's command and health check, on this host."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def host(tmp_path: Path, rabbitmq_url: str) -> Host:
     return made
 
 
-def test_everything_comes_up_and_is_seen(host: Host, tmp_path: Path) -> None:
+def test_all_services_start_and_are_scraped(host: Host, tmp_path: Path) -> None:
     for name in ("redis-server", "redis-cli", "prometheus", "wget"):
         servers.program(name)
     exporter, prometheus = host.places["9909"], host.places["9090"]
@@ -113,17 +113,17 @@ def test_health_checks_fail_where_nothing_runs(host: Host) -> None:
         assert host.healthy(name).returncode != 0, name
 
 
-def test_rabbitmq_says_whether_it_listens(host: Host, request: pytest.FixtureRequest) -> None:
+def test_rabbitmq_health_check_reports_whether_it_listens(host: Host, request: pytest.FixtureRequest) -> None:
     server: servers.RabbitMQServer = request.getfixturevalue("_shared_rabbitmq")
     names = ("HOME", "ERL_EPMD_ADDRESS", "ERL_EPMD_PORT", "RABBITMQ_CONF_ENV_FILE", "RABBITMQ_NODENAME")
-    node = {name: server._env[name] for name in names}  # how its tools find it
+    node = {name: server._env[name] for name in names}  # the variables by which its tools find it
     found = host.healthy("rabbitmq", node)
     assert found.returncode == 0, found.stdout + found.stderr
     nowhere = host.healthy("rabbitmq", {**node, "RABBITMQ_NODENAME": "nobody@localhost"})
     assert nowhere.returncode != 0
 
 
-def test_producers_end_when_told_to(host: Host, tmp_path: Path) -> None:
+def test_producers_exit_on_sigterm(host: Host, tmp_path: Path) -> None:
     servers.program("redis-server")
     folder = host.root / "var/lib/shop"
     with service(host, "redis", tmp_path, "--bind", "127.0.0.1", "--dir", str(host.root / "data")):

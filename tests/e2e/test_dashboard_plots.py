@@ -24,6 +24,6 @@ def test_the_plots_are_drawn_from_workers_under_load(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     text = image.read_text(encoding="utf-8")
-    # Phases of trouble, their effects, and the systems that took part.
+    # Phases with failures, their effects, and the systems that took part.
     for word in ("bad files arrive", "Celery worker stopped", "failure", "success", "celery running", "rq capacity"):
         assert f">{word}</text>" in text, word

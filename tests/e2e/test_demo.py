@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Demo:
-    """One run, with its output as it grows and a temporary directory of its own."""
+    """A run of the demo with its output so far and a temporary directory."""
 
     def __init__(self, temporary: Path, stdout: int | None = None, **environment: str) -> None:
         temporary.mkdir(exist_ok=True)
@@ -63,19 +63,19 @@ class Demo:
     def wait_until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + HANG_SECONDS
         while not condition():
-            assert self.process.poll() is None, f"the demo ended before that:\n{self.said}"
-            assert time.monotonic() < deadline, f"hangs:\n{self.said}"
+            assert self.process.poll() is None, f"the demo ended too early:\n{self.said}"
+            assert time.monotonic() < deadline, f"the demo hangs:\n{self.said}"
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """End it if it still runs; it ends what it started."""
+        """Interrupt the demo if it still runs; it ends its processes."""
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(60)
 
     def end(self) -> int:
-        """Wait for the end; nothing may be left in its temporary directory."""
+        """Wait for the exit; the temporary directory must be empty then."""
         code = self.process.wait(HANG_SECONDS)
         if self.process.stdout is not None:
             self._reader.join()
@@ -86,7 +86,7 @@ class Demo:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
-    """Starts demos; conftest's no_process_left looks for what they leave."""
+    """Start demos; conftest's no_process_left finds processes that they leave."""
     started: list[Demo] = []
 
     def start(**options: object) -> Demo:
@@ -106,7 +106,7 @@ def counted(said: str) -> dict[str, int]:
 
 
 def assert_shows_every_outcome(said: str, system: str) -> None:
-    """Success, failure, and a retry that finally succeeds and one that finally fails."""
+    """Success, failure, a retry that finally succeeds and a retry that finally fails."""
     for outcome in ("success", "failure", "retry"):
         assert re.search(rf"{system} \S*verify_delivery {outcome}: ledger [1-9]\d* = counted [1-9]", said), said
     for error in ("EOFError", "ValueError", "ChecksumMismatchError"):
@@ -118,7 +118,7 @@ def assert_shows_every_outcome(said: str, system: str) -> None:
 
 @pytest.fixture(scope="module")
 def private_run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What a run on a private Redis printed, with as many rounds as show each outcome."""
+    """The output of a run on a private Redis with enough rounds to show each outcome."""
     servers.program("redis-server")
     run = Demo(tmp_path_factory.mktemp("demo") / "tmp", DEMO_SECONDS="8")
     try:
@@ -128,7 +128,7 @@ def private_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run.said
 
 
-def test_on_a_private_redis_everything_agrees(private_run: str) -> None:
+def test_on_a_private_redis_all_counts_agree(private_run: str) -> None:
     assert re.search(r"^sent = ledger = counted: \d+ executions", private_run, re.MULTILINE)
     assert "DIFFERENT" not in private_run
 
@@ -160,11 +160,11 @@ def test_the_table_shows_run_times_and_waits(private_run: str) -> None:
     assert "p95 wait" in private_run
 
 
-# ------------------------------------------------------------------ runs of their own
+# ------------------------------------------------------------------ separate runs
 
 
 @pytest.mark.full
-def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo], redis_url: str) -> None:
+def test_on_a_given_redis_only_the_demos_keys_are_removed(demo: Callable[..., Demo], redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.set("theirs", "1")
         client.hset("unacked", "tag", "their message")
@@ -173,7 +173,7 @@ def test_on_a_given_redis_only_the_own_keys_are_cleared(demo: Callable[..., Demo
         client.lpush("rq:queue:theirs", "their-job")
 
         def kept() -> dict[bytes, bytes]:
-            """All but RQ's own lock, which every worker may set and which expires by itself."""
+            """All keys but RQ's lock, which every worker may set and which expires."""
             return {key: client.dump(key) for key in client.scan_iter() if key != b"rq:clean_groups"}
 
         before = kept()
@@ -224,7 +224,7 @@ def test_without_redis_celery_runs_alone_and_agrees(demo: Callable[..., Demo]) -
 @pytest.mark.full
 @pytest.mark.parametrize("signals", ["SIGINT", "SIGINT SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("transport", ["redis", "files"])
-def test_a_signal_in_the_middle_leaves_nothing(demo: Callable[..., Demo], transport: str, signals: str) -> None:
+def test_a_signal_during_the_run_leaves_nothing(demo: Callable[..., Demo], transport: str, signals: str) -> None:
     if transport == "redis":
         servers.program("redis-server")
     run = demo(DEMO_SECONDS="100", **({} if transport == "redis" else {"DEMO_WITHOUT_REDIS": "1"}))
@@ -299,7 +299,7 @@ def test_a_redis_that_does_not_answer_is_one_line_without_its_password(demo: Cal
 
 
 @pytest.mark.full
-def test_on_a_terminal_a_table_lives_until_ctrl_c(demo: Callable[..., Demo]) -> None:
+def test_on_a_terminal_a_table_is_shown_until_ctrl_c(demo: Callable[..., Demo]) -> None:
     servers.program("redis-server")
     ours, theirs = pty.openpty()
     run = demo(stdout=theirs, TERM="xterm", COLUMNS="100", LINES="60")
@@ -312,7 +312,7 @@ def test_on_a_terminal_a_table_lives_until_ctrl_c(demo: Callable[..., Demo]) -> 
                 shown.extend(os.read(ours, 65536))
         return shown
 
-    # A job with its queue, its rate and its median run time, and a queue with its depth: the table of `jobmetrics top`.
+    # A job with its queue, rate and median run time, and a queue with its depth: the table of `jobmetrics top`.
     run.wait_until(lambda: re.search(rb"celery verify_delivery +demo-celery +\d+\.\d .* \d+ms", read()))
     run.wait_until(lambda: re.search(rb"rq demo-rq +default +\d+ ", read()))
     assert b"Ctrl-C ends the demo" in shown
@@ -320,7 +320,7 @@ def test_on_a_terminal_a_table_lives_until_ctrl_c(demo: Callable[..., Demo]) -> 
     run.wait_until(lambda: b"Ctrl-C again" in read())
     deadline = time.monotonic() + HANG_SECONDS
     while run.process.poll() is None and time.monotonic() < deadline:
-        read()  # or it would wait for us to make room
+        read()  # otherwise the demo would block on a full terminal
         time.sleep(0.02)
     read()
     os.close(ours)

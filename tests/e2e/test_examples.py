@@ -1,4 +1,4 @@
-"""The examples as their README starts them: each command as it is written, but for Redis' and the exporter's port."""
+"""The examples started as their README shows: the same commands, except for the ports of Redis and the exporter."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_readme_has_every_kind_of_process() -> None:
 
 
 @pytest.mark.full
-def test_what_runs_is_recorded(shop: Shop) -> None:
+def test_running_jobs_are_recorded(shop: Shop) -> None:
     started = [shop.start(command) for command in COMMANDS if command.startswith(SCHEDULES)]
     started += [shop.start(command) for command in COMMANDS if command.endswith(".produce")]
     assert len(started) == 4
@@ -145,7 +145,7 @@ TROUBLE: Mapping[str, Callable[[Shop, str], bool]] = {
 
 @pytest.mark.full
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_trouble_shows(shop: Shop, trouble: str) -> None:
+def test_failures_are_shown(shop: Shop, trouble: str) -> None:
     found = [command for command in COMMANDS if f"--trouble {trouble}" in command]
     assert len(found) == 1
     for application, system in (("celery_app", "celery"), ("rq_app", "rq")):

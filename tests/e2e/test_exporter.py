@@ -1,4 +1,4 @@
-"""The exporter as operators run it: a real process, a real Redis, a registry directory that processes write."""
+"""The exporter as operators run it: a real process, a real Redis, a registry directory in use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def log(tmp_path: Path) -> Path:
 # ------------------------------------------------------------------ serving
 
 
-def test_what_workers_recorded_is_served_as_text_and_as_openmetrics(registry_dir: Path, log: Path) -> None:
+def test_recorded_metrics_are_served_as_text_and_as_openmetrics(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, recording(registry_dir):
         text = exporter.scrape()
         assert text("jobs_total", **JOB, status="success") == 2
@@ -59,13 +59,13 @@ def test_what_workers_recorded_is_served_as_text_and_as_openmetrics(registry_dir
         assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
         opened = Exposed(body, openmetrics=True)
         volatile = {"jobmetrics_scrape_duration_seconds"}
-        # The two formats write the bounds alike, and both parsers read the names with their suffixes.
+        # Both formats write the bounds alike, and both parsers read names with suffixes.
         assert {key: value for key, value in opened.values.items() if key[0] not in volatile} == {
             key: value for key, value in text.values.items() if key[0] not in volatile
         }
 
 
-def test_what_a_killed_process_was_running_is_gone_and_what_it_counted_stays(registry_dir: Path, log: Path) -> None:
+def test_active_jobs_of_a_killed_process_are_gone_and_its_counts_stay(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, recording(registry_dir) as worker:
         assert exporter.scrape()("jobs_active", **JOB) == 1
         worker.kill()
@@ -83,7 +83,7 @@ def test_it_may_start_before_the_directory_exists(tmp_path: Path, log: Path) -> 
         text = exporter.scrape()
         assert text("jobmetrics_directory_up") == 0
         assert not {name for name in text.names() if name.startswith("jobs_")}
-        assert "jobmetrics_slots" not in text.names(), "unknown is absent, not 0"
+        assert "jobmetrics_slots" not in text.names(), "an unknown value is absent, not 0"
         assert "jobmetrics_build_info" in text.names()
         status, _, body = exporter.ask("/readyz")
         assert (status, body) == (
@@ -103,7 +103,7 @@ def test_it_may_start_before_the_directory_exists(tmp_path: Path, log: Path) -> 
             assert exporter.scrape()("jobs_total", **JOB, status="success") == 2
 
 
-def test_a_directory_that_becomes_unsafe_while_serving_is_told(registry_dir: Path, log: Path) -> None:
+def test_a_directory_that_becomes_unsafe_while_serving_is_reported(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter:
         registry_dir.chmod(0o777)
         assert exporter.scrape()("jobmetrics_directory_up") == 0
@@ -115,7 +115,7 @@ def test_a_directory_that_becomes_unsafe_while_serving_is_told(registry_dir: Pat
         assert exporter.scrape()("jobmetrics_directory_up") == 1
 
 
-def test_two_exporters_on_one_directory_say_the_same(registry_dir: Path, tmp_path: Path) -> None:
+def test_two_exporters_on_one_directory_serve_the_same(registry_dir: Path, tmp_path: Path) -> None:
     with (
         running(registry_dir, tmp_path / "one") as one,
         running(registry_dir, tmp_path / "two") as two,
@@ -221,7 +221,7 @@ def test_depths_of_both_systems(registry_dir: Path, redis_url: str, log: Path) -
         assert abs(last - time.time()) < LIMIT
 
 
-def test_a_broker_may_be_down_at_the_start_come_die_and_come_back(
+def test_a_broker_may_be_down_at_the_start_and_later(
     registry_dir: Path, redis_server: servers.RedisServer, log: Path
 ) -> None:
     redis_server.kill()
@@ -259,7 +259,7 @@ def test_a_broker_may_be_down_at_the_start_come_die_and_come_back(
         start()
         until(lambda: seen(exporter) == up, "both to be read again")
         warnings = [line for line in exporter.log.splitlines() if "WARNING" in line]
-        assert len(warnings) == 2, "one line a broker a minute"
+        assert len(warnings) == 2, "one line per broker and minute"
         assert "hidden-word" not in exporter.log + exporter.ask("/")[2] + exporter.ask("/metrics")[2]
         assert exporter.stop()[0] == 0
 
@@ -268,7 +268,7 @@ def test_a_broker_that_hangs_does_not_delay_the_scrape(registry_dir: Path, log: 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         options = ("--rq-url", f"redis://127.0.0.1:{silent.getsockname()[1]}/0", "--timeout", "600")
         with running(registry_dir, log, *options) as exporter, recording(registry_dir):
-            text = exporter.scrape()  # which gives up long before the broker does
+            text = exporter.scrape()  # answers long before the broker does
             assert text("jobs_total", **JOB, status="success") == 2
             assert text("jobmetrics_collector_up", collector="rq", broker="default") is None, "not known yet"
 
@@ -320,7 +320,7 @@ def test_bad_input_is_one_clear_line(
     assert "hidden-word" not in line
 
 
-# As Kubernetes sets them in every pod beside Services called jobmetrics and jobmetrics-exporter.
+# As Kubernetes sets them in every pod for Services called jobmetrics and jobmetrics-exporter.
 SERVICE_LINKS = {
     f"{service}_{name}": value
     for service in ("JOBMETRICS", "JOBMETRICS_EXPORTER")
@@ -394,7 +394,7 @@ def test_dump_prints_the_exposition_once(registry_dir: Path, redis_url: str) -> 
     assert text("jobs_queue_depth", system="rq", broker="default", queue_name="high") == 2
 
 
-def test_dump_of_a_directory_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+def test_dump_of_a_missing_directory_is_one_clear_line(tmp_path: Path) -> None:
     assert str(tmp_path / "none") in complaint(run("dump", "--dir", str(tmp_path / "none")), 1)
 
 

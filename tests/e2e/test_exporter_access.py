@@ -51,7 +51,7 @@ def web_config(path: Path, text: str) -> str:
 # ------------------------------------------------------------------ passwords
 
 
-def test_only_a_right_password_is_let_in_to_any_page(registry_dir: Path, tmp_path: Path, log: Path) -> None:
+def test_every_page_requires_a_valid_password(registry_dir: Path, tmp_path: Path, log: Path) -> None:
     config = web_config(tmp_path, f"basic_auth_users:\n  prometheus: {hashed(PASSWORD)}\n")
     with running(registry_dir, log, "--web-config", config) as exporter:
         for path in ("/", "/metrics", "/healthz", "/readyz", "/nothing"):
@@ -71,7 +71,7 @@ def test_only_a_right_password_is_let_in_to_any_page(registry_dir: Path, tmp_pat
         assert PASSWORD not in " ".join(psutil.Process(exporter.process.pid).cmdline())
 
 
-def test_a_header_that_is_none_is_refused(registry_dir: Path, tmp_path: Path, log: Path) -> None:
+def test_an_invalid_authorization_header_is_refused(registry_dir: Path, tmp_path: Path, log: Path) -> None:
     config = web_config(tmp_path, f"basic_auth_users: {{prometheus: '{hashed(PASSWORD)}'}}\n")
     with running(registry_dir, log, "--web-config", config) as exporter:
         for authorization in ["", "Basic", "Basic !!!", "Bearer x", "Basic " + "A" * 4000, "\xff"]:
@@ -84,7 +84,7 @@ def test_a_header_that_is_none_is_refused(registry_dir: Path, tmp_path: Path, lo
 
 @pytest.mark.full
 @pytest.mark.serial
-def test_a_known_password_makes_scrapes_no_slower_also_while_strangers_guess(
+def test_scrapes_with_a_known_password_stay_fast_while_others_guess(
     registry_dir: Path, tmp_path: Path, log: Path
 ) -> None:
     config = web_config(tmp_path, f"basic_auth_users: {{prometheus: '{hashed(PASSWORD, SLOW_ROUNDS)}'}}\n")
@@ -107,12 +107,12 @@ def test_a_known_password_makes_scrapes_no_slower_also_while_strangers_guess(
         start = time.monotonic()
         for _ in range(5):
             assert exporter.ask("/metrics")[0] == 200
-        assert (time.monotonic() - start) / 5 < 1.0, f"the first one, which was checked, took {first:.2f} s"
+        assert (time.monotonic() - start) / 5 < 1.0, f"the first scrape, with a checked password, took {first:.2f} s"
         assert {each.result(LIMIT) for each in guesses} <= {401, 503}
 
 
 @pytest.mark.parametrize("strangers", ["127.0.0.2", "127.0.0.1"], ids=["elsewhere", "behind the same address"])
-def test_a_right_password_is_let_in_after_a_restart_while_strangers_guess(
+def test_a_valid_password_is_accepted_after_a_restart_while_others_guess(
     strangers: str, registry_dir: Path, tmp_path: Path, log: Path
 ) -> None:
     config = web_config(tmp_path, f"basic_auth_users: {{prometheus: '{hashed(PASSWORD, SLOW_ROUNDS - 3)}'}}\n")
@@ -133,11 +133,11 @@ def test_a_right_password_is_let_in_after_a_restart_while_strangers_guess(
 
         guesses = [pool.submit(guess, who) for who in range(20)]
         try:
-            until(lambda: 503 in refused, "strangers to be told to come back")
+            until(lambda: 503 in refused, "other clients to be told to retry")
             exporter.credentials = ("prometheus", PASSWORD)
             scrapes = [exporter.ask("/metrics")[0]]
             while scrapes[-1] != 200 and len(scrapes) < 40:
-                checked = refused.count(401)  # as Retry-After asks: after those that came before
+                checked = refused.count(401)  # waits for the earlier checks, as in Retry-After
                 until(lambda checked=checked: refused.count(401) > checked + 8, "checks")  # type: ignore[misc]
                 scrapes.append(exporter.ask("/metrics")[0])
         finally:
@@ -152,7 +152,7 @@ def test_a_right_password_is_let_in_after_a_restart_while_strangers_guess(
 # ------------------------------------------------------------------ TLS
 
 
-def test_client_certificates_are_required_when_the_file_says_so(
+def test_client_certificates_are_required_if_configured(
     registry_dir: Path, tmp_path: Path, log: Path, authority: Authority
 ) -> None:
     server, mine, other = (authority.issue(name, f"{name}.test") for name in ("server", "mine", "other"))
@@ -189,7 +189,7 @@ http_server_config:
         assert "Traceback" not in exporter.log
 
 
-def test_a_renewed_certificate_is_taken_without_a_restart(
+def test_a_renewed_certificate_is_used_without_a_restart(
     registry_dir: Path, tmp_path: Path, log: Path, authority: Authority
 ) -> None:
     server = authority.issue("server")
@@ -202,7 +202,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(
         before = served()
         renewed = authority.issue("renewed")
         server.cert.write_bytes(b"half of it")
-        assert served() == before, "a change that is under way ends nothing"
+        assert served() == before, "an unfinished change stops nothing"
         renewed.key.replace(server.key)
         renewed.cert.replace(server.cert)
         until(lambda: served() != before, "the new certificate")
@@ -248,7 +248,7 @@ scrape_configs:
         assert query(f"jobs_duration_seconds_count{{{selector}}}") == ["2"]
 
 
-# ------------------------------------------------------------------ what is wrong with the file
+# ------------------------------------------------------------------ errors in the file
 
 HASH = "$2b$04$" + "a" * 53
 
@@ -293,9 +293,7 @@ HASH = "$2b$04$" + "a" * 53
         ("\0", "is not valid YAML"),
     ],
 )
-def test_a_wrong_key_ends_it_at_the_start_with_its_name(
-    text: str, said: str, registry_dir: Path, tmp_path: Path
-) -> None:
+def test_an_unknown_key_stops_the_start_and_is_named(text: str, said: str, registry_dir: Path, tmp_path: Path) -> None:
     config = web_config(tmp_path, text)
     done = run_inside("exporter", "--listen", "127.0.0.1:0", "--dir", str(registry_dir), "--web-config", config)
     line = complaint(done)
@@ -304,13 +302,13 @@ def test_a_wrong_key_ends_it_at_the_start_with_its_name(
     assert "plain-secret" not in line
 
 
-def test_a_file_that_is_not_there_is_one_clear_line(registry_dir: Path, tmp_path: Path) -> None:
+def test_a_missing_web_config_is_one_clear_line(registry_dir: Path, tmp_path: Path) -> None:
     missing = str(tmp_path / "none.yml")
     done = run("exporter", "--listen", "127.0.0.1:0", "--dir", str(registry_dir), "--web-config", missing)
     assert complaint(done) == f"jobmetrics: --web-config {missing}: cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize("text", ["", "basic_auth_users: {}", "tls_server_config:"])
-def test_an_empty_file_asks_for_nothing(text: str, registry_dir: Path, tmp_path: Path, log: Path) -> None:
+def test_an_empty_file_requires_nothing(text: str, registry_dir: Path, tmp_path: Path, log: Path) -> None:
     with running(registry_dir, log, "--web-config", web_config(tmp_path, text)) as exporter:
         assert exporter.ask("/metrics")[0] == 200

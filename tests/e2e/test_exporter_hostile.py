@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, endless or many never keep a scrape from its answer."""
+"""Clients that are slow, silent, endless or many never prevent a scrape."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def opened(exporter: Exporter) -> socket.socket:
 
 @contextlib.contextmanager
 def slow_clients(exporter: Exporter, count: int) -> Iterator[None]:
-    """So many clients that send a byte of a header now and then, and come back when they are cut off."""
+    """This number of clients, which send a header byte now and then, and reconnect when they are disconnected."""
     ended = threading.Event()
     there = threading.Semaphore(0)
 
@@ -129,7 +129,7 @@ def test_500_slow_clients_do_not_delay_a_scrape(kind: str, registry_dir: Path, l
         before = resident(exporter)
         with slow_clients(exporter, 500):
             took = []
-            for _ in range(15):  # while clients are cut off and come back
+            for _ in range(15):  # while clients are disconnected and reconnect
                 took.append(scrape_in_time(exporter, SLOW_CLIENTS_SCRAPE_SECONDS))
                 time.sleep(1.0)
             held = resident(exporter)
@@ -142,7 +142,7 @@ def test_500_slow_clients_do_not_delay_a_scrape(kind: str, registry_dir: Path, l
 
 @measures
 @pytest.mark.parametrize("kind", ["http", "https"])
-def test_connections_beyond_the_cap_push_out_those_that_wait_longest(
+def test_connections_beyond_the_cap_replace_the_longest_waiting(
     kind: str, registry_dir: Path, log: Path, tmp_path: Path
 ) -> None:
     with serving(kind, registry_dir, log, tmp_path) as exporter, contextlib.ExitStack() as clients:
@@ -206,7 +206,7 @@ def test_endless_headers_are_cut_off_and_memory_stays_bounded(
             while sent < 100 * MEGABYTE:
                 sock.sendall(chunk * 50)
                 sent += 50 * len(chunk)
-        assert sent < 20 * MEGABYTE, "what the kernel's buffers hold, but no more"
+        assert sent < 20 * MEGABYTE, "the size of the kernel's buffers, but no more"
         scrape_in_time(exporter)
         assert resident(exporter) - before < 10 * MEGABYTE
 
@@ -274,11 +274,11 @@ def test_prometheus_may_keep_its_connection_between_two_scrapes(registry_dir: Pa
             sock = connection.sock
             assert connection.getresponse().read()
             assert connection.sock is sock, "the same one"
-            time.sleep(6)  # a server's habit is to close after 5
+            time.sleep(6)  # servers commonly close after 5
 
 
 @measures
-def test_a_body_without_end_is_not_read(registry_dir: Path, log: Path) -> None:
+def test_an_endless_body_is_not_read(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, opened(exporter) as sock:
         scrape_in_time(exporter)
         before = resident(exporter)
@@ -291,7 +291,7 @@ def test_a_body_without_end_is_not_read(registry_dir: Path, log: Path) -> None:
 
 
 @measures
-def test_a_client_that_never_reads_its_answers_holds_nothing_up(registry_dir: Path, log: Path) -> None:
+def test_a_client_that_never_reads_its_answers_delays_nothing(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, contextlib.ExitStack() as clients:
         scrape_in_time(exporter)
         before = resident(exporter)

@@ -1,4 +1,4 @@
-"""The exporter's life as a service: readiness, logs, its configuration file, memory, and third parties' collectors."""
+"""The exporter as a service: readiness, logs, its configuration file, memory, and third-party collectors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
-def test_systemd_is_told_when_it_serves_and_when_it_ends(
+def test_systemd_is_notified_of_readiness_and_of_the_end(
     kind: str, registry_dir: Path, tmp_path: Path, log: Path
 ) -> None:
     name = str(tmp_path / "notify") if kind == "path" else f"@jobmetrics-test-{os.getpid()}-{time.monotonic_ns()}"
@@ -49,17 +49,17 @@ def test_systemd_is_told_when_it_serves_and_when_it_ends(
             assert manager.recv(100) == b"STOPPING=1"
 
 
-def test_a_manager_that_is_gone_is_no_reason_to_fail(registry_dir: Path, tmp_path: Path, log: Path) -> None:
+def test_a_missing_notify_socket_does_not_stop_the_exporter(registry_dir: Path, tmp_path: Path, log: Path) -> None:
     with running(registry_dir, log, NOTIFY_SOCKET=str(tmp_path / "nobody")) as exporter:
         assert exporter.stop()[0] == 0
 
 
-# ------------------------------------------------------------------ life
+# ------------------------------------------------------------------ life cycle
 
 
 @pytest.mark.full
 @pytest.mark.serial
-def test_it_ends_in_time_while_scrapes_are_under_way(registry_dir: Path, log: Path) -> None:
+def test_it_exits_in_time_during_scrapes(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, socket.create_connection(exporter.address) as idle:
         idle.sendall(b"GET /metrics HT")
         connections = []
@@ -92,12 +92,12 @@ def test_a_directory_that_is_wiped_or_replaced_while_serving(registry_dir: Path,
             assert exporter.ask("/readyz")[0] == 200
 
 
-def test_series_that_have_not_changed_for_long_are_hidden(registry_dir: Path, log: Path) -> None:
+def test_series_unchanged_for_a_long_time_are_hidden(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log, "--hide-after", str(0.5 / 86400)) as exporter, recording(registry_dir):
         assert exporter.scrape()("jobs_total", **JOB, status="success") == 2
         until(lambda: exporter.scrape()("jobs_total", **JOB, status="success") is None, "the series to be hidden")
         with recording(registry_dir):
-            assert exporter.scrape()("jobs_total", **JOB, status="success") == 4, "back, and nothing was lost"
+            assert exporter.scrape()("jobs_total", **JOB, status="success") == 4, "shown again, and nothing was lost"
 
 
 # ------------------------------------------------------------------ worker processes
@@ -119,7 +119,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def working(directory: Path, system: str, *before: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker process of a system; before: what its command begins with."""
+    """A worker process of a system; before: the beginning of its command."""
     with subprocess.Popen(
         [*before, sys.executable, "-c", WORKS, str(directory), system],
         stdin=subprocess.PIPE,
@@ -179,14 +179,14 @@ def test_json_logs_are_one_object_a_line(registry_dir: Path, log: Path) -> None:
         lines = [json.loads(line) for line in exporter.log.splitlines()]
     assert [line["level"] for line in lines].count("info") == 1
     assert all({"time", "level", "logger", "message"} == set(line) for line in lines)
-    assert len(lines) == 3, "each event once a minute"
+    assert len(lines) == 3, "each event at most once a minute"
     assert "hidden-word" not in exporter.log
 
 
 # ------------------------------------------------------------------ configuration file
 
 
-def test_brokers_may_be_named_in_the_file(registry_dir: Path, tmp_path: Path, log: Path, redis_url: str) -> None:
+def test_brokers_may_be_set_in_the_file(registry_dir: Path, tmp_path: Path, log: Path, redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
         client.lpush("rq:queue:high", "a")
     file = tmp_path / "jobmetrics.toml"
@@ -209,7 +209,7 @@ def test_brokers_may_be_named_in_the_file(registry_dir: Path, tmp_path: Path, lo
         ("[exporter]\nrq_url = ['http://:hidden-word@h']", "--rq-url"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_one_clear_line(text: str, said: str, tmp_path: Path) -> None:
+def test_an_error_in_the_file_is_one_clear_line(text: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "jobmetrics.toml"
     file.write_text(text)
     line = complaint(run_inside("exporter", "--listen", "127.0.0.1:0", variables={"JOBMETRICS_CONFIG": str(file)}))
@@ -253,7 +253,7 @@ TINY = System("tiny", collectors=collectors)
 """
 
 
-def test_a_third_partys_collector_is_found_and_cannot_hurt_a_scrape(
+def test_a_third_party_collector_is_found_and_cannot_break_a_scrape(
     registry_dir: Path, tmp_path: Path, log: Path
 ) -> None:
     place = tmp_path / "installed"
@@ -326,7 +326,7 @@ for pid in alive:
 
 
 def scrape_often(exporter: Exporter, directory: Path, processes: int, series: int, scrapes: int) -> None:
-    """Scrapes at full speed while workers come and go; memory and descriptors stay as they were."""
+    """Scrape at full speed while workers start and exit; memory and descriptors do not grow."""
     with subprocess.Popen(
         [sys.executable, "-c", FILLS, str(directory), str(processes), str(series)],
         stdin=subprocess.PIPE,
@@ -363,7 +363,7 @@ def _scrape_often(exporter: Exporter, scrapes: int) -> None:
     grown = now - before / MEGABYTE
     print(f"{scrapes} scrapes: {grown:+.2f} MB from number {warm} on, {now:.0f} MB")
     assert grown <= 2.0
-    assert process.num_fds() <= fds + 2, "a slot or two more may be there"
+    assert process.num_fds() <= fds + 2, "up to two slots more"
 
 
 def _observations(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The metrics served by other web processes: mounted in a real Starlette and beside a real Django."""
+"""The metrics served by other web processes: mounted in a real Starlette application and beside a real Django."""
 
 from __future__ import annotations
 
@@ -91,21 +91,21 @@ def test_the_metrics_are_served_beside_the_pages_of_another_application(
 
 
 @pytest.mark.parametrize("code", [STARLETTE, DJANGO])
-def test_check_knows_an_exporter_that_is_mounted(code: str, registry_dir: Path) -> None:
+def test_check_recognises_a_mounted_exporter(code: str, registry_dir: Path) -> None:
     with hosting(code, registry_dir) as url, recording(registry_dir):
         done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"ok      the exporter at {url}/metrics reads this directory" in done.stdout
 
 
-def test_check_knows_a_mounted_exporter_of_another_directory(registry_dir: Path, tmp_path: Path) -> None:
+def test_check_recognises_a_mounted_exporter_of_another_directory(registry_dir: Path, tmp_path: Path) -> None:
     with hosting(DJANGO, tmp_path / "another") as url, recording(registry_dir):
         done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
     assert done.returncode == 1
     assert f"PROBLEM the server at {url}/metrics does not read {registry_dir}; give both the same" in done.stdout
 
 
-def test_check_knows_a_web_process_without_an_exporter(registry_dir: Path) -> None:
+def test_check_recognises_a_web_process_without_an_exporter(registry_dir: Path) -> None:
     bare = DJANGO.replace('if environ["PATH_INFO"] == "/metrics"', "if False")
     with hosting(bare, registry_dir) as url, recording(registry_dir):
         done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))

@@ -1,4 +1,4 @@
-"""Names, labels, help texts and buckets of every kind, through every way to record: Prometheus takes what is shown."""
+"""Names, labels, help texts and buckets of every kind, recorded in every way: Prometheus accepts the exposition."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 USES = 150  # in one directory
 
-# Names seen in practice that are not valid, or one step from a valid one.
+# Names seen in practice that are invalid, or nearly so.
 NAMES: Sequence[Any] = (
     "", "_total", "_", "__", ":", "a:b", "orders", "orders_total", "orders_total_total", "orders_created",
     "orders_bucket", "orders_count", "orders_sum", "orders_info", "orders_seconds", "_seconds", "seconds", "total",
@@ -79,7 +79,7 @@ class Uses:
         return "".join(self._random.choices(alphabet, k=self._random.randint(0, most)))
 
     def one(self) -> None:
-        """One use, whatever becomes of it: an error must be one of the definition's own."""
+        """Define and use one instrument; only errors of its definition are expected."""
         use: Callable[[], None] = self._random.choice(
             [self.counter, self.gauge, self.histogram, self.ad_hoc, self.timed, self.job]
         )
@@ -112,7 +112,7 @@ class Uses:
         return {str(self.label()): self.value() for _ in range(self._random.choice([0, 1, 2]))}
 
     def ad_hoc(self) -> None:
-        """Never an error in a job: what is wrong is counted."""
+        """Bad values are counted, and never raise in a job."""
         self._random.choice([increment, set_gauge, observe])(self.name(), self.number(), **self._labels())
 
     def timed(self) -> None:
@@ -124,19 +124,19 @@ class Uses:
 
 
 def check(page: Any, accept: str, parse: Callable[[str], Any]) -> dict[str, list[Any]]:
-    """What a page shows, by family."""
+    """A page's samples, by family."""
     text = page.write(accept)[0].decode()
     found = {family.name: family.samples for family in parse(text)}
     keys = [(sample.name, *sorted(sample.labels.items())) for samples in found.values() for sample in samples]
-    assert len(set(keys)) == len(keys), "a series is shown twice"
+    assert len(set(keys)) == len(keys), "a series appears twice"
     if accept == TEXT and shutil.which("promtool"):
         done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
-        assert done.returncode in (0, 3), done.stderr  # 3: it dislikes the style of a name
+        assert done.returncode in (0, 3), done.stderr  # 3: promtool criticises the style of a name
     return found
 
 
 def run(path: Path, seed: int) -> None:
-    """One process records all kinds of things, and all that it recorded is shown."""
+    """One process records all kinds of things, and all of them are shown."""
     made = configure(dir=str(path), max_series=1000)
     increment("canary", 7)
     uses = Uses(seed)
@@ -159,11 +159,11 @@ def run(path: Path, seed: int) -> None:
 
 
 def sizes(few: int, many: int) -> pytest.MarkDecorator:
-    """Seeds: a few always, many in the whole run."""
+    """Seeds: a few in make test, many in make test-all."""
     rest = [pytest.param(seed, marks=pytest.mark.full) for seed in range(few, many)]
     return pytest.mark.parametrize("seed", [*range(few), *rest])
 
 
 @sizes(4, 120)
-def test_prometheus_takes_whatever_can_be_recorded(seed: int, registry_dir: Path) -> None:
+def test_prometheus_accepts_everything_that_can_be_recorded(seed: int, registry_dir: Path) -> None:
     in_child(lambda: run(registry_dir, seed))

@@ -1,6 +1,6 @@
-"""The Dockerfile without Docker: its RUN lines in folders of their own, and what they install, at work.
+"""The Dockerfile without Docker: run its RUN lines in folders, then run the installed package.
 
-Libraries are this environment's; what is installed is the package alone, as a wheel, without the checkout.
+Libraries are those of this environment; the package is installed as a wheel, without the checkout.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.support.readings import until
 
 pytestmark = pytest.mark.full
 
-LIMIT = 200.0  # a hang guard
+LIMIT = 200.0  # limit for a hung test
 
 
 class Built:
-    """A stage and those it comes from, done in a folder."""
+    """A stage and its parents, built in a folder."""
 
     def __init__(self, root: Path, stage: str) -> None:
         self.root, self.venv = root, root / "venv"
@@ -39,7 +39,7 @@ class Built:
             stage = found[stage].parent
         self._folder = root
         for each in line:
-            if each.name != "base":  # its accounts are the image's, not this host's
+            if each.name != "base":  # its accounts belong to the image, not to this host
                 self._build(each)
 
     def _build(self, stage: Stage) -> None:
@@ -68,7 +68,7 @@ class Built:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         libraries = self.venv / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-        # By a .pth file: theirs are not read, so that the package is not found through the one of this checkout.
+        # In a .pth file: nested .pth files are not read, so the package of this checkout is not found.
         (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     @property
@@ -84,7 +84,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(tmp_path_factory.mktemp("image"), "build-exporter")
 
 
-def test_the_package_is_the_images_own(built: Built, tmp_path: Path) -> None:
+def test_the_package_is_the_one_in_the_image(built: Built, tmp_path: Path) -> None:
     code = "import jobmetrics; print(jobmetrics.__file__)"
     done = subprocess.run(
         [built.venv / "bin/python", "-c", code],

@@ -17,7 +17,7 @@ from tests.support.readings import counts, until, values
 from tests.unit.documents import DOCS, blocks
 
 FILE = re.compile(r"# ([\w./]+\.(?:py|toml))\n")
-LIMIT = 60  # seconds; a hang guard
+LIMIT = 60  # seconds; limit for a hung test
 
 WORK = """
 import collections, sys, spool
@@ -51,13 +51,13 @@ print(sorted({"importlib.metadata", "jobmetrics.collector_api", "jobmetrics.expo
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the package is installed: a folder for PYTHONPATH, with its metadata."""
+    """The folder for PYTHONPATH in which the package is installed, with its metadata."""
     project, site = tmp_path_factory.mktemp("spool"), tmp_path_factory.mktemp("site")
     (project / "spool_metrics").mkdir()
     (project / "spool_metrics" / "__init__.py").touch()
     for block in blocks(DOCS / "integrations.md"):
         found = FILE.match(block.text)
-        assert found, f"{block} names no file"
+        assert found, f"{block} has no file name"
         place = site if found[1] in {"spool.py", "test_spool_metrics.py"} else project
         (place / found[1]).write_text(block.text)
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=project, check=True, timeout=LIMIT)
@@ -95,7 +95,7 @@ def place(installed: Path, registry_dir: Path, tmp_path: Path) -> Place:
     return Place(installed, registry_dir, tmp_path)
 
 
-def test_executions_are_recorded_under_the_systems_own_name(place: Place) -> None:
+def test_executions_are_recorded_with_the_name_of_the_system(place: Place) -> None:
     place.work("resize", "resize", "mail")
     assert values(place.directory, "jobs_total") == {
         ("spool", "resize", "mails", "success"): 2,
@@ -109,7 +109,7 @@ def test_executions_are_recorded_under_the_systems_own_name(place: Place) -> Non
 
 
 @pytest.mark.parametrize("others", [0, 200], ids=["alone", "in a full directory"])
-def test_the_name_stays_beyond_the_cap(others: int, place: Place) -> None:
+def test_the_name_is_kept_beyond_the_cap(others: int, place: Place) -> None:
     cap = {"JOBMETRICS_MAX_SERIES": "150"}
     assert place.python("-c", FILL, str(others), **cap).returncode == 0
     names = [f"job{number}" for number in range(60)]
@@ -120,7 +120,7 @@ def test_the_name_stays_beyond_the_cap(others: int, place: Place) -> None:
     assert found["spool", OVERFLOW, OVERFLOW, "success"] > 0
 
 
-def test_the_truth_table_is_met_as_the_page_tests_it(installed: Path, place: Place) -> None:
+def test_the_truth_table_passes_as_the_page_shows(installed: Path, place: Place) -> None:
     done = place.python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(installed / "test_spool_metrics.py"))
     assert (done.returncode, done.stdout.splitlines()[-1].partition(" in ")[0]) == (0, "4 passed"), done.stdout
 
@@ -134,7 +134,7 @@ def test_the_option_is_in_the_help(command: str, place: Place) -> None:
     assert before < spool < after
 
 
-def test_what_the_collector_reads_is_scraped(place: Place, tmp_path: Path) -> None:
+def test_readings_of_the_collector_are_scraped(place: Place, tmp_path: Path) -> None:
     for number in range(2):
         (place.folder / f"{number}.job").write_text("resize")
     with running(
@@ -149,7 +149,7 @@ def test_what_the_collector_reads_is_scraped(place: Place, tmp_path: Path) -> No
         assert exporter.stop()[0] == 0
 
 
-def test_the_option_may_stand_in_the_environment_and_in_the_file(place: Place, tmp_path: Path) -> None:
+def test_the_option_may_be_set_in_the_environment_and_in_the_file(place: Place, tmp_path: Path) -> None:
     place.work("resize")
     file = tmp_path / "jobmetrics.toml"
     file.write_text(f"[exporter]\nspool_folder = '{place.folder}'\n")
@@ -158,10 +158,10 @@ def test_the_option_may_stand_in_the_environment_and_in_the_file(place: Place, t
         dump = place.python("-m", "jobmetrics", "dump", **variables)
         assert line.search(dump.stdout), dump.stderr
         assert "is not a setting" not in dump.stderr
-    assert "jobs_queue_depth" not in place.python("-m", "jobmetrics", "dump").stdout, "nobody asked for it"
+    assert "jobs_queue_depth" not in place.python("-m", "jobmetrics", "dump").stdout, "without the option it is absent"
 
 
-def test_check_prints_what_its_check_finds_and_its_version(place: Place) -> None:
+def test_check_prints_the_findings_and_the_version_of_the_system(place: Place) -> None:
     place.work("unseen", "resize")
     done = place.python("-m", "jobmetrics", "check", "--listen", "127.0.0.1:1")
     assert (
@@ -172,7 +172,7 @@ def test_check_prints_what_its_check_finds_and_its_version(place: Place) -> None
     assert "spool-metrics 1.0" in done.stdout
 
 
-def test_a_package_that_cannot_be_loaded_costs_only_itself(place: Place) -> None:
+def test_a_package_that_cannot_be_loaded_is_skipped_alone(place: Place) -> None:
     place.work("resize")
     broken = place.folder / "broken-1.0.dist-info"
     broken.mkdir()
@@ -186,5 +186,5 @@ def test_a_package_that_cannot_be_loaded_costs_only_itself(place: Place) -> None
     assert "job system broken cannot be loaded" in dump.stderr
 
 
-def test_workers_load_nothing_that_only_commands_need(place: Place) -> None:
+def test_workers_load_no_modules_of_commands(place: Place) -> None:
     assert place.python("-c", WORKER_SIDE).stdout.splitlines() == ["[]", "[]"]

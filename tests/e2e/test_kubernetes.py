@@ -25,11 +25,11 @@ from tests.support.readme_commands import commands
 
 pytestmark = pytest.mark.full
 
-LIMIT = 120.0  # a hang guard
+LIMIT = 120.0  # limit for a hung test
 
 
 class Pod:
-    """The pod of one manifest, as commands on a host of its own."""
+    """The pod of one manifest, as commands on a simulated host."""
 
     def __init__(self, host: ForeignHost, name: str, secrets: Mapping[str, str], port: int) -> None:
         self._host, self._secrets, self._port = host, secrets, str(port)
@@ -42,19 +42,19 @@ class Pod:
                     self._empty_dir(host.path / mount["mountPath"].lstrip("/"))
 
     def _empty_dir(self, path: Path) -> None:
-        # As the kubelet makes an emptyDir: root's, open to all, with the pod's group and setgid.
+        # As the kubelet makes an emptyDir: owned by root, open to all, with the pod's group and setgid.
         path.mkdir(exist_ok=True)
         os.chown(path, 0, self.spec["securityContext"]["fsGroup"])
         path.chmod(0o2777)
 
     def _stage(self, container: Mapping[str, Any]) -> Any:
-        """The stage of the Dockerfile that makes a container's image, by the README's names."""
+        """The Dockerfile stage of a container's image, by the README's names."""
         built = commands(ROOT / "deploy/README.md", "docker")
         (line,) = [words for words in map(str.split, built) if container["image"] in words]
         return stages(ROOT / "Dockerfile")[line[line.index("--target") + 1]]
 
     def command(self, name: str, *instead: str) -> list[str]:
-        """A container's process, or another, as its user and groups."""
+        """Run a container's command, or another one, with its user and groups."""
         container = self.containers[name]
         entrypoint = self._stage(container).all("ENTRYPOINT")
         words = container.get("command") or json.loads(entrypoint[-1])
@@ -76,7 +76,7 @@ class Pod:
         for each in container["env"]:
             secret = each.get("valueFrom", {}).get("secretKeyRef", {}).get("key")
             found[each["name"]] = each["value"] if secret is None else self._secrets[secret]
-        found["JOBMETRICS_LISTEN"] = f"127.0.0.1:{self._port}"  # the port is the container's own, not this host's
+        found["JOBMETRICS_LISTEN"] = f"127.0.0.1:{self._port}"  # a free port of this host
         return self._host.environment(found)
 
     def probe(self, name: str, kind: str) -> bool:
@@ -95,7 +95,9 @@ def host(tmp_path: Path) -> ForeignHost:
     return made
 
 
-def test_the_exporter_reads_beside_a_worker_of_another_user(host: ForeignHost, redis_url: str, tmp_path: Path) -> None:
+def test_the_exporter_reads_the_directory_of_a_worker_of_another_user(
+    host: ForeignHost, redis_url: str, tmp_path: Path
+) -> None:
     (port,) = servers.free_ports(1)
     pod = Pod(host, "celery-worker", {"celery": redis_url}, port)
     with contextlib.ExitStack() as stack:
@@ -125,7 +127,7 @@ def test_the_exporter_reads_beside_a_worker_of_another_user(host: ForeignHost, r
 def test_the_queues_are_read_in_one_place(host: ForeignHost, redis_url: str, tmp_path: Path) -> None:
     (port,) = servers.free_ports(1)
     pod = Pod(host, "queues", {"celery": redis_url, "rq": redis_url}, port)
-    directory = host.path / "run/jobmetrics"  # the image has it
+    directory = host.path / "run/jobmetrics"  # present in the image
     directory.mkdir(mode=0o700)
     os.chown(directory, 10001, 10001)
     with running(pod.command("exporter"), pod.environment("exporter"), tmp_path / "exporter.log"):

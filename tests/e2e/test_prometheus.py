@@ -17,19 +17,19 @@ from tests.support.promql import parts
 from tests.support.readings import until
 from tests.support.rule_files import Rule, alerts, rules
 
-LIMIT = 120.0  # seconds, a hang guard
+LIMIT = 120.0  # seconds; limit for a hung test
 
-# What finds nothing here, and why. Whatever is not named has to find something.
+# Expressions that find nothing here, and why. Every other one has to find something.
 NEEDS_TIME = {
     "job_type:jobs_success_age_seconds:max1w": "a week of history; promtool's tests have one",
-    "job_type:jobs_duration_seconds:p95_median1w": "looks at moments five minutes apart; promtool's tests have them",
+    "job_type:jobs_duration_seconds:p95_median1w": "compares times five minutes apart; promtool tests it",
 }
 EMPTY_PANELS = {
     "Executions of unknown duration": "a worker has to die with its job, and minutes to pass until another one notices",
 }
 
-# Alerts whose trouble is real here: the whole expression finds it. Of the others each side of each comparison has to
-# find something, since all is well or the trouble would take longer than a test.
+# Alerts with a real cause here: the whole expression finds it. Of the others, each side of each comparison has to
+# find something: their cause is absent, or would take longer than a test.
 TROUBLES = {
     "JobFailureRatioHigh",
     "JobNoSuccess",
@@ -63,12 +63,12 @@ def dashboards() -> Any:
     if sys.version_info < (3, 11):
         pytest.skip("grafana-foundation-sdk needs Python 3.11")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # its models warn of newer ones of theirs
+        warnings.simplefilter("ignore", DeprecationWarning)  # its models warn of newer ones
         return importlib.import_module("dashboards")
 
 
 def still_empty(expressions: Iterable[str], finds: Callable[[str], bool]) -> list[str]:
-    """The expressions that have found nothing by the deadline; each needs to have found something once."""
+    """The expressions that found nothing until the deadline; each has to find something once."""
     missing = list(dict.fromkeys(expressions))
     deadline = time.monotonic() + LIMIT
     while missing and time.monotonic() < deadline:
@@ -95,16 +95,16 @@ def test_every_recording_rule_records(setup: Setup) -> None:
     assert still_empty(recorded - NEEDS_TIME.keys(), setup.prometheus.finds) == []
 
 
-def test_the_trouble_there_is_is_found(setup: Setup) -> None:
+def test_the_active_causes_are_found(setup: Setup) -> None:
     expressions = {rule.expression: rule.name for rule in alerts() if rule.name in TROUBLES}
     assert len(expressions) == len(TROUBLES)
     missing = still_empty(expressions, setup.prometheus.finds)
     assert [expressions[expression] for expression in missing] == []
 
 
-def test_what_an_active_alert_says_is_complete(setup: Setup) -> None:
+def test_the_text_of_an_active_alert_is_complete(setup: Setup) -> None:
     def active() -> dict[str, list[str]]:
-        """What the alerts that are pending or fire say, by name."""
+        """The texts of alerts that are pending or firing, by name."""
         found = {}
         for rule in setup.prometheus.rules():
             texts = [text for alert in rule.get("alerts", []) for text in alert["annotations"].values()]
@@ -157,8 +157,8 @@ def test_two_exporters_of_one_broker_do_not_make_two_queues(setup: Setup) -> Non
     assert still_empty([once], setup.prometheus.finds) == []
 
 
-def test_a_killed_worker_is_missed(setup: Setup) -> None:
-    """Last: after it there is no RQ worker any more."""
+def test_a_killed_worker_is_reported(setup: Setup) -> None:
+    """The last test: afterwards there is no RQ worker."""
     gone = {rule.expression: rule.name for rule in alerts() if rule.name in AFTER_A_KILL}
     assert len(gone) == len(AFTER_A_KILL)
     until(lambda: not any(map(setup.prometheus.finds, gone)), "nothing to be missed", LIMIT)  # a scrape may fail

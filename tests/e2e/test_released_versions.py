@@ -1,6 +1,6 @@
-"""What pip installs today with the built wheel and all its extras is what the tests run with.
+"""The tests run with the versions that pip installs today with the built wheel and all its extras.
 
-It fails when a dependency has a release that constraints.txt does not name yet: nothing here has run with that one.
+It fails when a dependency has a release that constraints.txt does not name yet: the tests have not run with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The systemd units: verified by systemd, and run as their users, from the shipped files, at the paths they name."""
+"""The systemd units: verified by systemd, and run as their users, from the shipped files, at their paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.systemd_units import SERVICES, UNITS, UnitHost
 
 pytestmark = pytest.mark.full
 
-LIMIT = 120.0  # a hang guard
+LIMIT = 120.0  # limit for a hung test
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def host(tmp_path: Path) -> UnitHost:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_systemd_finds_nothing_wrong(host: UnitHost, name: str) -> None:
+def test_systemd_accepts_the_unit(host: UnitHost, name: str) -> None:
     command = host.inside("systemd-analyze", "verify", "--man=no", str(UNITS / f"{name}.service"))
     done = subprocess.run(command, env=host.of_unit(name, {}), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -43,7 +43,7 @@ def test_systemd_finds_nothing_wrong(host: UnitHost, name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_services_are_confined(name: str) -> None:
     servers.program("systemd-analyze")
-    # Tenths of systemd's scale from 0 (nothing can happen) to 10; what is left is network, files and /proc.
+    # Tenths of systemd's scale from 0 (fully confined) to 10; what remains is network, files and /proc.
     command = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", "--no-pager"]
     done = subprocess.run([*command, str(UNITS / f"{name}.service")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -54,7 +54,7 @@ def test_the_readme_installs_them(tmp_path: Path) -> None:
     host.prepare()
     installing = commands(UNITS.parent / "README.md", "install", "systemd-sysusers", "systemd-tmpfiles")
     assert len(installing) == 5
-    # On a copy of /etc, so that it is this host's in nothing but its beginnings.
+    # On a copy of /etc, so that this host's files do not change.
     script = f"""
         set -e
         cp -a /etc {tmp_path}/etc && mount --bind {tmp_path}/etc /etc
@@ -73,11 +73,11 @@ def test_the_readme_installs_them(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def notifications(host: UnitHost) -> Iterator[socket.socket]:
-    """The socket on which systemd hears that a service of Type=notify is ready."""
+    """The socket on which systemd waits for the readiness of a service of Type=notify."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         path = host.path / "run/notify"
         before = Path.cwd()
-        os.chdir(path.parent)  # the whole path may be longer than an address may be
+        os.chdir(path.parent)  # the whole path may exceed the length of a socket address
         try:
             sock.bind(path.name)
         finally:

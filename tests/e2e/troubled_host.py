@@ -1,6 +1,6 @@
-"""A process whose registry directory is in every trouble there is: `python -m tests.e2e.troubled_host`.
+"""A process with every problem of a registry directory: `python -m tests.e2e.troubled_host`.
 
-Its directory holds few series (JOBMETRICS_MAX_SERIES) and it asks for more, it records what is no number, its
+Its directory holds few series (JOBMETRICS_MAX_SERIES) and it asks for more, it records values that are not numbers, its
 own code makes an error inside a guard, and a file there is damaged. It ends when its standard input does.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from jobmetrics import Counter, guard, timed_job
 
-# A label with too many values; a second one, since no metric gets more than half of all series.
+# A label with too many values; a second one, since one metric gets at most half of all series.
 ORDERS = Counter("host_orders", "Orders by customer.", ["customer"])
 RETURNS = Counter("host_returns", "Returns by customer.", ["customer"])
-NUMBERS = Counter("host_numbers", "What may be no number.")
+NUMBERS = Counter("host_numbers", "Values that may not be numbers.")
 CUSTOMERS = 600
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     directory = Path(os.environ["JOBMETRICS_DIR"])
     (directory / "slot-00099").write_bytes(b"no slot")
     print("recorded", flush=True)
-    for _ in sys.stdin:  # a line a job, so that what was dropped in the last one is told
+    for _ in sys.stdin:  # a job per line, so that the updates dropped in the last one are reported
         work(0)
 
 

@@ -1,4 +1,4 @@
-"""The truth table: each way a Celery task can end, what is sent for it, and what it counts as in each pool."""
+"""The truth table: each way a Celery task can end, what is sent for it, and how each pool counts it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POOLS = (PREFORK, *IN_PROCESS)
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what to do, and exactly what is added. ends: by task and status; the others by task and label."""
+    """One row: an action, and the exact counts it adds. ends: by task and status; the others by task and label."""
 
     name: str
     act: Callable[[Worker], None]
@@ -67,7 +67,7 @@ def _terminate(signal_name: str) -> Callable[[Worker], None]:
         before = worker.started()["wait"]
         sent = worker.send("wait")
         labels = ("celery", f"{TASKS}.wait", "jobs")
-        # Active is not enough: the task is counted from its signal on, and writes its own line a moment later.
+        # Active is not enough: the task is counted from its signal on, and writes its line later.
         until(lambda: worker.started()["wait"] > before, "the task's own line")
         until(lambda: active(worker.directory).get(labels) == 1, "the task to run")
         worker.app.control.revoke(sent.id, terminate=True, signal=signal_name)
@@ -98,7 +98,7 @@ def _twice(task: str, times: int) -> Callable[[Worker], None]:
 
 
 def _canvas(make: Callable[[Callable[..., Any]], Any]) -> Callable[[Worker], None]:
-    """Sends what is made of the worker's tasks; make is given name, *arguments -> signature."""
+    """Send a canvas of the worker's tasks; make gets a function name, *arguments -> signature."""
 
     def act(worker: Worker) -> None:
         def signature(task: str, *args: object) -> Any:
@@ -148,7 +148,7 @@ ROWS = (
     Row("terminated by KILL", _terminate("KILL"), {("wait", "revoked"): 1}, pools=(PREFORK,)),
     Row("greenlet terminated by TERM", _terminate("TERM"), {("wait", "revoked"): 1}, pools=(GEVENT,), since=(5, 5)),
     Row("greenlet terminated by KILL", _terminate("KILL"), {("wait", "revoked"): 1}, pools=(GEVENT,), since=(5, 5)),
-    Row("unknown task", _send("nobody.knows.this"), withdrawn={("unknown", "unknown"): 1}),
+    Row("unknown task", _send("not.registered"), withdrawn={("unknown", "unknown"): 1}),
     Row("undecodable body", _raw(b"{no json", task=f"{TASKS}.succeed", id="undecodable"),
         withdrawn={("unknown", "rejected"): 1}),
     Row("no task's message", _raw(b'"hello"', id="none"), withdrawn={("unknown", "rejected"): 1}),
@@ -172,14 +172,14 @@ ROWS = (
 )  # fmt: skip
 
 
-# What happens in these happens before a pool is asked, or alike in every process that runs a task.
+# These end before a pool gets the task, or in the same way in every process that runs tasks.
 ALIKE = frozenset({
     "throw-KeyError", "retry until it fails", "autoretry", "replace", "unknown task", "undecodable body",
     "no task's message", "store_fails", "shadow name", "hostile name", "chain", "group", "chord with a retried member",
     "map", "link", "link_error", "a megabyte",
 })  # fmt: skip
 
-# What a child inherits, or has not inherited when it is spawned, and what of it the main process learns.
+# These depend on what a child inherits, or does not inherit when spawned, and on what the main process learns.
 OF_CHILDREN = frozenset({
     "success", "fail-ValueError", "retry, then success", "ignore", "soft limit", "hard limit by SIGKILL",
     "kill_itself-WorkerLostError", "killed_after_its_end", "lost, rejected and run again", "system_exit-SystemExit",
@@ -187,8 +187,8 @@ OF_CHILDREN = frozenset({
     "unpicklable_error-UnpicklableError", "chord",
 })  # fmt: skip
 
-# What is acknowledged, rejected, sent again or refused, which each broker does its own way. RabbitMQ drops a message
-# that has expired itself: no worker hears of it.
+# These depend on the broker: acknowledgement, rejection, redelivery. RabbitMQ drops an expired message itself,
+# so no worker receives it.
 OF_BROKERS = frozenset({
     "success", "fail-ValueError", "retry, then success", "reject", "reject and requeue", "kill_itself-WorkerLostError",
     "lost, rejected and run again", "lost and retried", "revoked before it started", "terminated by KILL",
@@ -197,23 +197,23 @@ OF_BROKERS = frozenset({
 
 
 def rows(pool: str) -> list[Row]:
-    """The rows that this pool has, in the Celery that is installed."""
+    """The rows of a pool with the installed Celery."""
     return [row for row in ROWS if pool in row.pools and row.since <= CELERY]
 
 
 def some(pool: str, names: frozenset[str]) -> list[Row]:
-    """Those of these names."""
+    """The rows of a pool with these names."""
     assert names <= {row.name for row in ROWS}
     return [row for row in rows(pool) if row.name in names]
 
 
 def differing(pool: str) -> list[Row]:
-    """Those that another pool than prefork may count differently."""
+    """The rows that a pool other than prefork may count differently."""
     return some(pool, frozenset(row.name for row in ROWS) - ALIKE)
 
 
 def check(worker: Worker, row: Row) -> None:
-    """Do what the row says and see that exactly that is counted."""
+    """Do the row's action; exactly its counts are added."""
     with adds(
         worker,
         ends=row.ends,
@@ -239,7 +239,7 @@ SHARED: dict[str, tuple[Callable[[Worker], None], str]] = {
     "killed after its end": (_send("killed_after_its_end"), ""),
     "expired": (_expired, ""),
     "revoked before its start": (_revoke, ""),
-    "unknown": (_send("nobody.knows.this"), ""),
+    "unknown": (_send("not.registered"), ""),
 }
 OF_PREFORK_ONLY = frozenset({"revoked", "killed", "killed after its end"})
 
@@ -250,15 +250,15 @@ def shared(pool: str) -> list[conformance.Case]:
 
 
 def check_shared(worker: Worker, case: conformance.Case) -> None:
-    """Do what the case says and see that exactly that is counted."""
+    """Do the case's action; exactly its counts are added."""
     act, error = SHARED[case.name]
     conformance.check(case, lambda: act(worker), system="celery", directory=str(worker.directory), error=error)
     worker.assert_consistent()
 
 
 def check_running(worker: Worker) -> None:
-    """A task that is held is active, and its run time is the one that was seen."""
+    """A held task is active, and its run time is the one the test measured."""
     conformance.check_running(
-        lambda: worker.send("hold_acknowledged"), worker.let_go, system="celery", directory=str(worker.directory)
+        lambda: worker.send("hold_acknowledged"), worker.release, system="celery", directory=str(worker.directory)
     )
     worker.hold_again()

@@ -1,4 +1,4 @@
-"""A real Celery worker that the tests of one pool share: each test asserts what was added since it began."""
+"""A real Celery worker shared by the tests of one pool: each test asserts what was added since it began."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from celery import Celery
 
 from jobmetrics import settings
 from jobmetrics.celery import instrument, uninstrument
-from tests.integration import ledger
+from tests.integration import execution_ledger
 from tests.integration.processes import celery_worker
 from tests.support import servers
 from tests.support.readings import active, assert_durations_add_up, counts, until, values
 
-TASKS = "tests.integration.celery_app"
+TASKS = "tests.integration.celery_tasks"
 RESULTS = "tests.integration.celery_results:Results+"
 
 Counts = Counter[tuple[str, ...]]
 
 
 class Worker:
-    """A running worker, its ledger and its directory."""
+    """A running worker, its ledger and its registry directory."""
 
     def __init__(self, app: Any, base: Path, process: subprocess.Popen[bytes]) -> None:
         self.app = app
@@ -37,35 +37,35 @@ class Worker:
     def send(self, task: str, *args: Any, **options: Any) -> Any:
         return self.app.send_task(task if "." in task else f"{TASKS}.{task}", args=args, **options)
 
-    def let_go(self) -> None:
-        """Let the jobs end that were sent to wait for this."""
-        self._let_go.touch()
+    def release(self) -> None:
+        """Release the jobs that wait for this."""
+        self._released.touch()
 
     def hold_again(self) -> None:
-        """Let jobs wait again that are sent from now on."""
-        self._let_go.unlink()
+        """Make jobs sent from now on wait again."""
+        self._released.unlink()
 
     @property
-    def _let_go(self) -> Path:
-        return self.written.with_name(f"{self.written.name}.let-go")
+    def _released(self) -> Path:
+        return self.written.with_name(f"{self.written.name}.released")
 
     @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
     def started(self) -> Counter[str]:
-        """Executions by task, as the tasks themselves tell."""
-        lines = (line.partition(":") for line in ledger.read(self.written))
+        """Executions by task, from the ledger."""
+        lines = (line.partition(":") for line in execution_ledger.read(self.written))
         return Counter(task for task, _, word in lines if word == "start")
 
     def counted(self, family: str) -> Counts:
-        """A family's values by task and the labels beyond the common ones; the queue is always the one sent to."""
+        """A family's values by task and the labels beyond the common ones; the queue is always the default one."""
         found = values(self.directory, family)
         assert {(labels[0], labels[2]) for labels in found} <= {("celery", "jobs")}
         return Counter({(_short(labels[1]), *labels[3:]): int(value) for labels, value in found.items()})
 
     def reading(self) -> dict[str, Counts]:
-        """Everything that counts ends."""
+        """All families that count ends."""
         families = ("jobs_total", "jobs_withdrawn_total", "jobs_failures_total", "jobs_retries_total")
         found = {family: self.counted(family) for family in families}
         lost = values(self.directory, "jobs_worker_processes_lost_total")
@@ -76,14 +76,14 @@ class Worker:
         return active(self.directory) == {}
 
     def assert_consistent(self) -> None:
-        """The invariants that hold whenever nothing runs."""
+        """Assert the invariants that hold when nothing runs."""
         until(self.nothing_runs, f"nothing to run, not {active(self.directory)}")
         assert_durations_add_up(self.directory)
         ends = self.counted("jobs_total")
         by_task = Counter[str]()
         for (task, _), count in ends.items():
             by_task[task] += count
-        by_task.pop("map", None)  # Celery's own, which writes no ledger
+        by_task.pop("map", None)  # a task of Celery, which writes no ledger
         assert by_task == self.started()
         failures = Counter[str]()
         for (task, _), count in self.counted("jobs_failures_total").items():
@@ -106,7 +106,7 @@ def _added(before: dict[str, Counts], now: dict[str, Counts]) -> dict[str, Count
 
 @contextmanager
 def adds(worker: Worker, **wanted: dict[tuple[str, ...], int] | int) -> Iterator[None]:
-    """Within it, exactly these counts are added. ends, withdrawn, failures, retries by task and label; lost."""
+    """Exactly these counts are added in the block. ends, withdrawn, failures, retries by task and label; lost."""
     names = {"ends": "jobs_total", "withdrawn": "jobs_withdrawn_total", "failures": "jobs_failures_total"}
     names |= {"retries": "jobs_retries_total"}
     before = worker.reading()
@@ -133,7 +133,7 @@ def _counts_of(wanted: object) -> dict[tuple[str, ...], int]:
 
 @contextmanager
 def running(broker: str, results: str, base: Path, *options: str, **environment: str) -> Iterator[Worker]:
-    """A worker, turned on by its configuration alone, and an instrumented producer."""
+    """A worker instrumented by its configuration alone, and an instrumented producer."""
     (base / "registry").mkdir(mode=0o700, exist_ok=True)
     variables = {
         "BROKER": broker,
@@ -157,7 +157,7 @@ def running(broker: str, results: str, base: Path, *options: str, **environment:
                 servers.shared_pids.discard(process.pid)
     finally:
         uninstrument(producer)
-        # A result says goodbye to its store when it goes, which may be after the store: nobody waits for any of them.
+        # A result that is freed unsubscribes from its store, which may be gone by then: forget all results.
         setattr(producer.backend, "on_result_fulfilled", lambda _: None)  # noqa: B010 - a method to mypy
         producer.close()
         settings.use(None)

@@ -1,4 +1,4 @@
-"""Which tests of real workers are left to make test-all: pools, worker classes and brokers beyond the usual ones."""
+"""Which tests of real workers run only in make test-all: pools, worker classes and brokers beyond the usual ones."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 
 HERE = Path(__file__).parent
 
-# What `make test` runs: where a parameter of this name has another value, the test is make test-all's.
+# The values that `make test` runs: a test whose parameter has another value is marked full.
 USUAL = {"pool": "prefork", "worker_class": "jobmetrics.rq.Worker", "broker": "redis"}
 RABBITMQ = frozenset({"rabbitmq_url", "_shared_rabbitmq"})
 
 
-@pytest.hookimpl(tryfirst=True)  # before the marks choose
+@pytest.hookimpl(tryfirst=True)  # before marks select tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and item.path.is_relative_to(HERE):

@@ -1,4 +1,4 @@
-"""A minimal Django project with RQ queues: its settings, and its manage.py when it is run as a module."""
+"""A minimal Django project with RQ queues: its settings, and its manage.py when run as a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the first reading of a broker with very many queues takes, in a process of its own."""
+"""Measure the first reading of a broker with many queues, in a separate process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(len(readings), len(depths), sum(depths), took, grown)
 
 
 class FirstReading(NamedTuple):
-    """readings, queues: how many; depth: of all queues together; processor seconds; megabytes of memory."""
+    """Counts of readings and queues; depth of all queues together; processor seconds; megabytes of memory."""
 
     readings: float
     queues: float
@@ -35,7 +35,7 @@ class FirstReading(NamedTuple):
 
 
 def first_reading(module: str, option: str, url: str) -> FirstReading:
-    """Make the collector of a module, for a broker that an option of CollectorOptions names, and read once."""
+    """Make a module's collector for the broker in an option of CollectorOptions, and read once."""
     done = subprocess.run(
         [sys.executable, "-c", _CODE, module, option, url], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Celery tasks that use everything a job can say of itself."""
+"""Celery tasks that use every API inside a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery, shared_task
 
 from jobmetrics import Counter, add_items, current_job, duration, increment, observe, set_gauge, stage, timed_job
-from tests.integration import ledger
+from tests.integration import execution_ledger
 
 ROWS = Counter("inside_rows", "Rows.", ["table"])
 
@@ -30,7 +30,7 @@ _meeting = threading.Barrier(2)
 
 @timed_job(target=60.0)
 def helper() -> None:
-    """Part of many jobs; its target is its own affair."""
+    """Part of many jobs; it has its own target."""
 
 
 @app.task
@@ -77,7 +77,7 @@ def too_late() -> None:
 @app.task
 @timed_job
 def needs(one: int, *, two: int = 0) -> None:
-    """Two arguments, that Celery checks when it is sent."""
+    """A task with two arguments, which Celery checks when the task is sent."""
 
 
 @app.task(bind=True)
@@ -86,7 +86,7 @@ def parts(self: Any) -> None:
         add_items(3)
     job = current_job()
     assert job is not None
-    ledger.write(f"{job.system}|{job.job_type}|{job.queue_name}|{job.id == self.request.id}")
+    execution_ledger.write(f"{job.system}|{job.job_type}|{job.queue_name}|{job.id == self.request.id}")
     asyncio.run(_aparts())
     thread = threading.Thread(target=contextvars.copy_context().run, args=(add_items, 10))
     thread.start()
@@ -103,10 +103,14 @@ async def _one_item() -> None:
     add_items()
 
 
+def _write_current_job() -> None:
+    execution_ledger.write(str(current_job()))
+
+
 @app.task
 def outside() -> None:
-    """Says what a thread without the job's context is in."""
-    thread = threading.Thread(target=contextvars.Context().run, args=(lambda: ledger.write(str(current_job())),))
+    """Write the current job that a thread without the job's context sees."""
+    thread = threading.Thread(target=contextvars.Context().run, args=(_write_current_job,))
     thread.start()
     thread.join()
 
@@ -133,7 +137,7 @@ def misuse() -> str:
 
 @app.task
 def burn(seconds: float) -> None:
-    """Use so much processor time."""
+    """Use this many seconds of processor time."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
@@ -141,7 +145,7 @@ def burn(seconds: float) -> None:
 
 @app.task
 def burn_together(seconds: float) -> None:
-    """As `burn`, two at the same time in one process."""
+    """Like `burn`, with two tasks at the same time in one process."""
     _meeting.wait(60)
     burn(seconds)
     _meeting.wait(60)

@@ -1,4 +1,4 @@
-"""RQ jobs that use everything a job can say of itself."""
+"""RQ jobs that use every API inside a job."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rq import get_current_job
 from rq.decorators import job
 
 from jobmetrics import Counter, add_items, current_job, increment, stage, timed_job
-from tests.integration import ledger
+from tests.integration import execution_ledger
 
 ROWS = Counter("inside_rows", "Rows.", ["table"])
-nowhere = Redis(port=1)  # the tests enqueue by themselves
+nowhere = Redis(port=1)  # the tests enqueue jobs themselves
 
 
 @timed_job(target=60.0)
 def helper() -> None:
-    """Part of many jobs; its target is its own affair."""
+    """Part of many jobs; it has its own target."""
 
 
 @timed_job(target=30.0)
@@ -67,14 +67,14 @@ def parts() -> None:
     now, known = get_current_job(), current_job()
     assert now is not None
     assert known is not None
-    ledger.write(f"{known.system}|{known.job_type}|{known.queue_name}|{now.id in known.id}")
+    execution_ledger.write(f"{known.system}|{known.job_type}|{known.queue_name}|{now.id in known.id}")
     ROWS.labels("orders").inc(3)
     ROWS.labels("a", "b").inc()
     increment("inside_orders", shop="a")
 
 
 def burn(seconds: float) -> None:
-    """Use so much processor time."""
+    """Use this many seconds of processor time."""
     until = time.process_time() + seconds
     while time.process_time() < until:
         pass

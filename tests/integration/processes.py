@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-END_SECONDS = 20.0  # a hang guard
+END_SECONDS = 20.0  # limit for a hung process
 
 
 @contextmanager
 def process(arguments: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in the repository's folder; ended warmly, and by force if that does not help."""
+    """A process in the repository's folder; at the end it is interrupted, and killed if it does not exit."""
     with log.open("ab") as output:
         started = subprocess.Popen(
             arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
@@ -28,7 +28,7 @@ def process(arguments: list[str], log: Path, **environment: str) -> Iterator[sub
 
 
 def stop(started: subprocess.Popen[bytes]) -> None:
-    """A warm shutdown."""
+    """Request a warm shutdown."""
     if started.poll() is None:
         started.send_signal(signal.SIGTERM)
     try:
@@ -40,9 +40,9 @@ def stop(started: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def celery_worker(
-    environment: Mapping[str, str], log: Path, *options: str, app: str = "tests.integration.celery_app"
+    environment: Mapping[str, str], log: Path, *options: str, app: str = "tests.integration.celery_tasks"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A Celery worker that has announced itself."""
+    """A Celery worker that is ready."""
     arguments = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", *options]
     with process([*arguments, "--without-gossip", "--without-mingle"], log, **environment) as started:
         wait_for_line(started, log, b" ready.")
@@ -57,7 +57,7 @@ def rq_worker(
     *options: str,
     worker_class: str = "jobmetrics.rq.Worker",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """An RQ worker that has announced itself."""
+    """An RQ worker that is ready."""
     arguments = [
         sys.executable,
         "-m",
@@ -75,11 +75,11 @@ def rq_worker(
 
 
 def wait_for_line(started: subprocess.Popen[bytes], log: Path, line: bytes) -> None:
-    """Wait until a process has logged something."""
+    """Wait until a process has logged a line."""
     from tests.support.readings import until
 
     def said() -> bool:
-        ended = started.poll() is not None  # before the log is read: what it said last counts
+        ended = started.poll() is not None  # before the log is read, so that its last lines are included
         if line in log.read_bytes():
             return True
         assert not ended, log.read_text(errors="replace")

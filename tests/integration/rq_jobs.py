@@ -1,4 +1,4 @@
-"""The jobs of the RQ integration tests: each writes its own name once an execution, and ends in a way of its own."""
+"""The jobs of the RQ integration tests: each writes its name once per execution, and each ends in another way."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from typing import Any
 
 from rq.job import Retry
 
-from tests.integration import ledger
+from tests.integration import execution_ledger
 
 
 class Gone(Exception):
-    """What some jobs raise on purpose."""
+    """Raised by some jobs."""
 
 
 class Unreadable:
-    """Its pickle cannot be read again."""
+    """An object that cannot be unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return int, ("no number",)
 
 
 class Deadly:
-    """Reading its pickle kills the process that does."""
+    """An object that kills the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return _die, ()
 
 
 def _die() -> None:
-    ledger.write("deadly")
+    execution_ledger.write("deadly")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def count(*_: object) -> None:
-    ledger.write("count")
+    execution_ledger.write("count")
 
 
 def succeed(seconds: float = 0.0) -> str:
-    ledger.write("succeed")
+    execution_ledger.write("succeed")
     time.sleep(seconds)
     return "done"
 
 
-def succeed_when_told(marker: str) -> None:
-    """Waits for a file."""
-    ledger.write("succeed_when_told")
+def succeed_when_released(marker: str) -> None:
+    """Wait for a file."""
+    execution_ledger.write("succeed_when_released")
     while not os.path.exists(marker):  # noqa: PTH110 - a marker file
         time.sleep(0.02)
 
 
 def fork_and_fall_through() -> None:
-    """Its child comes out of it too, as of any function, but leaves soon after."""
-    ledger.write("fork_and_fall_through")
+    """The forked child also returns from this function, and exits soon after."""
+    execution_ledger.write("fork_and_fall_through")
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -67,24 +67,24 @@ def fork_and_fall_through() -> None:
 
 
 def fail() -> None:
-    ledger.write("fail")
+    execution_ledger.write("fail")
     raise Gone("on purpose")
 
 
 def exit_early() -> None:
-    ledger.write("exit_early")
+    execution_ledger.write("exit_early")
     sys.exit(3)
 
 
 def ask_again(retries: int) -> Retry:
-    """Asks for a retry each time."""
-    ledger.write("ask_again")
+    """Request a retry each time."""
+    execution_ledger.write("ask_again")
     return Retry(max=retries)
 
 
 def ask_once(marker: str, interval: int = 0) -> Retry | str:
-    """Asks for a retry by its return value, once."""
-    ledger.write("ask_once")
+    """Request a retry by the return value, once."""
+    execution_ledger.write("ask_once")
     if not os.path.exists(marker):  # noqa: PTH110 - a marker file
         with open(marker, "w"):  # noqa: PTH123 - as above
             return Retry(max=2, interval=interval)
@@ -92,25 +92,25 @@ def ask_once(marker: str, interval: int = 0) -> Retry | str:
 
 
 def fail_once(marker: str) -> None:
-    ledger.write("fail_once")
+    execution_ledger.write("fail_once")
     if not os.path.exists(marker):  # noqa: PTH110 - a marker file
         with open(marker, "w"):  # noqa: PTH123 - as above
             raise Gone("on purpose")
 
 
 def kill_itself() -> None:
-    ledger.write("kill_itself")
+    execution_ledger.write("kill_itself")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def leave(code: int) -> None:
-    ledger.write("leave")
+    execution_ledger.write("leave")
     os._exit(code)
 
 
 def eat_memory() -> bytes:
-    """Meets a memory limit."""
-    ledger.write("eat_memory")
+    """Exceed a memory limit."""
+    execution_ledger.write("eat_memory")
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2**30, limits[1]))
     try:
@@ -120,21 +120,21 @@ def eat_memory() -> bytes:
 
 
 def fill_memory(mebibytes: int) -> None:
-    """Touches so much memory, and is killed then, as an OOM killer would."""
-    ledger.write("fill_memory")
+    """Touch this many mebibytes, then be killed as by an OOM killer."""
+    execution_ledger.write("fill_memory")
     held = bytearray(mebibytes * 2**20)
     held[::4096] = b"x" * len(held[::4096])
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def overrun() -> None:
-    ledger.write("overrun")
+    execution_ledger.write("overrun")
     time.sleep(60)
 
 
 def swallow_timeout() -> None:
-    """Goes on after its timeout."""
-    ledger.write("swallow_timeout")
+    """Continue after the timeout."""
+    execution_ledger.write("swallow_timeout")
     while True:
         try:
             time.sleep(60)
@@ -143,13 +143,13 @@ def swallow_timeout() -> None:
 
 
 def give_unpicklable() -> object:
-    ledger.write("give_unpicklable")
+    execution_ledger.write("give_unpicklable")
     return lambda: None
 
 
 def burn(seconds: float) -> None:
-    """Uses the processor for so long, half of it in a child process."""
-    ledger.write("burn")
+    """Use the processor for some seconds, half of them in a child process."""
+    execution_ledger.write("burn")
     code = f"import time\nwhile time.process_time() < {seconds / 2}: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
     end = time.process_time() + seconds / 2
@@ -162,7 +162,7 @@ def callback_raises(*_: Any) -> None:
 
 
 class Things:
-    """A method as a job."""
+    """A class with a method that is a job."""
 
     def do(self) -> None:
-        ledger.write("do")
+        execution_ledger.write("do")

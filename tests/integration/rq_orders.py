@@ -1,6 +1,6 @@
 """Every order of instrument() on a class and its base: the classes, and a program that runs a worker of each.
 
-A row's queue has its name, so that the label queue_name says what each class recorded.
+A row's queue has its name, so that the label queue_name shows the counts of each class.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OVERRIDDEN = ("nothing", "hooks", "fork and super", "fork")
 
 
 def _hooks(base: type[Any]) -> dict[str, Any]:
-    """Methods of the subclass's own, for those that are heard."""
+    """Override, in the subclass, the methods that jobmetrics wraps."""
 
     def method(name: str) -> Callable[..., Any]:
         def call_super(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,7 +45,7 @@ def _super_fork(base: type[Any]) -> dict[str, Any]:
     return {"fork_work_horse": fork_work_horse}
 
 
-def _own_fork(base: type[Any]) -> dict[str, Any]:
+def _overridden_fork(base: type[Any]) -> dict[str, Any]:
     def fork_work_horse(self: Any, job: Any, queue: Any) -> None:
         child = os.fork()
         if child == 0:
@@ -61,7 +61,7 @@ _BODIES: dict[str, Callable[[type[Any]], dict[str, Any]]] = {
     "nothing": lambda base: {},
     "hooks": _hooks,
     "fork and super": _super_fork,
-    "fork": _own_fork,
+    "fork": _overridden_fork,
 }
 
 
@@ -95,7 +95,7 @@ ROWS = {
     for order in ORDERS
     for overridden in OVERRIDDEN
 }
-# RQ's own: a subclass of rq.Worker that starts its work-horses in a way of its own.
+# RQ's own: a subclass of rq.Worker that starts work-horses differently.
 STOCK: dict[str, Callable[[], list[type[Any]]]] = {
     "base": lambda: [rq.Worker],
     "subclass": lambda: [rq.worker.SpawnWorker],
@@ -106,7 +106,7 @@ STOCK_COUNTED = {order: KINDS if "base" in order else ("SpawnWorker",) for order
 
 
 def run(name: str, worker_class: type[Any], connection: Redis) -> None:
-    """Three jobs, the second of which kills its work-horse, performed by one worker."""
+    """Run three jobs in one worker; the second job kills its work-horse."""
     queue = Queue(name, connection=connection)
     for job in (jobs.fail, jobs.kill_itself, jobs.succeed):
         queue.enqueue(job)
@@ -128,7 +128,7 @@ def main(url: str, kind: str, *orders: str) -> None:
 
 
 if __name__ == "__main__":
-    # A spawned work-horse must find the classes: not by the name __main__.
+    # A spawned work-horse must find the classes under a name other than __main__.
     from tests.integration import rq_orders  # noqa: PLW0406 - on purpose, as said above
 
     rq_orders.main(*sys.argv[1:])

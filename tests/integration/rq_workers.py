@@ -1,4 +1,4 @@
-"""RQ workers on a real Redis with their ledger and directory, and worker classes for odd moments."""
+"""RQ workers on a real Redis with their ledger and directory, and worker classes that fail at special points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rq.version import VERSION
 from rq.worker import HerokuWorker
 
 import jobmetrics.rq
-from tests.integration import ledger
+from tests.integration import execution_ledger
 from tests.integration.processes import process, rq_worker
 from tests.support.readings import active, assert_durations_add_up, counts, until, values
 
@@ -38,13 +38,13 @@ WITH_HORSES = tuple(each for each in CLASSES if each != SIMPLE)
 
 
 class Heroku(HerokuWorker):
-    """RQ's own class for Heroku, which tells its work-horse when it is to end; here at once."""
+    """RQ's class for Heroku, which signals its work-horse at shutdown; here without delay."""
 
     imminent_shutdown_delay = 0
 
 
 class Own(rq.Worker):
-    """A user's class with a life of its own."""
+    """A user's class that overrides methods."""
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
         return super().perform_job(*args, **kwargs)
@@ -54,7 +54,7 @@ class Own(rq.Worker):
 
 
 class OwnForks(rq.Worker):
-    """A user's class that starts its work-horses itself."""
+    """A user's class that starts work-horses itself."""
 
     def fork_work_horse(self, *args: Any, **kwargs: Any) -> None:
         super().fork_work_horse(*args, **kwargs)
@@ -67,16 +67,16 @@ OWN = tuple(f"{__name__}.{each.__name__}" for each in (Heroku, Own, OwnForks))
 
 
 class _Impatient:
-    """Sees a minute more pass than does once the job has begun, and so kills at once what outlives its timeout."""
+    """Its clock is a minute ahead once the job has begun, so it kills a job that exceeds its timeout at once."""
 
     def maintain_heartbeats(self, job: Any, *args: Any, **kwargs: Any) -> None:
         super().maintain_heartbeats(job, *args, **kwargs)  # type: ignore[misc]  # a mixin
-        if ledger.read(Path(os.environ["LEDGER"])):
+        if execution_ledger.read(Path(os.environ["LEDGER"])):
             job.started_at -= timedelta(minutes=1)
 
 
 class Impatient(_Impatient, jobmetrics.rq.Worker):
-    """Impatient with forked work-horses."""
+    """Impatient, with forked work-horses."""
 
 
 IMPATIENT = [f"{__name__}.Impatient"]
@@ -84,7 +84,7 @@ if hasattr(jobmetrics.rq, "SpawnWorker"):
     IMPATIENT.append(f"{__name__}.ImpatientSpawning")
 
     class ImpatientSpawning(_Impatient, jobmetrics.rq.SpawnWorker):
-        """Impatient with spawned ones."""
+        """Impatient, with spawned work-horses."""
 
 
 def _die(_: int = 0) -> None:
@@ -92,7 +92,7 @@ def _die(_: int = 0) -> None:
 
 
 class _KilledAfterwards:
-    """Its work-horses are killed after their job's end has been recorded, and before they exit."""
+    """Its work-horses are killed after their job's end was recorded, before they exit."""
 
     def main_work_horse(self, *args: Any, **kwargs: Any) -> None:
         os._exit = _die  # type: ignore[assignment]  # in the work-horse
@@ -104,24 +104,24 @@ class KilledAfterwards(_KilledAfterwards, jobmetrics.rq.Worker):
 
 
 class KilledAfterwardsOwnForks(_KilledAfterwards, OwnForks):
-    """With work-horses that record for themselves."""
+    """With work-horses that record themselves."""
 
 
 KILLED_AFTERWARDS = [f"{__name__}.KilledAfterwards", f"{__name__}.KilledAfterwardsOwnForks"]
-if RQ_VERSION >= (3, 0):  # before RQ 3 a spawned work-horse is not of its worker's class
+if RQ_VERSION >= (3, 0):  # before RQ 3 a spawned work-horse has another class than its worker
     KILLED_AFTERWARDS.append(f"{__name__}.KilledAfterwardsSpawning")
 
     class KilledAfterwardsSpawning(_KilledAfterwards, jobmetrics.rq.SpawnWorker):
-        """With spawned ones."""
+        """With spawned work-horses."""
 
 
 def after_end() -> Path:
-    """The file that a lingering work-horse makes once its job's end is recorded."""
+    """The file that a waiting work-horse makes once its job's end is recorded."""
     return Path(os.environ["LEDGER"]).with_name("after the end")
 
 
 class _Lingers:
-    """Its work-horses wait after their job's end has been recorded."""
+    """Its work-horses wait after their job's end was recorded."""
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
         super().perform_job(*args, **kwargs)  # type: ignore[misc]  # a mixin
@@ -131,7 +131,7 @@ class _Lingers:
 
 
 class _Stopped(_Lingers):
-    """The worker obeys a stop command that came in before the job's end, as RQ's thread for commands does."""
+    """The worker obeys a stop command from before the job's end, as RQ's command thread does."""
 
     _stopped_job_id: str | None
 
@@ -147,7 +147,7 @@ class Lingers(_Lingers, jobmetrics.rq.Worker):
 
 
 class LingersOwnForks(_Lingers, OwnForks):
-    """With work-horses that record for themselves."""
+    """With work-horses that record themselves."""
 
 
 class Stopped(_Stopped, jobmetrics.rq.Worker):
@@ -155,15 +155,15 @@ class Stopped(_Stopped, jobmetrics.rq.Worker):
 
 
 class StoppedOwnForks(_Stopped, OwnForks):
-    """With work-horses that record for themselves."""
+    """With work-horses that record themselves."""
 
 
 LINGERING = [f"{__name__}.Lingers", f"{__name__}.LingersOwnForks"]
 STOPPED = [f"{__name__}.Stopped", f"{__name__}.StoppedOwnForks"]
 
 
-class _KilledBeforeItsWord:
-    """Its work-horses are killed after RQ has stored their job's end, and before jobmetrics has."""
+class _KilledBeforeItRecords:
+    """Its work-horses are killed after RQ has stored their job's end, before jobmetrics has recorded it."""
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
         super().perform_job(*args, **kwargs)  # type: ignore[misc]  # a mixin
@@ -171,12 +171,12 @@ class _KilledBeforeItsWord:
         return True
 
 
-class KilledBeforeItsWord(_KilledBeforeItsWord, rq.Worker):
+class KilledBeforeItRecords(_KilledBeforeItRecords, rq.Worker):
     """With forked work-horses."""
 
 
-class KilledBeforeItsWordOwnForks(_KilledBeforeItsWord, OwnForks):
-    """With work-horses that record for themselves."""
+class KilledBeforeItRecordsOwnForks(_KilledBeforeItRecords, OwnForks):
+    """With work-horses that record themselves."""
 
 
 class _KilledBefore:
@@ -191,42 +191,42 @@ class KilledBefore(_KilledBefore, jobmetrics.rq.Worker):
 
 
 class KilledBeforeOwnForks(_KilledBefore, OwnForks):
-    """With work-horses that record for themselves."""
+    """With work-horses that record themselves."""
 
 
-jobmetrics.rq.instrument(KilledBeforeItsWord)
-jobmetrics.rq.instrument(KilledBeforeItsWordOwnForks)
-KILLED_BEFORE_ITS_WORD = [f"{__name__}.KilledBeforeItsWord", f"{__name__}.KilledBeforeItsWordOwnForks"]
+jobmetrics.rq.instrument(KilledBeforeItRecords)
+jobmetrics.rq.instrument(KilledBeforeItRecordsOwnForks)
+KILLED_BEFORE_IT_RECORDS = [f"{__name__}.KilledBeforeItRecords", f"{__name__}.KilledBeforeItRecordsOwnForks"]
 KILLED_BEFORE = [f"{__name__}.KilledBefore", f"{__name__}.KilledBeforeOwnForks"]
 if RQ_VERSION >= (3, 0):
-    KILLED_BEFORE_ITS_WORD.append(f"{__name__}.KilledBeforeItsWordSpawning")
+    KILLED_BEFORE_IT_RECORDS.append(f"{__name__}.KilledBeforeItRecordsSpawning")
     KILLED_BEFORE.append(f"{__name__}.KilledBeforeSpawning")
 
-    class KilledBeforeItsWordSpawning(_KilledBeforeItsWord, jobmetrics.rq.SpawnWorker):
-        """With spawned ones."""
+    class KilledBeforeItRecordsSpawning(_KilledBeforeItRecords, jobmetrics.rq.SpawnWorker):
+        """With spawned work-horses."""
 
     class KilledBeforeSpawning(_KilledBefore, jobmetrics.rq.SpawnWorker):
-        """With spawned ones."""
+        """With spawned work-horses."""
 
 
-class _SaysWhatItRuns:
-    """Writes down, after each job, whether it holds itself for running one."""
+class _WritesItsState:
+    """Writes, after each job, whether the worker believes that it runs one."""
 
     def execute_job(self, *args: Any, **kwargs: Any) -> None:
         super().execute_job(*args, **kwargs)  # type: ignore[misc]  # a mixin
-        ledger.write("idle" if self.get_current_job_id() is None else "busy")  # type: ignore[attr-defined]  # as above
+        execution_ledger.write("idle" if self.get_current_job_id() is None else "busy")  # type: ignore[attr-defined]  # as above
 
 
-class SaysWhatItRuns(_SaysWhatItRuns, jobmetrics.rq.Worker):
+class WritesItsState(_WritesItsState, jobmetrics.rq.Worker):
     """With forked work-horses."""
 
 
-SAYING = [f"{__name__}.SaysWhatItRuns"]
+WRITING_THEIR_STATE = [f"{__name__}.WritesItsState"]
 if hasattr(jobmetrics.rq, "SpawnWorker"):
-    SAYING.append(f"{__name__}.SaysWhatItRunsSpawning")
+    WRITING_THEIR_STATE.append(f"{__name__}.WritesItsStateSpawning")
 
-    class SaysWhatItRunsSpawning(_SaysWhatItRuns, jobmetrics.rq.SpawnWorker):
-        """With spawned ones."""
+    class WritesItsStateSpawning(_WritesItsState, jobmetrics.rq.SpawnWorker):
+        """With spawned work-horses."""
 
 
 class Workers:
@@ -244,13 +244,13 @@ class Workers:
             "LEDGER": str(self.written),
             "JOBMETRICS_DIR": str(directory),
             "JOBMETRICS_PROPAGATE_ERRORS": "1",
-            # RQ 1.16 warns of its own use of its own functions.
+            # RQ 1.16 warns about its own deprecated functions.
             "PYTHONWARNINGS": "ignore::DeprecationWarning",
         }
 
     @contextmanager
     def running(self, worker_class: str = FORKING, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker that listens, ended warmly."""
+        """A worker that runs until a warm shutdown at the end of the block."""
         log = self.tmp_path / f"worker-{len(list(self.tmp_path.glob('worker-*')))}.log"
         self.log = log
         with rq_worker(self.url, self.environment, log, *options, QUEUE, worker_class=worker_class) as started:
@@ -267,14 +267,14 @@ class Workers:
     def pool(
         self, workers: int, worker_class: str = FORKING, *, burst: bool = True
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker pool. burst: it runs until the queue is empty."""
+        """Start a worker pool. burst: it runs until the queue is empty."""
         command = [sys.executable, "-m", "rq.cli", "worker-pool", "--url", self.url, "--num-workers", str(workers)]
         command += ["--worker-class", worker_class, *(["--burst"] if burst else []), QUEUE]
         with process(command, self.tmp_path / "pool.log", **self.environment) as started:
             yield started
 
     def forget_workers(self) -> None:
-        """What time does: the heartbeats of all that was started run out, and maintenance is due."""
+        """Let the heartbeats of all started workers expire, and make maintenance due."""
         key = f"rq:wip:{QUEUE}"
         members: Any = self.connection.zrange(key, 0, -1)
         for member in members:
@@ -282,7 +282,7 @@ class Workers:
         self.connection.delete(f"rq:clean_registries:{QUEUE}")
 
     def ended(self) -> dict[tuple[str, str], float]:
-        """Ends by job function and status, the labels that do not vary checked and left out."""
+        """Ends by job function and status, after a check of the labels that do not vary."""
         found = values(self.directory, "jobs_total")
         assert {(system, queue) for system, _, queue, _ in found} <= {("rq", QUEUE)}
         return {(name.rpartition(".")[2], status): count for (_, name, _, status), count in found.items()}
@@ -293,24 +293,24 @@ class Workers:
         return {(name.rpartition(".")[2], error): count for (_, name, _, error), count in found.items()}
 
     def lost(self) -> float:
-        """Work-horses that died in a job or right after it."""
+        """Count of work-horses that died in a job or right after it."""
         return values(self.directory, "jobs_worker_processes_lost_total").get(("rq",), 0.0)
 
     def unknown(self) -> float:
-        """Executions whose run time nobody knows."""
+        """Count of executions with an unknown run time."""
         return sum(values(self.directory, "jobs_duration_unknown_total").values())
 
     def total(self) -> float:
-        """Ends in all."""
+        """Count of all ends."""
         return sum(self.ended().values())
 
     def await_ends(self, number: int) -> None:
-        """Wait until so many executions have ended."""
+        """Wait until this number of executions has ended."""
         until(lambda: self.total() >= number, f"{number} ends")
 
     def await_written(self, number: int = 1) -> None:
-        """Wait until so many executions have started, as the jobs say."""
-        until(lambda: len(ledger.read(self.written)) >= number, f"{number} lines of the ledger")
+        """Wait until this number of executions has started, by the ledger."""
+        until(lambda: len(execution_ledger.read(self.written)) >= number, f"{number} lines of the ledger")
 
     def horse(self, worker: int) -> int:
         """The work-horse of a worker."""
@@ -331,14 +331,14 @@ class Workers:
         unwritten: int = 0,
         unstarted: int = 0,
     ) -> None:
-        """Everything the directory says of these ends, against the ledger.
+        """Compare everything the directory shows of these ends with the ledger.
 
         errors: failures by function and error type. unwritten: executions that ended before their job could write.
-        unstarted: those of them that ended before their work-horse could record a start.
+        unstarted: those of the unwritten that ended before their work-horse could record a start.
         """
         ends = self.ended()
         assert ends == ended, ends
-        written = Counter(ledger.read(self.written))
+        written = Counter(execution_ledger.read(self.written))
         by_function: Counter[str] = Counter()
         for (function, _), number in ended.items():
             by_function[function] += int(number)

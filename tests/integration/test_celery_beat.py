@@ -1,4 +1,4 @@
-"""A real celery beat: what it sends, when, and what is left to alert on when it has died."""
+"""A real celery beat: what it sends, when, and what remains for alerts after it has died."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app.conf.update(
 """
 
 
-def test_each_entry_shows_when_it_was_sent_and_is_due(redis_url: str, registry_dir: Path, tmp_path: Path) -> None:
+def test_each_entry_shows_its_last_and_next_send_time(redis_url: str, registry_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "beaten.py").write_text(APP)
     environment = {"CELERY_BROKER_URL": redis_url, "JOBMETRICS_DIR": str(registry_dir), "PYTHONPATH": str(tmp_path)}
     environment["JOBMETRICS_PROPAGATE_ERRORS"] = "1"
@@ -45,13 +45,13 @@ def test_each_entry_shows_when_it_was_sent_and_is_due(redis_url: str, registry_d
     sent, due = values(registry_dir, LAST_SENT), values(registry_dir, NEXT_DUE)
     assert sent.keys() == {OFTEN}
     assert before < sent[OFTEN] < after
-    assert sent[OFTEN] <= due[OFTEN] <= sent[OFTEN] + 1, "a dead beat: this moment passes and does not move"
+    assert sent[OFTEN] <= due[OFTEN] <= sent[OFTEN] + 1, "the next send time of a dead beat does not move"
     assert 0 <= values(registry_dir, LATENESS).get(OFTEN, 0.0) < 30
     assert values(registry_dir, "jobs_published_total")[("celery", "a.task", "celery")] >= 2
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_what_the_broker_did_not_take_was_not_sent(registry_dir: Path, tmp_path: Path) -> None:
+def test_a_task_that_the_broker_refused_is_not_sent(registry_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "beaten.py").write_text(APP)
     environment = {
         "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",

@@ -1,4 +1,4 @@
-"""Flower in an environment of its own, without jobmetrics, beside a worker that records: one configuration for both."""
+"""Flower in an environment without jobmetrics, beside a worker that records: one configuration for both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app = Celery("shop")
 app.config_from_object("celeryconfig")
 """
 
-# The worker sends events for Flower's sake; jobmetrics does not need them.
+# The worker sends events for Flower; jobmetrics does not need them.
 MORE = """
 import os
 
@@ -41,7 +41,7 @@ worker_send_task_events = True
 
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The celery command of an environment that has Flower, and no jobmetrics."""
+    """The celery command of an environment with Flower and without jobmetrics."""
     environment = tmp_path_factory.mktemp("flower")
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     install = [str(environment / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
@@ -63,7 +63,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def form(first_line: str) -> str:
-    """The configuration that docs/celery.md shows under this first line."""
+    """The configuration in docs/celery.md that begins with this line."""
     (found,) = (block.text for block in blocks(DOCS / "celery.md") if block.text.startswith(first_line + "\n"))
     return found
 
@@ -106,8 +106,8 @@ def test_one_configuration_serves_the_worker_and_flower(
     assert REFUSED not in log.read_text()
 
 
-def test_the_plain_form_ends_flower_without_jobmetrics(flower: Path, shop: Path, redis_url: str) -> None:
-    """Which is why there is the other one."""
+def test_the_plain_form_stops_flower_without_jobmetrics(flower: Path, shop: Path, redis_url: str) -> None:
+    """The reason for the other form of the configuration."""
     (shop / "celeryconfig.py").write_text('imports = ("jobmetrics.celery.plugin",)\n' + MORE)
     (port,) = servers.free_ports(1)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""How a Celery worker starts, scales, recycles its children and ends, and what its gauges and counters say then."""
+"""How a Celery worker starts, scales, recycles its children and ends, and its gauges and counters then."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _end(worker: Worker, how: signal.Signals) -> None:
 
 
 def _gone(worker: Worker) -> None:
-    """What a worker that has ended leaves: no live gauge, nothing active."""
+    """A worker that has ended leaves no live gauge and no active job."""
     for name in ("jobs_workers", "jobs_worker_capacity", "jobs_reserved"):
         assert values(worker.directory, name) == {}
     assert active(worker.directory) == {}
@@ -48,14 +48,14 @@ def test_warm_shutdown_waits_for_the_job_and_leaves_no_worker(start: Any) -> Non
         _gone(worker)
 
 
-def test_cold_shutdown_counts_the_job_it_killed_once(start: Any) -> None:
+def test_cold_shutdown_counts_the_killed_job_once(start: Any) -> None:
     with start("--concurrency=2") as worker:
         worker.send("wait")
         until(lambda: active(worker.directory) == {WAIT: 1}, "the job to run")
-        # Celery kills only what its main process knows to run, and would wait ten minutes for this one.
+        # Celery kills only jobs that its main process knows to run, and would wait ten minutes for this one.
         until(lambda: any(worker.app.control.inspect(limit=1).active().values()), "the main process to know")
         _end(worker, signal.SIGQUIT)
-        # Celery 5.5 and later cancel the job, so that it comes again; older ones let it fail with its process.
+        # Celery 5.5 and later cancel the job, so that it is redelivered; older ones let it fail with its process.
         status = "retry" if CELERY >= (5, 5) else "failure"
         assert worker.counted("jobs_total") == {("wait", status): 1}, worker.log
         _gone(worker)
@@ -73,14 +73,14 @@ def test_soft_shutdown_lets_the_job_end(start: Any) -> None:
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_killed_worker_is_gone_at_the_next_reading(start: Any, pool: str) -> None:
+def test_a_killed_workers_gauges_are_gone_at_the_next_reading(start: Any, pool: str) -> None:
     with start(f"--pool={pool}", "--concurrency=2") as worker:
         worker.send("wait")
         until(lambda: active(worker.directory) == {WAIT: 1}, "the job to run")
         _end(worker, signal.SIGKILL)
         until(lambda: active(worker.directory) == {}, "its children to end")
         assert values(worker.directory, "jobs_workers") == {}
-        # It was acknowledged, so it comes to nobody again: a job that nobody tells of has no end that counts.
+        # The job was acknowledged, so it is not redelivered: no process reports its end.
         assert worker.counted("jobs_total") == {}
         assert_durations_add_up(worker.directory)
 
@@ -143,26 +143,26 @@ def test_a_thread_that_cannot_be_terminated_ends_by_itself(start: Any) -> None:
         sent = worker.send("hold_acknowledged")
         until(lambda: worker.started()["hold_acknowledged"] == 1, "the job to run")
         worker.app.control.revoke(sent.id, terminate=True, reply=True, timeout=10, limit=1)
-        worker.let_go()
+        worker.release()
         until(lambda: worker.counted("jobs_total") == {("hold_acknowledged", "success"): 1}, "its end")
         worker.assert_consistent()
         assert worker.counted("jobs_withdrawn_total") == {}
 
 
 @pytest.mark.full
-def test_a_job_of_a_solo_worker_ends_before_its_termination_is_heard(start: Any) -> None:
+def test_a_job_of_a_solo_worker_ends_before_it_can_be_terminated(start: Any) -> None:
     with start(f"--pool={SOLO}") as worker:
         sent = worker.send("hold_acknowledged")
         until(lambda: worker.started()["hold_acknowledged"] == 1, "the job to run")
         worker.app.control.revoke(sent.id, terminate=True)
-        worker.let_go()
+        worker.release()
         until(lambda: bool(worker.app.control.ping(timeout=1, limit=1)), "the worker to hear of what came before this")
         until(lambda: worker.counted("jobs_total") == {("hold_acknowledged", "success"): 1}, "its end")
         worker.assert_consistent()
         assert worker.counted("jobs_withdrawn_total") == {}
 
 
-@pytest.mark.timeout(3600)  # a process each: minutes on a machine that does other things
+@pytest.mark.timeout(3600)  # one process per job: minutes on a busy machine
 @sizes("tasks", 100, 10_000)
 def test_recycled_children_leave_bounded_slots_and_exact_totals(start: Any, tasks: int) -> None:
     with start("--concurrency=4", "--max-tasks-per-child=1") as worker:
@@ -173,7 +173,7 @@ def test_recycled_children_leave_bounded_slots_and_exact_totals(start: Any, task
         assert worker.counted("jobs_total") == {("tick", "success"): tasks}
         worker.assert_consistent()
         slots = len(list(worker.directory.glob("slot-*")))
-        # Four children and as many on their way out, their main process, and this producer.
+        # Four children and up to four that are exiting, their main process, and this producer.
         assert slots <= 10
         assert values(worker.directory, "jobs_published_total") == {("celery", f"{TASKS}.tick", "jobs"): tasks}
 
@@ -181,8 +181,8 @@ def test_recycled_children_leave_bounded_slots_and_exact_totals(start: Any, task
 def test_wait_runs_from_publish_or_eta_to_the_start(start: Any) -> None:
     with start("--concurrency=1") as worker:
         worker.send("succeed", 1.0)
-        worker.send("succeed")  # waits for the one child
-        worker.send("swallow", countdown=2)  # its waiting begins when it may run
+        worker.send("succeed")  # waits for the only child
+        worker.send("swallow", countdown=2)  # its wait begins at its ETA
         worker.send("retry_once", 1)
         until(lambda: sum(worker.counted("jobs_total").values()) == 5, "all ends")
         waits = {labels[1].rpartition(".")[2]: found for labels, found in samples(worker.directory, WAITS).items()}
@@ -190,10 +190,10 @@ def test_wait_runs_from_publish_or_eta_to_the_start(start: Any) -> None:
         assert waits["succeed"].sum >= 0.9
         assert sum(waits["swallow"].buckets) == 1
         assert waits["swallow"].sum < 1.9
-        assert sum(waits["retry_once"].buckets) == 2  # each attempt by its own stamp
+        assert sum(waits["retry_once"].buckets) == 2  # each attempt by its own timestamp
 
 
-def test_a_redelivery_or_a_stranger_is_not_observed(start: Any, redis_url: str) -> None:
+def test_the_wait_of_a_redelivery_or_a_foreign_message_is_not_observed(start: Any, redis_url: str) -> None:
     from celery import Celery
 
     from jobmetrics.celery import instrument, uninstrument

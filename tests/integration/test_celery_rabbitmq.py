@@ -1,4 +1,4 @@
-"""Celery's prefork pool on a real RabbitMQ: what a broker with real acknowledgements and redeliveries changes."""
+"""Celery's prefork pool on a real RabbitMQ: the effects of real acknowledgements and redeliveries."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def test_row(worker: Worker, row: Row) -> None:
 
 
 @pytest.mark.skipif(CELERY < (5, 5), reason="Celery 5.5 brought delays by the broker itself")
-def test_jobs_that_the_broker_delays_show_the_queue_they_are_for(
-    rabbitmq_url: str, redis_url: str, tmp_path: Path
-) -> None:
+def test_jobs_delayed_by_the_broker_show_their_queue(rabbitmq_url: str, redis_url: str, tmp_path: Path) -> None:
     conf = {"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"}
     with running(rabbitmq_url, redis_url, tmp_path, "--concurrency=1", CONF=json.dumps(conf)) as worker:
         worker.app.conf.update(conf)

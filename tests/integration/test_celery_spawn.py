@@ -1,4 +1,4 @@
-"""Celery's prefork pool with spawned children, which inherit nothing: each way a task ends counts once."""
+"""Celery's prefork pool with spawned children, which inherit nothing: each end of a task counts once."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def test_row(worker: Worker, row: Row) -> None:
     check(worker, row)
 
 
-def test_its_children_are_interpreters_of_their_own(worker: Worker) -> None:
+def test_children_are_separate_interpreters(worker: Worker) -> None:
     children = psutil.Process(worker.process.pid).children()
     assert len([child for child in children if "billiard.spawn" in " ".join(child.cmdline())]) == 2
 
 
-def test_the_worker_says_what_it_is(worker: Worker) -> None:
+def test_the_worker_describes_itself(worker: Worker) -> None:
     assert values(worker.directory, "jobs_workers") == {("celery",): 1}
     assert values(worker.directory, "jobs_worker_capacity") == {("celery",): 2}
-    assert len(list(worker.directory.glob("slot-*"))) <= 6  # two children, as many on their way out, and two more
+    assert len(list(worker.directory.glob("slot-*"))) <= 6  # two children, two that are exiting, and two more
 
 
-def test_jobs_that_wait_for_their_time_are_reserved(worker: Worker) -> None:
+def test_jobs_with_an_eta_are_reserved(worker: Worker) -> None:
     for _ in range(2):
         worker.send("succeed", countdown=600)
     until(lambda: values(worker.directory, "jobs_reserved") == {("celery", "jobs"): 2}, "two reserved jobs")

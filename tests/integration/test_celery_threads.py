@@ -1,4 +1,4 @@
-"""Celery's threads pool on a real Redis: each way a task ends counts once, as its own ledger says."""
+"""Celery's threads pool on a real Redis: each end of a task counts once, as the ledger shows."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_a_running_task_is_active(worker: Worker) -> None:
     check_running(worker)
 
 
-def test_the_worker_says_what_it_is(worker: Worker) -> None:
+def test_the_worker_describes_itself(worker: Worker) -> None:
     assert values(worker.directory, "jobs_workers") == {("celery",): 1}
     assert values(worker.directory, "jobs_worker_capacity") == {("celery",): 2}
 
 
-def test_jobs_that_wait_for_their_time_are_reserved(worker: Worker) -> None:
+def test_jobs_with_an_eta_are_reserved(worker: Worker) -> None:
     for _ in range(2):
         worker.send("succeed", countdown=600)
     until(lambda: values(worker.directory, "jobs_reserved") == {("celery", "jobs"): 2}, "two reserved jobs")

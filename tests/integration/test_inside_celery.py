@@ -1,4 +1,4 @@
-"""What Celery tasks say of themselves, on real workers and a real Redis."""
+"""The APIs inside a job in Celery tasks, on real workers and a real Redis."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration import ledger
+from tests.integration import execution_ledger
 from tests.integration.processes import celery_worker
 from tests.support.readings import assert_durations_add_up, counts, samples, until, values
 
 TASKS = "tests.integration.inside_celery"
 POOLS = ["prefork", "threads", "solo"]
 
-# What starts a worker with these options of Celery and of ours.
+# Starts a worker with these options of Celery and settings of jobmetrics.
 Start = Callable[..., AbstractContextManager[None]]
 
 
@@ -48,7 +48,7 @@ def start(redis_url: str, registry_dir: Path, tmp_path: Path) -> Start:
 
 
 def ended(registry_dir: Path) -> dict[tuple[str, str], float]:
-    """Ends by task and status; everything is Celery's."""
+    """Ends by task and status; every system label is Celery's."""
     found = values(registry_dir, "jobs_total")
     assert {(system, queue) for system, _, queue, _ in found} <= {("celery", "jobs")}
     return {(name.removeprefix(f"{TASKS}."), status): count for (_, name, _, status), count in found.items()}
@@ -59,7 +59,7 @@ def by_task(found: dict[tuple[str, ...], float]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_timed_job_gives_the_running_task_its_target_and_counts_nothing_twice(
+def test_timed_job_sets_the_target_of_the_running_task_and_counts_it_once(
     registry_dir: Path, producer: Any, start: Start, pool: str
 ) -> None:
     tasks = [f"{TASKS}.{name}" for name in ("below", "above", "shared_below", "shared_above")] + ["renamed.below"]
@@ -91,12 +91,12 @@ def test_stages_items_and_the_job_itself(
         until(lambda: sum(ended(registry_dir).values()) == 3, "3 ends")
     labels = ("celery", f"{TASKS}.parts", "jobs")
     assert ended(registry_dir) == {("parts", "success"): 2, ("outside", "success"): 1}
-    assert sorted(ledger.read(tmp_path / "ledger")) == ["None", *["|".join((*labels, "True"))] * 2]
+    assert sorted(execution_ledger.read(tmp_path / "ledger")) == ["None", *["|".join((*labels, "True"))] * 2]
     assert values(registry_dir, "jobs_items_processed_total") == {labels: 34.0}
     assert counts(registry_dir, "jobs_stage_duration_seconds") == {(*labels, "download"): 2, (*labels, "parse"): 2}
 
 
-def test_own_metrics_need_no_set_up(registry_dir: Path, producer: Any, start: Start) -> None:
+def test_user_metrics_need_no_setup(registry_dir: Path, producer: Any, start: Start) -> None:
     with start("--pool=prefork", "--concurrency=2"):
         for _ in range(4):
             producer.send_task(f"{TASKS}.own_metrics")
@@ -114,7 +114,7 @@ def test_misuse_never_fails_a_task(registry_dir: Path, producer: Any, start: Sta
         until(lambda: ended(registry_dir) == {("misuse", "success"): 1}, "its end")
 
         def shown() -> bool:
-            producer.send_task(f"{TASKS}.below")  # the next job's start shows what was kept from the last
+            producer.send_task(f"{TASKS}.below")  # the next job's start shows the updates kept from the last one
             return bool(values(registry_dir, "jobmetrics_internal_errors_total"))
 
         until(shown, "the errors")
@@ -124,7 +124,7 @@ def test_misuse_never_fails_a_task(registry_dir: Path, producer: Any, start: Sta
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_processor_time_is_the_tasks_own(registry_dir: Path, producer: Any, start: Start, pool: str) -> None:
+def test_processor_time_covers_only_the_task(registry_dir: Path, producer: Any, start: Start, pool: str) -> None:
     with start(f"--pool={pool}", "--concurrency=1"):
         producer.send_task(f"{TASKS}.burn", args=(0.2,))
         producer.send_task(f"{TASKS}.below")
@@ -134,7 +134,7 @@ def test_processor_time_is_the_tasks_own(registry_dir: Path, producer: Any, star
     assert used["below"] < 0.1
 
 
-def test_tasks_in_threads_beside_each_other_have_their_own_processor_time(
+def test_simultaneous_tasks_in_threads_have_separate_processor_time(
     registry_dir: Path, producer: Any, start: Start
 ) -> None:
     with start("--pool=threads", "--concurrency=2"):
@@ -152,7 +152,7 @@ def test_celery_still_checks_the_arguments_of_a_timed_task() -> None:
     assert inside_celery.below.__name__ == "below"
 
 
-def test_task_called_as_a_function_is_a_job_of_its_own(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_called_as_a_function_is_a_separate_job(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobmetrics.testing import read_sample, temporary_registry
     from tests.integration import inside_celery
 

@@ -1,4 +1,4 @@
-"""What RQ jobs say of themselves, on real workers and a real Redis."""
+"""The APIs inside a job in RQ jobs, on real workers and a real Redis."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from redis import Redis
 from rq import Queue
 
-from tests.integration import inside_rq, ledger
+from tests.integration import execution_ledger, inside_rq
 from tests.integration.processes import rq_worker
 from tests.support.readings import assert_durations_add_up, counts, values
 
 JOBS = "tests.integration.inside_rq"
 CLASSES = ["jobmetrics.rq.Worker", "jobmetrics.rq.SimpleWorker"]
 
-# Runs a worker of this class, with settings of ours, until the queue is empty.
+# Runs a worker of this class, with settings of jobmetrics, until the queue is empty.
 Burst = Callable[..., None]
 
 
@@ -44,13 +44,13 @@ def burst(redis_url: str, registry_dir: Path, tmp_path: Path) -> Burst:
 
 
 def by_job(found: dict[tuple[str, ...], float]) -> dict[str, float]:
-    """One number a job function; everything is RQ's."""
+    """One value per job function; every system label is RQ's."""
     assert {(labels[0], labels[2]) for labels in found} <= {("rq", "jobs")}
     return {labels[1].removeprefix(f"{JOBS}."): number for labels, number in found.items()}
 
 
 @pytest.mark.parametrize("worker_class", CLASSES)
-def test_timed_job_gives_the_running_job_its_target_and_counts_nothing_twice(
+def test_timed_job_sets_the_target_of_the_running_job_and_counts_it_once(
     registry_dir: Path, queue: Queue, burst: Burst, worker_class: str
 ) -> None:
     functions = [inside_rq.plain, inside_rq.below, inside_rq.above, inside_rq.coroutine, inside_rq.Reports.static]
@@ -79,7 +79,7 @@ def test_stages_items_and_the_job_itself(
     burst(worker_class, JOBMETRICS_PROPAGATE_ERRORS="0")
     labels = ("rq", f"{JOBS}.parts", "jobs")
     assert by_job(values(registry_dir, "jobs_total")) == {"parts": 3.0}
-    assert ledger.read(tmp_path / "ledger") == ["|".join((*labels, "True"))] * 3
+    assert execution_ledger.read(tmp_path / "ledger") == ["|".join((*labels, "True"))] * 3
     assert values(registry_dir, "jobs_items_processed_total") == {labels: 9.0}
     assert counts(registry_dir, "jobs_stage_duration_seconds") == {(*labels, "download"): 3}
     assert values(registry_dir, "inside_rows_total") == {("orders",): 9.0}
@@ -87,7 +87,7 @@ def test_stages_items_and_the_job_itself(
 
 
 @pytest.mark.parametrize("worker_class", CLASSES)
-def test_processor_time_is_the_jobs_own(registry_dir: Path, queue: Queue, burst: Burst, worker_class: str) -> None:
+def test_processor_time_covers_only_the_job(registry_dir: Path, queue: Queue, burst: Burst, worker_class: str) -> None:
     queue.enqueue(inside_rq.burn, 0.2)
     queue.enqueue(inside_rq.plain)
     burst(worker_class)

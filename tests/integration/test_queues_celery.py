@@ -1,4 +1,4 @@
-"""Depth of Celery's queues on a real Redis, against what Celery and kombu themselves put there."""
+"""Depth of Celery's queues on a real Redis, compared with what Celery and kombu put there."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def depths(made: Collector) -> dict[str, float]:
 
 
 def read(made: Collector, family: Family) -> dict[str, float]:
-    """A family's values by queue; "" for one that has no queue in its labels."""
+    """A family's values by queue; the key is "" without a queue label."""
     readings = made.collect()
     assert {reading.values[:2] for reading in readings} <= {("celery", made.broker)}
     return {"".join(reading.values[2:]): reading.value for reading in readings if reading.family is family}
 
 
 def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """Grows by one each time redis-py sends something."""
+    """A list that grows by one each time redis-py sends something."""
     sent: list[None] = []
     send: Any = AbstractConnection.send_packed_command
 
@@ -93,7 +93,7 @@ def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 @pytest.fixture
 def app_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[str]:
-    """The name of an importable application with a key prefix, steps of its own and two queues."""
+    """The name of an importable application with a key prefix, priority steps and two queues."""
     (tmp_path / "queues_app.py").write_text(
         "from celery import Celery\n"
         "from kombu import Queue\n"
@@ -107,7 +107,7 @@ def app_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) 
     sys.modules.pop("queues_app", None)
 
 
-def test_depth_counts_what_waits_and_an_empty_known_queue_is_0(redis_url: str) -> None:
+def test_depth_counts_waiting_messages_and_an_empty_known_queue_is_0(redis_url: str) -> None:
     app = make_app(redis_url)
     with collector(options_for(redis_url, "mail", "empty", "mail")) as made:
         assert depths(made) == {"mail": 0, "empty": 0}
@@ -118,7 +118,7 @@ def test_depth_counts_what_waits_and_an_empty_known_queue_is_0(redis_url: str) -
         assert depths(made) == {"mail": 2, "empty": 0}
 
 
-def test_the_default_queue_is_celerys(redis_url: str) -> None:
+def test_the_default_queue_is_that_of_celery(redis_url: str) -> None:
     send(make_app(redis_url), "celery", 2)
     with collector(options_for(redis_url)) as made:
         assert depths(made) == {"celery": 2}
@@ -129,12 +129,12 @@ def test_all_priorities_count(redis_url: str) -> None:
     for priority in range(10):
         send(app, "mail", priority=priority)
     with Redis.from_url(redis_url) as client:
-        assert int(client.llen("mail")) < 10, "kombu no longer keeps priorities apart"
+        assert int(client.llen("mail")) < 10, "kombu no longer separates priorities"
     with collector(options_for(redis_url, "mail")) as made:
         assert depths(made) == {"mail": 10}
 
 
-def test_an_applications_prefix_steps_queues_and_broker_are_taken(redis_url: str, app_module: str) -> None:
+def test_prefix_steps_queues_and_broker_of_an_application_are_used(redis_url: str, app_module: str) -> None:
     transport = {"global_keyprefix": "pre:", "priority_steps": [0, 5], "sep": ":"}
     app = make_app(redis_url, broker_transport_options=transport)
     for priority in (0, 4, 5, 9):
@@ -149,7 +149,7 @@ def test_an_applications_prefix_steps_queues_and_broker_are_taken(redis_url: str
     with collector(options_for(redis_url, app=app_module)) as made:
         assert (made.broker, depths(made)) == ("main", {"mail": 4, "video": 0})
     with collector(options_for(redis_url, "mail")) as made:
-        assert depths(made) == {"mail": 0}, "without the application nobody knows the prefix"
+        assert depths(made) == {"mail": 0}, "the prefix is known only from the application"
 
 
 def test_it_reads_in_two_round_trips_and_changes_nothing(
@@ -158,12 +158,12 @@ def test_it_reads_in_two_round_trips_and_changes_nothing(
     url = redis_server.url
     send(make_app(url), "mail", 2)
     with collector(options_for(url, "mail", *(f"q{i}" for i in range(50)))) as made, Redis.from_url(url) as client:
-        made.collect()  # connects
+        made.collect()  # opens the connection
         before = {key: client.dump(key) for key in client.scan_iter()}
         client.config_resetstat()
         sent = counted_sends(monkeypatch)
         made.collect()
-        assert len(sent) == 2  # lengths, then the fronts of queues that hold something
+        assert len(sent) == 2  # lengths, then the first messages of queues that are not empty
         commands = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert commands.pop("cmdstat_llen") == 51 * 4
         assert (commands.pop("cmdstat_hlen"), commands.pop("cmdstat_lindex"), commands.pop("cmdstat_eval")) == (1, 1, 1)
@@ -171,7 +171,7 @@ def test_it_reads_in_two_round_trips_and_changes_nothing(
         assert {key: client.dump(key) for key in client.scan_iter()} == before
 
 
-def test_what_is_no_list_is_an_error_not_0(redis_url: str) -> None:
+def test_a_key_that_is_not_a_list_is_an_error_not_0(redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
         client.set("mail", "not a list")
     with collector(options_for(redis_url, "mail")) as made, pytest.raises(CollectorError, match="WRONGTYPE"):
@@ -201,7 +201,7 @@ def test_queues_beyond_the_cap_share_a_series(redis_url: str) -> None:
 
 @pytest.mark.full
 def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str) -> None:
-    """In labels, in processor seconds and in memory."""
+    """In labels, processor seconds and memory."""
     with Redis.from_url(redis_url) as client:
         for start in range(0, 50_000, 5000):
             numbers = range(start, start + 5000)
@@ -227,7 +227,7 @@ def test_a_long_message_is_not_read(redis_url: str, stamping: None) -> None:
         assert depths(made) == {"mail": 1, "video": 1}
 
 
-def test_without_the_right_to_run_scripts_only_the_ages_are_missing(
+def test_without_permission_for_scripts_only_the_ages_are_missing(
     redis_server: RedisServer, stamping: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     send(make_app(redis_server.url), "mail")
@@ -257,7 +257,7 @@ def test_a_broker_that_is_down_is_one_clear_line_and_is_read_again_when_back(red
         assert depths(made) == {"mail": 1}
 
 
-def test_a_wrong_password_is_told_without_the_password(redis_server: RedisServer) -> None:
+def test_a_wrong_password_is_reported_without_the_password(redis_server: RedisServer) -> None:
     with Redis.from_url(redis_server.url) as client:
         client.config_set("requirepass", "right-one")
     wrong = redis_server.url.replace("redis://", "redis://:wrong-one@")
@@ -276,7 +276,7 @@ def test_the_next_host_of_a_broker_with_several_is_tried(redis_url: str) -> None
         assert depths(made) == {"mail": 0}
 
 
-def test_a_broker_that_accepts_and_says_nothing_times_out() -> None:
+def test_a_broker_that_accepts_and_never_answers_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         with (
@@ -306,8 +306,8 @@ OTHERS = sorted(
 
 
 @pytest.mark.parametrize("scheme", OTHERS)
-def test_a_transport_that_is_not_read_says_what_is_read(scheme: str) -> None:
-    """Whether or not the packages that the transport needs are installed here."""
+def test_an_unsupported_transport_is_refused(scheme: str) -> None:
+    """Whether or not the packages of the transport are installed."""
     with (
         collector(options_for(f"{scheme}://key:secret@host/", "mail")) as made,
         pytest.raises(CollectorError) as refused,
@@ -318,7 +318,7 @@ def test_a_transport_that_is_not_read_says_what_is_read(scheme: str) -> None:
     )
 
 
-def test_an_application_on_another_transport_says_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_application_on_an_unsupported_transport_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sqs_app.py").write_text("from celery import Celery\napp = Celery('x', broker='sqs://key:secret@')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     (made,) = collectors(CollectorOptions(celery_app="sqs_app:app"))
@@ -354,14 +354,14 @@ def stamping() -> Iterator[None]:
     before_task_publish.disconnect(dispatch_uid="test")
 
 
-def test_the_oldest_is_the_one_next_to_run(redis_url: str, stamping: None) -> None:
+def test_the_oldest_message_is_the_next_one_to_run(redis_url: str, stamping: None) -> None:
     app = make_app(redis_url)
     with collector(options_for(redis_url, "mail", "empty")) as made:
         assert read(made, JOBS_QUEUE_OLDEST) == {}
         first, second, third = time.time(), 0.0, 0.0
         send(app, "mail", priority=9)
         second = time.time()
-        send(app, "mail", priority=0)  # Redis serves 0 first
+        send(app, "mail", priority=0)  # Redis serves priority 0 first
         third = time.time()
         send(app, "mail", priority=0)
         assert first < second <= read(made, JOBS_QUEUE_OLDEST)["mail"] <= third
@@ -452,7 +452,7 @@ def test_a_tls_url_is_read(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ RabbitMQ
 
 
-def test_rabbitmq_tells_depth_and_consumers_of_classic_and_quorum_queues(rabbitmq_url: str) -> None:
+def test_rabbitmq_reports_depth_and_consumers_of_classic_and_quorum_queues(rabbitmq_url: str) -> None:
     app = make_app(rabbitmq_url)
     with app.connection_for_write() as connection:
         channel = connection.channel()
@@ -467,7 +467,7 @@ def test_rabbitmq_tells_depth_and_consumers_of_classic_and_quorum_queues(rabbitm
             assert read(made, JOBS_QUEUE_OLDEST) == {}
 
 
-def test_rabbitmq_is_never_given_a_queue(rabbitmq_url: str) -> None:
+def test_the_collector_never_declares_a_rabbitmq_queue(rabbitmq_url: str) -> None:
     with make_app(rabbitmq_url).connection_for_write() as connection:
         connection.channel().queue_declare("there", durable=True, auto_delete=False)
         with collector(options_for(rabbitmq_url, "missing", "there", "gone")) as made:
@@ -480,10 +480,10 @@ def test_rabbitmq_is_never_given_a_queue(rabbitmq_url: str) -> None:
 
 def test_rabbitmq_that_is_down_is_one_clear_line(rabbitmq_url: str) -> None:
     wrong = rabbitmq_url.replace("guest:guest", "guest:wrong-one")
-    with collector(options_for(wrong, "mail")) as made, pytest.raises(CollectorError, match="cannot be read") as told:
+    with collector(options_for(wrong, "mail")) as made, pytest.raises(CollectorError, match="cannot be read") as error:
         made.collect()
-    assert "wrong-one" not in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "wrong-one" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_several_brokers_are_read_by_name(redis_url: str, rabbitmq_url: str) -> None:

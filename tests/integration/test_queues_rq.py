@@ -1,4 +1,4 @@
-"""What RQ's Redis says of queues, workers and schedulers, on real servers, against what RQ itself puts there."""
+"""Queues, workers and schedulers as RQ's Redis shows them, on real servers, compared with what RQ puts there."""
 
 from __future__ import annotations
 
@@ -61,21 +61,21 @@ def depths(made: Collector) -> dict[str, float]:
 
 
 def read(made: Collector, family: Family) -> dict[tuple[str, ...], float]:
-    """One family's readings by the labels beyond system and broker."""
+    """A family's readings by the labels beyond system and broker."""
     readings = made.collect()
     assert {reading.values[:2] for reading in readings} <= {("rq", "main")}
     return {reading.values[2:]: reading.value for reading in readings if reading.family is family}
 
 
 def states(made: Collector, queue: str) -> dict[str, float]:
-    """Jobs by state; those that are 0 are checked to be there and left out."""
+    """Jobs by state without those that are 0; those must be present."""
     found = {state: value for (name, state), value in read(made, f.JOBS_QUEUE_JOBS).items() if name == queue}
     assert found.keys() == {"started", "deferred", "scheduled", "finished", "failed", "canceled", "ready_to_enqueue"}
     return {state: value for state, value in found.items() if value}
 
 
 def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """Grows by one each time redis-py sends something."""
+    """A list that grows by one each time redis-py sends something."""
     sent: list[None] = []
     send: Any = AbstractConnection.send_packed_command
 
@@ -87,7 +87,7 @@ def counted_sends(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return sent
 
 
-def test_depth_is_what_waits_in_each_queue_that_rq_lists(redis_url: str, client: Redis) -> None:
+def test_depth_counts_waiting_jobs_of_each_queue_that_rq_lists(redis_url: str, client: Redis) -> None:
     with collector(redis_url) as made:
         assert depths(made) == {}
         high, low = Queue("high", connection=client), Queue("low:with:colons", connection=client)
@@ -107,7 +107,7 @@ def test_named_queues_are_read_whether_rq_lists_them_or_not(redis_url: str, clie
         assert depths(made) == {"high": 1, "new": 0}
 
 
-def test_a_name_that_is_no_text_is_still_read(redis_url: str, client: Redis) -> None:
+def test_a_queue_name_that_is_not_utf8_is_still_read(redis_url: str, client: Redis) -> None:
     client.sadd("rq:queues", b"rq:queue:\xff", b"something else")
     client.lpush(b"rq:queue:\xff", "a")
     with collector(redis_url) as made:
@@ -128,7 +128,7 @@ def test_it_takes_three_round_trips_at_any_size_and_changes_nothing(
             client.sadd("rq:workers", f"rq:worker:{number}")
             client.hset(f"rq:worker:{number}", mapping={"state": "busy", "last_heartbeat": "2026-01-01T00:00:00Z"})
             client.zadd("rq:cron_schedulers", {f"cron{number}": 1.0})
-        made.collect()  # connects
+        made.collect()  # opens the connection
         before = {key: client.dump(key) for key in client.scan_iter()}
         client.config_resetstat()
         sent = counted_sends(monkeypatch)
@@ -157,7 +157,7 @@ def test_it_takes_three_round_trips_at_any_size_and_changes_nothing(
     assert (asked["llen"], asked["zcard"], asked["hmget"]) == (size, 7 * size, size)
 
 
-def test_jobs_by_state_are_those_of_rqs_registries(redis_url: str, client: Redis) -> None:
+def test_jobs_by_state_match_the_registries_of_rq(redis_url: str, client: Redis) -> None:
     queue = Queue("high", connection=client)
     with collector(redis_url, "high", "empty") as made:
         assert states(made, "high") == states(made, "empty") == {}
@@ -177,7 +177,7 @@ def test_jobs_by_state_are_those_of_rqs_registries(redis_url: str, client: Redis
 
 
 @pytest.mark.skipif(RQ_VERSION < (3, 0), reason="RQ has this state from 3.0 on")
-def test_job_that_is_ready_to_enqueue_is_in_that_state_only(redis_url: str, client: Redis) -> None:
+def test_a_job_ready_to_enqueue_is_in_that_state_only(redis_url: str, client: Redis) -> None:
     from rq.registry import ReadyJobRegistry
 
     queue = Queue("high", connection=client)
@@ -257,11 +257,11 @@ def test_orphaned_and_overdue_by_the_servers_clock(redis_url: str, client: Redis
         assert states(made, "high") == {"started": 3, "scheduled": 3}
         assert read(made, f.JOBS_QUEUE_OVERDUE) == {("high",): 2}
         assert read(made, f.JOBS_QUEUE_OVERDUE_OLDEST) == {("high",): 1577836800.0}
-        # What it read is still there: nothing was cleaned up.
+        # Reading removed nothing.
         assert client.zcard("rq:wip:high") == 3
 
 
-def test_oldest_is_when_the_job_next_to_run_was_queued(redis_url: str, client: Redis) -> None:
+def test_the_oldest_timestamp_is_that_of_the_next_job_to_run(redis_url: str, client: Redis) -> None:
     queue = Queue("high", connection=client)
     with collector(redis_url, "high") as made:
         assert read(made, f.JOBS_QUEUE_OLDEST) == {}
@@ -272,10 +272,10 @@ def test_oldest_is_when_the_job_next_to_run_was_queued(redis_url: str, client: R
         assert read(made, f.JOBS_QUEUE_OLDEST) == {("high",): pytest.approx(_seconds(first.enqueued_at), abs=1)}
         client.hset(first.key, "enqueued_at", "2026-01-31T23:59:59.500000Z")
         assert read(made, f.JOBS_QUEUE_OLDEST) == {("high",): 1769903999.5}
-        client.delete(first.key)  # it expired: the next one tells
-        client.hset(second.key, "enqueued_at", "2026-01-31T23:59:59Z")  # as old releases write it
+        client.delete(first.key)  # it expired: the next one is the oldest
+        client.hset(second.key, "enqueued_at", "2026-01-31T23:59:59Z")  # the format of old releases
         assert read(made, f.JOBS_QUEUE_OLDEST) == {("high",): 1769903999.0}
-        client.hset(second.key, "enqueued_at", "no moment")
+        client.hset(second.key, "enqueued_at", "not a timestamp")
         assert read(made, f.JOBS_QUEUE_OLDEST) == {}
 
 
@@ -296,7 +296,7 @@ def test_workers_by_state_consumers_and_stale_heartbeats(redis_url: str, client:
         client.hset(lost.key, mapping={"last_heartbeat": "2026-01-31T23:59:59Z", "state": "paused"})
         assert read(made, f.JOBS_REGISTERED_WORKERS_HEARTBEAT) == {(): 1769903999.0}
         assert read(made, f.JOBS_REGISTERED_WORKERS) == {**none, ("idle",): 1, ("other",): 1}
-        client.delete(lost.key)  # its heartbeats ran out
+        client.delete(lost.key)  # its heartbeats expired
         assert read(made, f.JOBS_REGISTERED_WORKERS) == {**none, ("idle",): 1}
         assert read(made, f.JOBS_REGISTERED_WORKERS_STALE) == {(): 1}
         worker.register_death()
@@ -335,7 +335,7 @@ def test_cron_schedulers_heartbeat_and_next_job(redis_url: str, client: Redis) -
         cron.register_death()
 
 
-def test_several_servers_are_told_apart(redis_url: str, redis_server: RedisServer) -> None:
+def test_several_servers_have_different_labels(redis_url: str, redis_server: RedisServer) -> None:
     targets = (Target("one", redis_url), Target("two", redis_server.url))
     with Redis.from_url(redis_server.url) as other:
         Queue("high", connection=other).enqueue(print)
@@ -416,11 +416,11 @@ def _answers(client: Redis) -> bool:
         return False
 
 
-def _seconds(moment: datetime) -> float:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+def _seconds(at: datetime) -> float:
+    return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def test_what_is_no_list_is_an_error_not_0(redis_url: str, client: Redis) -> None:
+def test_a_key_that_is_not_a_list_is_an_error_not_0(redis_url: str, client: Redis) -> None:
     client.set("rq:queue:high", "not a list")
     with collector(redis_url, "high") as made, pytest.raises(CollectorError, match="WRONGTYPE"):
         made.collect()
@@ -459,7 +459,7 @@ def test_queues_beyond_the_cap_share_a_series(redis_url: str, client: Redis, mon
 
 @pytest.mark.full
 def test_the_first_reading_of_50000_queues_is_bounded(redis_url: str, client: Redis) -> None:
-    """In labels, in processor seconds and in memory."""
+    """In labels, processor seconds and memory."""
     for start in range(0, 50_000, 5000):
         with client.pipeline(transaction=False) as pipe:
             for number in range(start, start + 5000):
@@ -488,7 +488,7 @@ def test_a_redis_that_is_down_is_one_clear_line_and_is_read_again_when_back(redi
         assert depths(made) == {"high": 1}
 
 
-def test_a_wrong_password_is_told_without_the_password(redis_server: RedisServer) -> None:
+def test_a_wrong_password_is_reported_without_the_password(redis_server: RedisServer) -> None:
     with Redis.from_url(redis_server.url) as client:
         client.config_set("requirepass", "right-one")
     for wrong in ("redis://:wrong-one@", "redis://wrong-one:wrong-one@"):
@@ -499,7 +499,7 @@ def test_a_wrong_password_is_told_without_the_password(redis_server: RedisServer
         assert depths(made) == {}
 
 
-def test_a_redis_that_accepts_and_says_nothing_times_out() -> None:
+def test_a_redis_that_accepts_and_never_answers_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         with collector(url, timeout=0.2) as made, pytest.raises(CollectorError, match="cannot be read"):
@@ -522,7 +522,7 @@ def test_an_unknown_option_in_the_query_is_one_clear_line() -> None:
         "amqp://secret@h",
     ],
 )
-def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
+def test_an_invalid_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^--rq-url: ") as refused:
         list(collectors(CollectorOptions(rq_urls=(Target("main", url),))))
     assert "secret" not in str(refused.value)

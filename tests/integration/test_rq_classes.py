@@ -1,4 +1,4 @@
-"""Worker pools, RQ's other worker classes and a user's own, on a real Redis; and what is published."""
+"""Worker pools, RQ's other worker classes and user classes on a real Redis; and published jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def workers(redis_url: str, registry_dir: Path, tmp_path: Path) -> Iterator[Work
 
 @pytest.fixture
 def producing(registry_dir: Path) -> Iterator[None]:
-    """This process records, as a producer."""
+    """Make this process record as a producer."""
     settings.configure(dir=registry_dir, propagate_errors=True)
     yield
     slot = default().writer.slot
@@ -58,7 +58,7 @@ def test_worker_pool_counts_each_job_once(worker_class: str, workers: Workers) -
 
 
 @pytest.mark.parametrize("worker_class", [f"{HERE}.Heroku", f"{HERE}.Own"])
-def test_instrumented_class_of_ones_own(worker_class: str, workers: Workers) -> None:
+def test_an_instrumented_user_class(worker_class: str, workers: Workers) -> None:
     workers.queue.enqueue(jobs.succeed)
     workers.queue.enqueue(jobs.fail, retry=Retry(max=1))
     workers.queue.enqueue(jobs.kill_itself)
@@ -76,7 +76,7 @@ def test_instrumented_class_of_ones_own(worker_class: str, workers: Workers) -> 
 
 
 def run_orders(workers: Workers, *arguments: str) -> dict[str, dict[str, float]]:
-    """Run workers of classes that are instrumented in some order; what each class recorded, by the row's name."""
+    """Run workers of classes instrumented in some order; return the counts of each class by row name."""
     command = [sys.executable, "-m", "tests.integration.rq_orders", workers.url, *arguments]
     log = workers.tmp_path / "orders.log"
     with process(command, log, **workers.environment) as started:
@@ -98,7 +98,7 @@ ONCE_EACH = {"fail failure": 1, "kill_itself failure": 1, "succeed success": 1}
 def test_base_and_subclass_instrumented_in_any_order_count_once(kind: str, workers: Workers) -> None:
     rows = [name for name in orders.ROWS if name.startswith(f"{kind}:")]
     if kind == "SpawnWorker" and RQ_VERSION < (3, 0):
-        # Its work-horse runs a stock class before RQ 3, unless the method that starts it is ours.
+        # Before RQ 3 its work-horse has a stock class, unless jobmetrics has replaced the method that starts it.
         alone = "SpawnWorker: subclass; overrides fork and super"
         rows.remove(alone) if alone in rows else None
     found = run_orders(workers, kind)
@@ -129,7 +129,7 @@ def test_workers_alive_are_counted_and_their_slots_bounded(worker_class: str, wo
 
 
 @pytest.mark.usefixtures("producing")
-def test_published_is_what_was_sent_and_not_what_comes_back(workers: Workers) -> None:
+def test_published_counts_jobs_sent_and_not_jobs_requeued(workers: Workers) -> None:
     queue = instrument_queue(Queue(QUEUE, connection=workers.connection))
     first = queue.enqueue(jobs.succeed)
     queue.enqueue(jobs.count, depends_on=first)
@@ -188,7 +188,7 @@ def test_hostile_jobs_break_nothing_and_leak_nothing(worker_class: str, workers:
     sent.enqueue("x" * 100_000)
     sent.enqueue("no.such.\U0001f600.function")
     if worker_class != CLASSES[1]:
-        sent.enqueue(jobs.count, jobs.Deadly())  # kills whoever unpickles it: the work-horse, never the worker
+        sent.enqueue(jobs.count, jobs.Deadly())  # kills the process that unpickles it: the work-horse, never the worker
     sent.enqueue(jobs.succeed)
     workers.burst(worker_class)
     found = values(workers.directory, "jobs_total")

@@ -29,7 +29,7 @@ def workers(redis_url: str, registry_dir: Path, tmp_path: Path) -> Iterator[Work
 
 @pytest.mark.full
 @pytest.mark.parametrize("options", [[], ["--worker-class", "jobmetrics.rq.SimpleWorker"]], ids=["setting", "option"])
-def test_its_worker_command_counts(options: list[str], workers: Workers) -> None:
+def test_the_worker_command_counts(options: list[str], workers: Workers) -> None:
     workers.queue.enqueue(jobs.succeed)
     workers.queue.enqueue(jobs.fail)
     environment = {**workers.environment, "DJANGO_REDIS_URL": workers.url}
@@ -41,7 +41,7 @@ def test_its_worker_command_counts(options: list[str], workers: Workers) -> None
 
 
 @pytest.mark.full
-def test_jobs_that_django_sends_are_counted_where_they_are_sent(workers: Workers) -> None:
+def test_jobs_sent_by_django_are_counted_by_the_sender(workers: Workers) -> None:
     code = (
         "import django, rq\n"
         "from jobmetrics.rq import instrument_queue\n"

@@ -1,4 +1,4 @@
-"""What many forked jobs cost: no more files and bytes than few, and every one counted."""
+"""Many forked jobs use no more files and bytes than a few, and every job is counted."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def workers(redis_url: str, registry_dir: Path, tmp_path: Path) -> Iterator[Work
 
 
 def on_disk(directory: Path) -> dict[str, tuple[int, int]]:
-    """Each file with its length and what it takes on the disk, in bytes."""
+    """Length of each file and its space on the disk, in bytes."""
     return {path.name: (path.stat().st_size, path.stat().st_blocks * 512) for path in directory.iterdir()}
 
 
 @sizes("number", 500, 10_000)
-def test_many_forked_jobs_leave_what_a_hundred_leave(number: int, workers: Workers) -> None:
+def test_many_forked_jobs_use_the_same_space_as_a_hundred(number: int, workers: Workers) -> None:
     def run(more: int) -> None:
         for _ in range(more):
             workers.queue.enqueue(jobs.count)
@@ -39,7 +39,7 @@ def test_many_forked_jobs_leave_what_a_hundred_leave(number: int, workers: Worke
     workers.check({("count", "success"): number})
     assert on_disk(workers.directory) == left
     reading = snapshot(workers.directory)
-    assert reading.live + reading.free + reading.damaged <= 2  # the worker's own, and its work-horses'
+    assert reading.live + reading.free + reading.damaged <= 2  # one for the worker, one for its work-horses
 
 
 def test_a_running_job_is_active_and_its_run_time_is_measured(workers: Workers) -> None:

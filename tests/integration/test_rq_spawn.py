@@ -1,4 +1,4 @@
-"""Spawned work-horses: what reaches them of the worker's connection, of its settings and of ours."""
+"""Spawned work-horses: how the worker's connection, its settings and those of jobmetrics reach them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import jobmetrics.rq
-from tests.integration import ledger
+from tests.integration import execution_ledger
 from tests.integration import rq_jobs as jobs
 from tests.integration.processes import process
 from tests.integration.rq_workers import JOBS, QUEUE, RQ_VERSION, SPAWNING, Workers
@@ -30,14 +30,14 @@ def workers(redis_url: str, registry_dir: Path, tmp_path: Path) -> Iterator[Work
 
 
 def run(workers: Workers, *command: str, **environment: str) -> str:
-    """Run a program until it ends; its log."""
+    """Run a program until it exits; return its log."""
     log = workers.tmp_path / "worker.log"
     with process([sys.executable, "-m", *command], log, **{**workers.environment, **environment}) as started:
         assert started.wait(60) == 0, log.read_text(errors="replace")
     return log.read_text(errors="replace")
 
 
-def test_connection_that_was_not_made_from_a_url(workers: Workers) -> None:
+def test_a_connection_that_was_not_made_from_a_url(workers: Workers) -> None:
     port = urlsplit(workers.url).port
     (workers.tmp_path / "rq_settings.py").write_text(f"REDIS_HOST = '127.0.0.1'\nREDIS_PORT = {port}\n")
     workers.queue.enqueue(jobs.succeed)
@@ -54,7 +54,7 @@ def test_connection_that_was_not_made_from_a_url(workers: Workers) -> None:
 
 
 @pytest.mark.skipif(RQ_VERSION < (3, 0), reason="the work-horse is of its worker's class from RQ 3.0 on")
-def test_work_horse_is_what_its_worker_was_configured_to_be(workers: Workers) -> None:
+def test_a_work_horse_has_the_configuration_of_its_worker(workers: Workers) -> None:
     code = (
         "from redis import Redis\n"
         "from tests.integration.rq_spawning import *\n"
@@ -69,7 +69,7 @@ def test_work_horse_is_what_its_worker_was_configured_to_be(workers: Workers) ->
     workers.queue.enqueue(jobs.fail)
     with process([sys.executable, "-c", code], log, **workers.environment) as started:
         assert started.wait(60) == 0, log.read_text()
-    written = ledger.read(workers.written)
+    written = execution_ledger.read(workers.written)
     assert written.count("performed:OwnDeathPenalty:77") == 2, written
     assert written.count("handled:OwnJob") == 1, written
     assert workers.connection.ttl(good.key) <= 77

@@ -1,4 +1,4 @@
-"""RQ's truth table on a real Redis: each row in each worker class, counted once, as the jobs' ledger says."""
+"""RQ's truth table on a real Redis: each row in each worker class, counted once, as the ledger shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rq.command import send_stop_job_command
 from rq.job import JobStatus, Retry
 
 from jobmetrics import conformance
-from tests.integration import ledger
+from tests.integration import execution_ledger
 from tests.integration import rq_jobs as jobs
 from tests.integration.rq_workers import (
     CLASSES,
@@ -27,14 +27,14 @@ from tests.integration.rq_workers import (
     JOBS,
     KILLED_AFTERWARDS,
     KILLED_BEFORE,
-    KILLED_BEFORE_ITS_WORD,
+    KILLED_BEFORE_IT_RECORDS,
     LINGERING,
     OWN,
     RQ_VERSION,
-    SAYING,
     SIMPLE,
     STOPPED,
     WITH_HORSES,
+    WRITING_THEIR_STATE,
     Workers,
 )
 from tests.support.readings import active, assert_durations_add_up, until, values
@@ -60,7 +60,7 @@ def workers(redis_url: str, registry_dir: Path, tmp_path: Path) -> Iterator[Work
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what is sent, how each execution of it counts, and where."""
+    """One row: what is sent, how each execution counts, and in which classes."""
 
     name: str
     send: Callable[[Queue, Path], object]
@@ -247,7 +247,7 @@ def _stop(workers: Workers, worker_class: str) -> None:
         workers.await_ends(1)
 
 
-# By the names of jobmetrics.conformance: what is done, the error, and the classes that have it.
+# By the names of jobmetrics.conformance: the action, the error, and the classes that have it.
 SHARED: dict[str, tuple[Callable[[Workers, str], None], str, tuple[str, ...]]] = {
     "success": (_burst(jobs.succeed), "", CLASSES),
     "failure": (_burst(jobs.fail), "Gone", CLASSES),
@@ -277,7 +277,7 @@ def test_a_running_job_is_active(worker_class: str, workers: Workers) -> None:
     marker = workers.tmp_path / "go on"
     with workers.running(worker_class):
         conformance.check_running(
-            lambda: workers.queue.enqueue(jobs.succeed_when_told, str(marker)),
+            lambda: workers.queue.enqueue(jobs.succeed_when_released, str(marker)),
             marker.touch,
             system="rq",
             directory=str(workers.directory),
@@ -286,7 +286,7 @@ def test_a_running_job_is_active(worker_class: str, workers: Workers) -> None:
 
 def _send(rows: list[Row], workers: Workers) -> None:
     for row in rows:
-        folder = workers.tmp_path / row.name  # rows leave markers of the same name
+        folder = workers.tmp_path / row.name  # rows have markers of the same name
         folder.mkdir()
         row.send(workers.queue, folder)
 
@@ -303,8 +303,8 @@ def _check_all(rows: list[Row], workers: Workers) -> None:
 
 
 @pytest.mark.parametrize("worker_class", OWN)
-def test_all_rows_in_a_class_of_ones_own(worker_class: str, workers: Workers) -> None:
-    # RQ 2.0's worker quits over a killed work-horse whose job has retries left: `test_row` has that one.
+def test_all_rows_in_a_user_class(worker_class: str, workers: Workers) -> None:
+    # RQ 2.0's worker exits after a killed work-horse if the job has retries left: `test_row` has that case.
     quits = "SIGKILL with retries left" if RQ_VERSION == (2, 0) else None
     rows = [row for row in ROWS if row.since <= RQ_VERSION and row.name != quits]
     _send(rows, workers)
@@ -344,7 +344,7 @@ def test_repeated_job_is_a_success_each_time(worker_class: str, workers: Workers
 
 @pytest.mark.skipif(RQ_VERSION < (2, 7), reason="RQ has this cron from 2.7 on")
 @pytest.mark.parametrize("worker_class", CLASSES)
-def test_cron_job_counts_like_any_other(worker_class: str, workers: Workers) -> None:
+def test_a_cron_job_counts_like_any_other(worker_class: str, workers: Workers) -> None:
     from rq.cron import CronScheduler
 
     cron = CronScheduler(connection=workers.connection)
@@ -371,7 +371,7 @@ def test_swallowed_timeout_is_a_failure_once_the_worker_has_killed_it(worker_cla
 
 @pytest.mark.parametrize("kind", _usual_first(KILLED_AFTERWARDS))
 @pytest.mark.parametrize(("row", "status"), [("succeed", "success"), ("fail", "failure"), ("fail_once", "retry")])
-def test_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost(
+def test_a_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost(
     row: str, status: str, kind: str, workers: Workers
 ) -> None:
     if row == "fail_once":
@@ -416,17 +416,17 @@ def test_killed_from_outside(worker_class: str, workers: Workers) -> None:
         os.kill(workers.horse(worker.pid), signal.SIGKILL)
         workers.await_ends(1)
         workers.check({("succeed", "failure"): 1}, {("succeed", KILLED): 1})
-        workers.queue.enqueue(jobs.count)  # the worker lives on
+        workers.queue.enqueue(jobs.count)  # the worker still runs
         workers.await_ends(2)
     workers.check({("succeed", "failure"): 1, ("count", "success"): 1}, {("succeed", KILLED): 1})
 
 
-@pytest.mark.parametrize("worker_class", SAYING)
+@pytest.mark.parametrize("worker_class", WRITING_THEIR_STATE)
 def test_worker_is_idle_once_a_killed_work_horse_is_gone(worker_class: str, workers: Workers) -> None:
-    """Else a late command to stop the job would make it kill its own process group."""
+    """Otherwise a late command to stop the job would make it kill its own process group."""
     workers.queue.enqueue(jobs.kill_itself)
     workers.burst(worker_class)
-    assert ledger.read(workers.written) == ["kill_itself", "idle"]
+    assert execution_ledger.read(workers.written) == ["kill_itself", "idle"]
     assert workers.ended() == {("kill_itself", "failure"): 1}
 
 
@@ -443,8 +443,8 @@ def test_stop_command_is_revoked(worker_class: str, workers: Workers) -> None:
 
 
 @pytest.mark.parametrize("worker_class", [*WITH_HORSES, *OWN])
-def test_stop_whose_callback_raises_is_revoked_too(worker_class: str, workers: Workers) -> None:
-    """RQ's worker quits of it, before it has said what became of the job."""
+def test_a_stopped_job_with_a_callback_that_raises_is_revoked(worker_class: str, workers: Workers) -> None:
+    """The exception ends RQ's worker before it has recorded the job's end."""
     job = workers.queue.enqueue(jobs.succeed, 60, on_stopped=Callback(jobs.callback_raises))
     with workers.running(worker_class):
         workers.await_written()
@@ -464,7 +464,7 @@ def test_warm_shutdown_lets_the_job_end(worker_class: str, workers: Workers) -> 
     workers.check({("succeed", "success"): 1})
 
 
-def test_warm_shutdown_on_heroku_tells_the_job_which_fails_of_it(workers: Workers) -> None:
+def test_a_warm_shutdown_on_heroku_fails_the_job(workers: Workers) -> None:
     workers.queue.enqueue(jobs.succeed, 60)
     with workers.running(f"{HERE}.Heroku") as worker:
         workers.await_written()
@@ -482,7 +482,7 @@ def _shut_down_cold(workers: Workers, worker_class: str, *, after_end: bool = Fa
         until(lambda: b"shut down requested" in workers.log.read_bytes(), "the first signal to be seen")
 
         def gone() -> bool:
-            # RQ ignores it within a second of the first. One more after that would interrupt the worker's last words.
+            # RQ ignores a second signal within a second. A later one would interrupt the worker's last records.
             if worker.poll() is None and b"old shut down" not in workers.log.read_bytes():
                 worker.send_signal(signal.SIGTERM)
             return worker.poll() is not None
@@ -492,7 +492,7 @@ def _shut_down_cold(workers: Workers, worker_class: str, *, after_end: bool = Fa
 
 @pytest.mark.parametrize("worker_class", WITH_HORSES)
 @pytest.mark.parametrize("retries", [0, 1])
-def test_cold_shutdown_is_counted_by_whoever_cleans_up(worker_class: str, retries: int, workers: Workers) -> None:
+def test_a_cold_shutdown_is_counted_at_clean_up(worker_class: str, retries: int, workers: Workers) -> None:
     retry = Retry(max=retries) if retries else None
     workers.queue.enqueue(jobs.succeed, 60, retry=retry)
     _shut_down_cold(workers, worker_class)
@@ -535,8 +535,8 @@ def test_job_of_a_killed_worker_is_counted_by_the_worker_that_finds_it(worker_cl
     assert workers.unknown() == 1
 
 
-def test_job_called_abandoned_while_it_runs_is_counted_by_its_own_worker(workers: Workers) -> None:
-    workers.queue.enqueue(jobs.succeed_when_told, str(workers.tmp_path / "go on"))
+def test_a_running_job_marked_abandoned_is_counted_by_its_own_worker(workers: Workers) -> None:
+    workers.queue.enqueue(jobs.succeed_when_released, str(workers.tmp_path / "go on"))
     with workers.running():
         workers.await_written()
         workers.forget_workers()
@@ -549,7 +549,7 @@ def test_job_called_abandoned_while_it_runs_is_counted_by_its_own_worker(workers
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-def test_leaving_with_exit_code_0_counts_where_the_worker_sees_it(retries: int, workers: Workers) -> None:
+def test_a_job_that_exits_with_code_0_counts_where_the_worker_sees_it(retries: int, workers: Workers) -> None:
     workers.queue.enqueue(jobs.leave, 0, retry=Retry(max=retries) if retries else None)
     workers.burst()
     ended = {("leave", "retry" if retries else "failure"): 1}
@@ -557,15 +557,15 @@ def test_leaving_with_exit_code_0_counts_where_the_worker_sees_it(retries: int, 
     workers.check(ended, errors)
     assert workers.lost() == 1
     workers.forget_workers()
-    if not retries:  # RQ holds it for running until now
+    if not retries:  # RQ lists it as running until now
         workers.burst()
         workers.check(ended, errors)
         assert workers.unknown() == 0
 
 
-@pytest.mark.parametrize("kind", _usual_first(KILLED_BEFORE_ITS_WORD))
+@pytest.mark.parametrize("kind", _usual_first(KILLED_BEFORE_IT_RECORDS))
 @pytest.mark.parametrize("status", ["success", "failure", "result_ttl=0"])
-def test_work_horse_killed_between_redis_and_its_word_counts_as_redis_says(
+def test_a_work_horse_killed_after_redis_was_updated_counts_as_in_redis(
     status: str, kind: str, workers: Workers
 ) -> None:
     ttl = 0 if status == "result_ttl=0" else None
@@ -578,9 +578,9 @@ def test_work_horse_killed_between_redis_and_its_word_counts_as_redis_says(
     assert workers.lost() == 1
 
 
-@pytest.mark.parametrize("found", [False, True], ids=["nobody cleans up", "called abandoned before its end"])
+@pytest.mark.parametrize("found", [False, True], ids=["not cleaned up", "marked abandoned before its end"])
 def test_work_horse_that_outlives_its_worker_counts_once(found: bool, workers: Workers) -> None:
-    workers.queue.enqueue(jobs.succeed_when_told, str(workers.tmp_path / "go on"))
+    workers.queue.enqueue(jobs.succeed_when_released, str(workers.tmp_path / "go on"))
     with workers.running() as worker:
         workers.await_written()
         horse = psutil.Process(workers.horse(worker.pid))
@@ -589,19 +589,19 @@ def test_work_horse_that_outlives_its_worker_counts_once(found: bool, workers: W
     if found:
         workers.forget_workers()
         workers.burst()
-        workers.check({("succeed_when_told", "failure"): 1}, {("succeed_when_told", "AbandonedJobError"): 1})
+        workers.check({("succeed_when_released", "failure"): 1}, {("succeed_when_released", "AbandonedJobError"): 1})
     (workers.tmp_path / "go on").touch()
     until(lambda: not horse.is_running() or horse.status() == psutil.STATUS_ZOMBIE, "the work-horse's end")
     if not found:
         workers.forget_workers()
         workers.burst()
-        assert workers.ended() == {("succeed_when_told", "success"): 1}
+        assert workers.ended() == {("succeed_when_released", "success"): 1}
     assert workers.total() == 1
     assert active(workers.directory) == {}
     assert_durations_add_up(workers.directory)
 
 
-def test_process_that_a_job_forked_says_nothing_of_it(workers: Workers) -> None:
+def test_a_process_forked_by_a_job_does_not_record_the_job(workers: Workers) -> None:
     workers.queue.enqueue(jobs.fork_and_fall_through)
     workers.burst()
     workers.check({("fork_and_fall_through", "success"): 1})

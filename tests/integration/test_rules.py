@@ -1,4 +1,4 @@
-"""The rules and the shipped configuration, as promtool sees them. What it expects of them is in rules/tests."""
+"""promtool checks the rules and the shipped configuration. The expected alerts are in rules/tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import servers
 from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS
 
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
-LIMIT = 240.0  # seconds, a hang guard
+LIMIT = 240.0  # seconds; limit for a hung promtool
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -53,7 +53,7 @@ def printed_rules(namespace: str) -> str:
 
 def test_promtool_accepts_the_shipped_configuration(tmp_path: Path) -> None:
     (tmp_path / "prometheus.yml").write_text(PROMETHEUS.read_text())
-    (tmp_path / "rules").symlink_to(RECORDING.parent)  # beside it, as its own comment says
+    (tmp_path / "rules").symlink_to(RECORDING.parent)  # beside it, as a comment in the file requires
     promtool("check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
 
 

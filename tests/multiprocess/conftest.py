@@ -1,4 +1,4 @@
-"""Which steps of an interruption are left to make test-all."""
+"""Which steps of an interruption run only in make test-all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.multiprocess.interruption import AFTER
 HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before the marks choose
+@pytest.hookimpl(tryfirst=True)  # before marks select tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """After a call is, but for writes through the mapping, before the next one, which make test stops at."""
+    """Mark kills after each call `full`: they differ from kills before the next call only in writes to mapped files."""
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
         if given.get("when") == AFTER and item.path.is_relative_to(HERE):

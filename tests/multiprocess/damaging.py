@@ -42,7 +42,7 @@ def random_bytes(file: Path) -> None:
 
 
 def foreign(file: Path) -> None:
-    file.write_text("# a file of somebody else's\n" * 500, encoding="utf-8")
+    file.write_text("# a file of another program\n" * 500, encoding="utf-8")
 
 
 def empty_folder(file: Path) -> None:
@@ -52,7 +52,7 @@ def empty_folder(file: Path) -> None:
 
 def full_folder(file: Path) -> None:
     empty_folder(file)
-    (file / "kept").write_text("somebody's", encoding="utf-8")
+    (file / "kept").write_text("another user's", encoding="utf-8")
 
 
 def fifo(file: Path) -> None:
@@ -66,13 +66,13 @@ def link_to_nowhere(file: Path) -> None:
 
 
 def link_to_its_copy(file: Path) -> None:
-    """The same bytes outside the directory, behind a link."""
+    """Replace the file by a link to a copy of it outside the directory."""
     outside = file.parent.parent / f"outside-{file.name}"
     shutil.move(file, outside)
     file.symlink_to(outside)
 
 
-# What leaves nothing of a file to use.
+# Damage after which no part of the file can be used.
 WHOLE_FILE: tuple[Damage, ...] = (
     cut_to(0), cut_to(1), cut_to(63), cut_to(64), zero, zero_the_header, random_bytes, foreign, empty_folder,
     full_folder, fifo, link_to_nowhere, link_to_its_copy,
@@ -80,14 +80,14 @@ WHOLE_FILE: tuple[Damage, ...] = (
 
 
 def named(damage: Damage) -> str:
-    """A name for a parametrised test."""
+    """Name a parametrised test after its damage."""
     cells = damage.__closure__
     size = f"-{cells[0].cell_contents}" if cells else ""
     return damage.__qualname__.partition(".")[0] + size
 
 
 def overwrite(file: Path, offset: int, data: bytes) -> None:
-    """Write into a file that processes may have mapped."""
+    """Write into a file that other processes may have mapped."""
     fd = os.open(file, os.O_WRONLY)
     try:
         os.pwrite(fd, data, offset)

@@ -1,4 +1,4 @@
-"""Stop or kill a process at its N-th call into the system, or at its N-th line, of one stretch of code."""
+"""Stop or kill a process at its N-th system call, or at its N-th line, in a stretch of code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.multiprocess.support import Child, child
 
-# What the registry asks of the system, less what never touches a file.
+# The system calls of the registry that touch a file.
 _CALLS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (
         os,
@@ -37,7 +37,7 @@ Step = tuple[str, int]
 
 
 class Interruption:
-    """Does something at one step of what a thread of this process does within `armed`."""
+    """Act at one step of what a thread of this process does within `armed`."""
 
     def __init__(self, step: Step, act: Callable[[], object]) -> None:
         self._when, self._at = step
@@ -47,7 +47,7 @@ class Interruption:
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        """Count in this block."""
+        """Count steps in this block."""
         if self._when == LINE:
             sys.settrace(self._trace)
         else:
@@ -61,7 +61,7 @@ class Interruption:
 
     @property
     def seen(self) -> int:
-        """Steps so far."""
+        """The number of steps so far."""
         return self._seen
 
     def _wrap(self) -> None:
@@ -105,10 +105,10 @@ def interrupted_at(
     signal_number: int = signal.SIGKILL,
     stride: int = 1,
 ) -> Iterator[Child]:
-    """One child for each step of its armed stretch, signalled there: the first, then every `stride`-th.
+    """Signal one child at each step of its armed stretch: at the first, then at every `stride`-th.
 
-    Ends after a child that came through; that one has ended, and is not handed out. A child that was sent
-    SIGSTOP is stopped while the caller has it.
+    Stop after a child that completed its stretch; that child has ended and is not yielded. A child that was sent
+    SIGSTOP stays stopped while the caller has it.
     """
 
     def send() -> None:

@@ -13,21 +13,21 @@ from pathlib import Path
 import pytest
 
 NOBODY = 65534
-ALICE, BOB, CAROL = 54321, 54322, 54323  # users that need no entry in /etc/passwd
+ALICE, BOB, CAROL = 54321, 54322, 54323  # users without an entry in /etc/passwd
 TEAM, OTHERS = 54400, 54401
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def need_root() -> None:
-    """Skip where this process may not mount or become another user."""
+    """Skip where this process may not mount a file system or become another user."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a file system or to become another user")
 
 
 @contextlib.contextmanager
 def open_place() -> Iterator[Path]:
-    """A folder that any user can reach and enter, unlike pytest's own."""
+    """A folder that any user can enter; pytest's temporary folders are private."""
     path = Path(tempfile.mkdtemp(prefix="jobmetrics-test-"))
     path.chmod(0o755)
     try:
@@ -38,7 +38,7 @@ def open_place() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def small_disk(path: Path, options: str) -> Iterator[Path]:
-    """A file system in memory of a few pages, such as size=256k."""
+    """A file system in memory of a few pages; options such as size=256k."""
     need_root()
     path.mkdir()
     _mount("-t", "tmpfs", "-o", options, "tmpfs", str(path))
@@ -50,7 +50,7 @@ def small_disk(path: Path, options: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def read_only_view(source: Path, path: Path) -> Iterator[Path]:
-    """The same folder under another path, where nothing can be written."""
+    """Mount a folder read-only under another path."""
     need_root()
     path.mkdir()
     _mount("--bind", str(source), str(path))
@@ -72,7 +72,7 @@ def _unmount(path: Path) -> None:
 
 
 def fill(disk: Path, free_pages: int = 0) -> Path:
-    """Take all space of a disk but so many pages; the file that takes it."""
+    """Take all space of a disk except some pages; return the file that takes it."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -82,7 +82,7 @@ def fill(disk: Path, free_pages: int = 0) -> Path:
 
 
 def become(user: int, group: int | None = None, *more_groups: int) -> None:
-    """In a forked child: be another user from now on."""
+    """In a forked child: become another user."""
     os.setgroups(list(more_groups))
     os.setgid(user if group is None else group)
     os.setuid(user)

@@ -35,7 +35,7 @@ from jobmetrics.registry.write import session
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 
-HANG_SECONDS = 60.0  # a guard: nothing here comes near it
+HANG_SECONDS = 60.0  # a limit for hung tests; no test comes near it
 
 HITS = define(COUNTER, "hits", "Counted by tests.", ("who",))
 LEVEL = define(GAUGE, "level", "A live gauge.", ("who",), mode=families.LIVE_SUM)
@@ -46,7 +46,7 @@ SIZES = define(HISTOGRAM, "sizes", "A histogram.", ("who",), buckets=(1.0, 2.0, 
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,11 +56,11 @@ class Clock:
 
 
 class Worker:
-    """What one process records with. Its writer's clock stands still: `later` makes checks and retries due, and
-    shows with the next job what was dropped.
+    """What one process records with. Its writer's clock stands still: `later` makes checks and retries due, and ends
+    a job so that dropped updates appear in the directory.
 
-    patient: wait for the index lock however long it takes, so that busy machines change no count; off where
-    the wait itself is looked at.
+    patient: wait for the index lock without a limit, so that a busy machine changes no count; off in tests
+    of the wait itself.
     """
 
     def __init__(self, path: Path, *, patient: bool = True, **more: Any) -> None:
@@ -103,7 +103,7 @@ class Worker:
         self.recorder.ended(execution, Ended(status, error))
 
     def lost(self, name: str, job_type: str = "job") -> bool:
-        """Report the death of the process that ran an execution."""
+        """Report that the process running an execution has died."""
         return self.recorder.lost(Lost(Job("python", job_type, "queue"), name, "failure", "Killed", process_died=True))
 
     def job(self, name: str = "one", times: int = 1) -> None:
@@ -112,7 +112,7 @@ class Worker:
             self.end(name)
 
     def later(self, seconds: float = 3600.0) -> None:
-        """Let time pass, and do what a worker does at each job's start."""
+        """Advance the clock, then run the checks of a job's start."""
         self.clock.now += seconds
         self.writer.tick()
 
@@ -130,7 +130,7 @@ class Child:
     status: int | None = None
 
     def ask(self, name: str, *arguments: Any, **keywords: Any) -> Any:
-        """Have a serving child do something, and wait until it has."""
+        """Call a method of a serving child, and wait for its result."""
         self.send(name, *arguments, **keywords)
         return self.answer()
 
@@ -148,12 +148,12 @@ class Child:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the process is gone."""
+        """Send SIGKILL, and wait until the process has ended."""
         self.signal(signal.SIGKILL)
         assert self.wait() == -signal.SIGKILL
 
     def stopped(self) -> bool:
-        """Wait until the process has stopped itself (True) or ended (False)."""
+        """Wait until the process has stopped itself (True) or has ended (False)."""
         pid, status = os.waitpid(self.pid, os.WUNTRACED)
         assert pid == self.pid
         if os.WIFSTOPPED(status):
@@ -162,7 +162,7 @@ class Child:
         return False
 
     def wait(self, seconds: float = HANG_SECONDS) -> int:
-        """The exit status once the process has ended, -N for one ended by signal N."""
+        """Return the exit status once the process has ended; -N if signal N ended it."""
         if self.status is None:
             fd = os.pidfd_open(self.pid)
             try:
@@ -178,19 +178,19 @@ class Child:
             process.send_signal(signal.SIGUSR1)  # its threads' tracebacks go to stderr
             time.sleep(0.5)
         self.end()
-        pytest.fail(f"process {self.pid} hangs; where it is stands on stderr")
+        pytest.fail(f"process {self.pid} hangs; stderr has its traceback")
 
     def join(self) -> None:
-        """Wait for a good end."""
+        """Wait for exit status 0."""
         assert self.wait() == 0, f"process {self.pid} ended with {self.status}; its traceback is on stderr"
 
     def leave(self) -> None:
-        """Let a serving child end by itself."""
+        """Ask a serving child to exit."""
         self.pipe.send(None)
         self.join()
 
     def end(self) -> None:
-        """Make sure that it is gone."""
+        """Kill the process if it still runs."""
         if self.status is None:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -200,7 +200,7 @@ class Child:
 
 
 def fork(run: Callable[[Connection], object]) -> Child:
-    """Start a child that runs a function with its end of a pipe, and ends without any clean-up."""
+    """Start a child that runs a function with its end of a pipe, and exits without clean-up."""
     here, there = Pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -215,12 +215,12 @@ def fork(run: Callable[[Connection], object]) -> Child:
 
 
 def fork_without_hooks() -> int:
-    """As a library in C forks: Python calls no hooks."""
+    """Fork as a library in C does: Python calls no hooks."""
     return int(ctypes.PyDLL(None).fork())
 
 
 def in_order(*steps: Callable[[], object]) -> Callable[..., None]:
-    """One after another, as one function; what it is called with is not looked at."""
+    """One function that runs the steps in order and ignores its arguments."""
 
     def run(*_: object) -> None:
         for step in steps:
@@ -230,7 +230,7 @@ def in_order(*steps: Callable[[], object]) -> Callable[..., None]:
 
 
 def run_and_exit(run: Callable[[], object]) -> None:
-    """In a forked child: run, tell what went wrong on stderr, and never come back into pytest."""
+    """In a forked child: run, print a traceback on failure, and never return into pytest."""
     status = 1
     try:
         run()
@@ -247,7 +247,7 @@ def run_and_exit(run: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def child(run: Callable[[Connection], object]) -> Iterator[Child]:
-    """A child as `fork` starts it, gone at the end of the block."""
+    """A child started by `fork`; killed at the end of the block."""
     started = fork(run)
     try:
         yield started
@@ -257,13 +257,13 @@ def child(run: Callable[[Connection], object]) -> Iterator[Child]:
 
 @contextlib.contextmanager
 def children(runs: Sequence[Callable[[Connection], object]]) -> Iterator[list[Child]]:
-    """Several children, gone at the end of the block."""
+    """Several children; killed at the end of the block."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(child(run)) for run in runs]
 
 
 def serve(target: object, pipe: Connection) -> None:
-    """Do what the parent asks until it says None: methods of the target by name."""
+    """Call methods of the target by name for the parent until it sends None."""
     while True:
         command = pipe.recv()
         if command is None:
@@ -278,23 +278,23 @@ def serve(target: object, pipe: Connection) -> None:
 
 
 def worker(path: Path, **more: Any) -> contextlib.AbstractContextManager[Child]:
-    """A worker process that does what it is asked to; more: settings, and what `Worker` takes."""
+    """A worker process that serves the parent's calls; more: settings and the options of `Worker`."""
     return child(lambda pipe: serve(Worker(path, **more), pipe))
 
 
 def workers(path: Path, count: int, **more: Any) -> contextlib.AbstractContextManager[list[Child]]:
-    """Several such processes."""
+    """Several worker processes."""
     return children([lambda pipe: serve(Worker(path, **more), pipe)] * count)
 
 
 def in_child(run: Callable[[], object]) -> None:
-    """Run something in a process of its own, to a good end."""
+    """Run a function in a child process that must exit with status 0."""
     with child(lambda _: run()) as started:
         started.join()
 
 
 def record(path: Path, *asked: tuple[Any, ...], **more: Any) -> None:
-    """What one process records in its life: ("hit", "a", 2.0), ("job",), ..."""
+    """Record in one process from start to exit: ("hit", "a", 2.0), ("job",), ..."""
 
     def run() -> None:
         one = Worker(path, **more)
@@ -305,10 +305,10 @@ def record(path: Path, *asked: tuple[Any, ...], **more: Any) -> None:
 
 
 def names(path: Path) -> list[str]:
-    """The names of all files."""
+    """The names of all files of a directory."""
     return sorted(entry.name for entry in path.iterdir())
 
 
 def slot_files(path: Path) -> list[str]:
-    """The names of all slot files, those set aside not counted."""
+    """The names of all slot files, without those set aside."""
     return [name for name in names(path) if slot_number(name) is not None]

@@ -53,7 +53,7 @@ def bytes_of(path: Path) -> int:
 
 @sizes("times", 200, 10_000)
 def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Path) -> None:
-    """As RQ forks: a parent that has the index read, and a child for each job."""
+    """Fork as RQ does: the parent has read the index, and each job gets a child."""
 
     def run(_: Connection) -> None:
         one = Worker(registry_dir)
@@ -76,7 +76,7 @@ def test_one_work_horse_after_another_uses_one_slot(times: int, registry_dir: Pa
 
 @sizes("times", 150, 2_000)
 def test_processes_that_come_and_go_at_random(times: int, registry_dir: Path) -> None:
-    """Never more than eight at one time; half of them are killed."""
+    """At most eight processes run at a time; half of them are killed."""
     chance = random.Random(times)
     most = 8
 
@@ -110,7 +110,7 @@ PROCESSES = 48
 
 @sizes("times", 3, 20)
 def test_many_processes_that_start_at_once_share_no_slot(times: int, registry_dir: Path) -> None:
-    """They wait for one signal, then lease: in an empty directory first, then among the slots of the round before."""
+    """They wait for one signal, then lease: first in an empty directory, then among the slots of the previous round."""
     for n in range(times):
         with workers(registry_dir, PROCESSES) as all_:
             for one in all_:
@@ -143,28 +143,29 @@ class Neighbours:
     """Other processes that lease slots of the same directory, step by step."""
 
     def make(self, path: Path) -> None:
-        """One has made the first slot's file, and has not locked it yet."""
+        """Make the first slot's file as a process does that has not locked it yet."""
         (path / slot_name(0)).touch(0o600)
 
     def clear(self, path: Path) -> None:
-        """Another finds it empty: it removes it, if it gets the lock."""
+        """Remove the empty file as a process does that gets its lock."""
         file = path / slot_name(0)
         with contextlib.suppress(FileNotFoundError), file.open("r+b") as opened:
             if try_lock(opened.fileno()) and not os.fstat(opened.fileno()).st_size:
                 file.unlink()
 
     def lease(self, path: Path) -> None:
-        """A slot, for good."""
+        """Lease a slot and keep it."""
         self.slot = lease_one(path)
 
     def has_its_file(self, path: Path) -> bool:
-        """Whether the slot's name still stands for the file that was leased."""
+        """Whether the slot's name is still the file that was leased."""
         return same_file(self.slot.lock_fd, str(path / slot_name(self.slot.number)))
 
 
 def leased_beside(path: Path, acts: dict[int, str]) -> bool:
-    """Have a process lease a slot, before whose calls into the system, so numbered, its neighbours act; the last act is
-    to lease. Each has its own slot in the end, and no more are there. False when it came through before the last act.
+    """Let neighbours act before the given system calls of a process that leases a slot; the last act is to lease.
+    In the end each process has a slot, and there are no other slots. Return False if the process finished before
+    the last act.
     """
     with child(lambda pipe: serve(Neighbours(), pipe)) as neighbours:
 
@@ -190,8 +191,8 @@ def leased_beside(path: Path, acts: dict[int, str]) -> bool:
 
 
 @pytest.mark.parametrize("gap", [1, 2, 3, 4])
-def test_files_that_come_and_go_while_a_process_looks_at_them_are_nobodys_loss(gap: int, registry_dir: Path) -> None:
-    """The first processes of a directory: a file is made, calls later it is removed, then somebody leases a slot."""
+def test_files_made_and_removed_during_a_lease_lose_nothing(gap: int, registry_dir: Path) -> None:
+    """In a new directory a file is made and removed some calls later; then another process leases a slot."""
     for at in itertools.count(1):
         path = registry_dir / f"{at}"
         path.mkdir(0o700)
@@ -201,8 +202,8 @@ def test_files_that_come_and_go_while_a_process_looks_at_them_are_nobodys_loss(g
     assert at > 10, "no call was counted"
 
 
-def test_what_is_no_file_is_moved_away_once_and_no_slot_with_it(registry_dir: Path) -> None:
-    """Two processes find it; the one that was faster has a slot by that name by now."""
+def test_something_other_than_a_file_is_set_aside_once_and_slots_are_kept(registry_dir: Path) -> None:
+    """Two processes find it; the faster one has already leased a slot of that name."""
     for at in itertools.count(1):
         path = registry_dir / f"{at}"
         path.mkdir(0o700)
@@ -236,8 +237,8 @@ def test_slots_of_an_old_generation_are_used_again(registry_dir: Path) -> None:
     assert len(slot_files(registry_dir)) == 6
 
 
-def test_moves_under_living_writers_keep_to_one_slot_a_generation_and_process(registry_dir: Path) -> None:
-    """A thread may be about to write into the slot that its process has left: it stays held, and is free after."""
+def test_living_writers_that_move_keep_one_slot_per_generation_and_process(registry_dir: Path) -> None:
+    """A thread may be about to write into the slot its process left: the slot stays leased, and is freed afterwards."""
     moves = 3
     with workers(registry_dir, 4) as all_:
         for one in all_:
@@ -259,8 +260,8 @@ def test_moves_under_living_writers_keep_to_one_slot_a_generation_and_process(re
     assert total(registry_dir) == 12.0
 
 
-def test_workers_of_different_capacity_do_not_pile_slots_up(registry_dir: Path) -> None:
-    """One that runs a hundred jobs at once needs a longer journal; it and the small ones find theirs again."""
+def test_workers_of_different_capacity_do_not_accumulate_slots(registry_dir: Path) -> None:
+    """A worker that runs a hundred jobs at once needs a longer journal; every worker finds its slots again."""
     for n in range(20):
         with child(lambda _, n=n: _of_capacity(registry_dir, 1 if n % 2 else 100)) as one:  # type: ignore[misc]
             one.join()
@@ -290,7 +291,7 @@ def test_files_are_as_long_as_their_cells_need(series: int, registry_dir: Path) 
     assert cells <= max(512, 2 * series * 5)
 
 
-def test_what_was_set_aside_does_not_pile_up(registry_dir: Path) -> None:
+def test_files_set_aside_do_not_accumulate(registry_dir: Path) -> None:
     for _ in range(10):
         record(registry_dir, ("hit", "all"))
         for name in ["index", *slot_files(registry_dir)]:
@@ -300,7 +301,7 @@ def test_what_was_set_aside_does_not_pile_up(registry_dir: Path) -> None:
 
 
 def test_children_of_a_pool_share_no_slot_with_their_parent(registry_dir: Path) -> None:
-    """As Celery forks: the parent records too, and its children live long."""
+    """Fork as Celery does: the parent records too, and its children live long."""
 
     def run(pipe: Connection) -> None:
         one = Worker(registry_dir)
@@ -328,26 +329,26 @@ def test_children_of_a_pool_share_no_slot_with_their_parent(registry_dir: Path) 
 
 
 class Starved(Worker):
-    """A worker with so few descriptors free that it cannot lease a slot."""
+    """A worker with too few free descriptors to lease a slot."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, propagate_errors=False)
 
     def leave_free(self, descriptors: int | None) -> None:
-        """Limit the descriptors that can still be opened; None lifts the limit."""
+        """Limit how many more descriptors can be opened; None lifts the limit."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if descriptors is None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             return
         held = [os.dup(0) for _ in range(32)]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, hard))  # all below are taken
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, hard))  # all lower numbers are taken
         for fd in held[len(held) - descriptors :]:
             os.close(fd)
 
 
 @pytest.mark.parametrize("free", range(4))
 def test_a_process_short_of_descriptors_makes_at_most_one_file(free: int, tmp_path: Path) -> None:
-    """What it cannot lease it does not make again and again; what it counts waits in memory."""
+    """A worker that cannot lease does not make files again and again; its counts wait in memory."""
     with (
         small_disk(tmp_path / "disk", "size=4m") as disk,
         worker(disk / "registry", propagate_errors=False) as other,

@@ -1,4 +1,4 @@
-"""Invariant 9: the directory never holds more than max_series; what would exceed it is counted under __other__."""
+"""Invariant 9: the directory never holds more than max_series; updates beyond that are counted under __other__."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.repetitions import sizes
 
 PROCESSES = 8
 LIMIT = 1000
-GROWTH = 8 << 20  # bytes of memory that a process may take for all it has seen: an eighth of what it would need
+GROWTH = 8 << 20  # bytes of memory that a process may take: an eighth of what it would need without the cap
 
 
 def series_of(path: Path) -> dict[str, int]:
@@ -27,7 +27,7 @@ def series_of(path: Path) -> dict[str, int]:
 
 
 def _run_jobs(path: Path, number: int, times: int, pipe: Connection) -> None:
-    """As many job types as executions, which end in every way."""
+    """Run as many job types as executions, with every outcome."""
     for system in ("celery", "rq"):
         register_system(system)
     one = Worker(path, max_series=LIMIT)
@@ -42,13 +42,13 @@ def _run_jobs(path: Path, number: int, times: int, pipe: Connection) -> None:
         one.recorder.ended(execution, Ended(status, "app.Broken" if status == "failure" else None))
     grown = one.resident() - memory
     one.later()
-    one.job("last")  # shows what was dropped until now
+    one.job("last")  # shows the updates dropped so far
     pipe.send((True, grown))
 
 
 @sizes("times", 8_000, 100_000)
 def test_totals_stay_exact_beyond_the_cap(times: int, registry_dir: Path) -> None:
-    each = times // PROCESSES // 2 * 2  # as many of one system as of the other
+    each = times // PROCESSES // 2 * 2  # the two systems run the same number of jobs
     times = each * PROCESSES
     runs = [lambda pipe, n=n: _run_jobs(registry_dir, n, each, pipe) for n in range(PROCESSES)]
     with children(runs) as all_:
@@ -91,7 +91,7 @@ def test_totals_stay_exact_beyond_the_cap(times: int, registry_dir: Path) -> Non
 
 
 @sizes("times", 4_000, 100_000)
-def test_a_users_own_labels_are_capped_too(times: int, registry_dir: Path) -> None:
+def test_user_labels_are_capped_too(times: int, registry_dir: Path) -> None:
     def run(number: int, pipe: Connection) -> None:
         one = Worker(registry_dir, max_series=LIMIT)
         memory = 0
@@ -119,7 +119,7 @@ def test_a_users_own_labels_are_capped_too(times: int, registry_dir: Path) -> No
 # ---------------------------------------------------------------- the rules
 
 
-def test_series_made_before_the_cap_was_met_go_on(registry_dir: Path) -> None:
+def test_series_made_before_the_cap_was_reached_still_count(registry_dir: Path) -> None:
     with worker(registry_dir, max_series=100) as one:
         one.ask("hit", "early")
         for n in range(300):
@@ -135,7 +135,7 @@ def test_series_made_before_the_cap_was_met_go_on(registry_dir: Path) -> None:
 
 
 def test_no_family_takes_more_than_half(registry_dir: Path) -> None:
-    """One bad label cannot crowd the others out."""
+    """One bad label cannot displace the other families."""
     with worker(registry_dir, max_series=200) as one:
         for n in range(500):
             one.ask("hit", f"{n}")
@@ -147,7 +147,7 @@ def test_no_family_takes_more_than_half(registry_dir: Path) -> None:
     assert readings.counts(registry_dir, "sizes") == {("small",): 1.0}
 
 
-def test_the_cap_is_the_directorys_whoever_comes_later(registry_dir: Path) -> None:
+def test_the_first_process_sets_the_cap_of_the_directory(registry_dir: Path) -> None:
     record(registry_dir, ("hit", "first"), max_series=60)
     for limit in (10, 60, 10_000):
         record(registry_dir, *(("hit", f"{limit}-{n}") for n in range(100)), max_series=limit)
@@ -158,8 +158,8 @@ def test_the_cap_is_the_directorys_whoever_comes_later(registry_dir: Path) -> No
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 20, 50, 100])
-def test_small_caps_hold_too(limit: int, registry_dir: Path) -> None:
-    """Below what the overflow series of the built-in metrics themselves need, those still count everything."""
+def test_small_caps_are_enforced(limit: int, registry_dir: Path) -> None:
+    """Below the number of overflow series of the built-in metrics, these series still count everything."""
     with worker(registry_dir, max_series=limit) as one:
         for n in range(20):
             one.ask("start", f"{n}", f"type {n}")
@@ -186,8 +186,8 @@ def test_overflow_is_counted_as_dropped_series_once_a_process(registry_dir: Path
     assert readings.values(registry_dir, "jobmetrics_dropped_series_total") == {(): float(60 - held)}
 
 
-def test_gauges_beyond_the_cap_say_no_more_than_is_so(registry_dir: Path) -> None:
-    """Live gauges of many label values are added up under __other__, and go with their process."""
+def test_gauges_beyond_the_cap_show_only_living_processes(registry_dir: Path) -> None:
+    """Live gauges of many label values are added up under __other__, and end with their process."""
     with worker(registry_dir, max_series=20) as one:
         one.ask("hit", "all")
         for n in range(40):

@@ -1,4 +1,4 @@
-"""A clock that was ahead and is set back: timestamps in the future do not outlast what is recorded afterwards."""
+"""A clock that was ahead and is set back: records made afterwards replace timestamps in the future."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "jobs_last_success_timestamp_seconds"
 
 
 class Clocked(Worker):
-    """Set its wall clock ahead, in seconds."""
+    """Set the wall clock ahead, in seconds."""
 
     def be_ahead(self, seconds: float) -> None:
         def wall() -> float:
@@ -42,7 +42,7 @@ def job_ahead(one: Child) -> None:
 
 
 def age(path: Path) -> float | None:
-    """Seconds since the last success that is shown; None when none is."""
+    """Seconds since the last success shown; None if none is shown."""
     found = readings.values(path, NAME)
     return time.time() - found["python", "job", "queue"] if found else None
 
@@ -81,20 +81,20 @@ def test_the_next_owner_of_the_slot_replaces_it(registry_dir: Path) -> None:
     assert_just_now(registry_dir)
 
 
-def test_what_lies_in_the_future_is_not_shown_and_check_reports_it(registry_dir: Path) -> None:
+def test_a_timestamp_in_the_future_is_not_shown_and_check_reports_it(registry_dir: Path) -> None:
     with child(clocked(registry_dir)) as one:
         job_ahead(one)
         one.leave()
     snapshot = readings.snapshot(registry_dir)
     assert age(registry_dir) is None
     assert snapshot.ahead == 1
-    told = [finding for finding in contents(snapshot) if "in the future" in finding.text]
-    assert [finding.state for finding in told] == [PROBLEM]
+    findings = [finding for finding in contents(snapshot) if "in the future" in finding.text]
+    assert [finding.state for finding in findings] == [PROBLEM]
     in_child(lambda: Clocked(registry_dir).job())
     assert readings.snapshot(registry_dir).ahead == 0
 
 
-def test_the_value_set_last_is_shown_whatever_the_clock_said(registry_dir: Path) -> None:
+def test_the_value_set_last_is_shown_whatever_the_clock(registry_dir: Path) -> None:
     with child(clocked(registry_dir)) as one, child(clocked(registry_dir)) as other:
         one.ask("be_ahead", YEAR)
         one.ask("latest_is", 5.0)

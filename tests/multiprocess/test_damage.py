@@ -1,4 +1,4 @@
-"""Invariant 7: damage stays local. It is skipped, counted and logged once; everything else is served; workers go on."""
+"""Invariant 7: damage stays local. It is skipped, counted and logged once; the rest is served; workers continue."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from tests.multiprocess.support import SIZES, Child, Worker, in_child, in_order,
 from tests.support import readings
 from tests.support.repetitions import sizes
 
-OWN = (1.0, 10.0, 100.0)  # what slots 0, 1 and 2 have counted: a total tells which of them it holds
+OWN = (1.0, 10.0, 100.0)  # counts of slots 0, 1 and 2: a total shows which of them it includes
 ALL = sum(OWN)
-LATER = 3000.0  # what three processes count after the damage
+LATER = 3000.0  # counts of three processes after the damage
 
 Flat = dict[tuple[str, tuple[str, ...]], tuple[float, tuple[float, ...], float]]
 
 
 def fill(path: Path) -> None:
-    """Three slots that nobody holds any more."""
+    """Make three free slots."""
     with workers(path, len(OWN)) as all_:
         for one, amount in zip(all_, OWN, strict=True):
             one.ask("hit", "all", amount)
@@ -65,7 +65,7 @@ def flat(reader: SnapshotReader) -> Flat:
 
 
 def count_later(path: Path) -> None:
-    """Three processes at once, so that every slot is met: each records, and none fails."""
+    """Three processes record at once, so that each slot is leased; none fails."""
     with workers(path, 3) as all_:
         for one in all_:
             one.ask("hit", "all", LATER / 3)
@@ -93,7 +93,7 @@ SLOT_DAMAGE = (
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("damage", SLOT_DAMAGE, ids=damaging.named)
-def test_a_damaged_slot_costs_its_own_counts_and_no_more(
+def test_a_damaged_slot_loses_only_its_own_counts(
     damage: Damage, number: int, registry_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(registry_dir)
@@ -106,10 +106,10 @@ def test_a_damaged_slot_costs_its_own_counts_and_no_more(
         for _ in range(3):
             assert total_of(new) == rest
         empty = (registry_dir / name).is_file() and not (registry_dir / name).stat().st_size
-        if not empty:  # which a process leaves that dies between making a slot and filling it
+        if not empty:  # left by a process that dies between making a slot and filling it
             assert new.read().damaged == 1
             assert len(lines_about(caplog, name)) == 1
-        assert total_of(knew_it) == ALL, "a reader that knew the slot serves what it knew"
+        assert total_of(knew_it) == ALL, "a reader that has read the slot serves its last row"
         assert knew_it.read().damaged == 1
 
         count_later(registry_dir)
@@ -121,7 +121,7 @@ def test_a_damaged_slot_costs_its_own_counts_and_no_more(
 
 
 def test_a_slot_cut_to_half_its_cells_is_not_served_as_less(registry_dir: Path) -> None:
-    """It looks like one that never grew, but not to a reader that knew it."""
+    """The file looks like one that never grew, except to a reader that has read it before."""
     with worker(registry_dir) as one:
         for n in range(200):
             one.ask("measure", 1.0, f"{n}")
@@ -143,15 +143,15 @@ def test_after_damage_to_the_index_a_worker_sets_it_aside_and_goes_on(damage: Da
         try:
             assert total_of(reader) == 0.0
         except (RegistryError, OSError):
-            pass  # the exporter's to show: nothing can be served
+            pass  # the exporter shows nothing
         count_later(registry_dir)
-        assert total_of(reader) == LATER, "a reader goes on with the workers"
+        assert total_of(reader) == LATER, "a reader follows the workers"
     assert total(registry_dir) == LATER
     assert len(slot_files(registry_dir)) == len(OWN)
 
 
 @pytest.mark.parametrize("eighths", range(1, 8))
-def test_an_index_cut_within_its_records_costs_the_series_behind_the_cut(
+def test_an_index_cut_within_its_records_loses_the_series_after_the_cut(
     eighths: int, registry_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(registry_dir)
@@ -175,7 +175,7 @@ def test_an_index_cut_within_its_records_costs_the_series_behind_the_cut(
 
 @pytest.mark.parametrize("name", ["slot-00001", "index"])
 def test_an_unreadable_file_is_skipped(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Made with other rights, such as by a worker that somebody once started as root."""
+    """Its mode is different, as after a worker that was once started as root."""
     need_root()
     with open_place() as place:
         path = place / "registry"
@@ -204,7 +204,7 @@ def _records(path: Path, *, propagate: bool) -> None:
     Worker(path, propagate_errors=propagate).hit("all")
 
 
-def test_what_a_set_aside_file_held_is_kept_for_whoever_wants_to_look(registry_dir: Path) -> None:
+def test_a_file_set_aside_keeps_its_contents(registry_dir: Path) -> None:
     fill(registry_dir)
     file = registry_dir / "slot-00000"
     damaging.zero_the_header(file)
@@ -226,7 +226,7 @@ def test_the_target_of_a_link_is_never_written(registry_dir: Path) -> None:
     assert total(registry_dir) == LATER
 
 
-def test_files_of_other_names_are_nobodys_business(registry_dir: Path) -> None:
+def test_files_of_other_names_are_ignored(registry_dir: Path) -> None:
     fill(registry_dir)
     for name in ["slot-1", "slot-000001", "slot-0000x", "slot-99999.bak", "notes", "slot-", "slot-" + "\u0660" * 5]:
         (registry_dir / name).write_text("whatever", encoding="utf-8")
@@ -236,8 +236,8 @@ def test_files_of_other_names_are_nobodys_business(registry_dir: Path) -> None:
     assert total(registry_dir) == ALL + LATER
 
 
-def test_slots_with_far_numbers_are_served_and_leased(registry_dir: Path) -> None:
-    """An operator's copy, or a gap that a removed file left."""
+def test_slots_with_high_numbers_are_served_and_leased(registry_dir: Path) -> None:
+    """The slot is an operator's copy, or a removed file left a gap in the numbers."""
     fill(registry_dir)
     (registry_dir / "slot-00001").rename(registry_dir / "slot-99999")
     assert total(registry_dir) == ALL
@@ -250,7 +250,7 @@ def test_slots_with_far_numbers_are_served_and_leased(registry_dir: Path) -> Non
 
 
 class Specimen:
-    """A directory whose files are flipped and restored, and what it says when it is whole."""
+    """A directory in which bytes are flipped and restored, and its undamaged contents."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -263,7 +263,7 @@ class Specimen:
         self.index.feed(head[layout.INDEX_HEADER_SIZE :], len(head))
 
     def read_flipped(self, name: str, offset: int, flip: int) -> tuple[Flat | None, int, list[str]]:
-        """What is served of the flipped directory (None when it is refused), slots said to be damaged, log lines."""
+        """What is served of the flipped directory (None if refused), slots reported damaged, log lines."""
         data = bytearray(self.bytes[name])
         data[offset] ^= flip
         overwrite(self.path / name, offset, bytes(data[offset : offset + 1]))
@@ -279,7 +279,7 @@ class Specimen:
             overwrite(self.path / name, offset, self.bytes[name][offset : offset + 1])
 
     def families_of_cell(self, cell: int) -> list[tuple[str, int]]:
-        """Name of the family that has the cell, and the cell's place in its series."""
+        """Name of the family that has the cell, and the cell's position in its series."""
         return [
             (self.index.families[number].name, cell - place.first)
             for (number, _), place in self.index.series.items()
@@ -319,8 +319,8 @@ def test_a_flip_in_the_index_is_detected(examples: int, specimen: Specimen) -> N
     def flipped(offset: int, flip: int) -> None:
         served, _, lines = specimen.read_flipped("index", offset, flip)
         if served == specimen.truth:
-            return  # bytes that nothing is read from
-        assert lines, "what is missing is told"
+            return  # bytes that are never read
+        assert lines, "missing data is logged"
         assert served is None or served.items() < specimen.truth.items()
 
     explore(examples, flipped)
@@ -342,13 +342,13 @@ def test_every_flip_in_the_headers_is_detected(specimen: Specimen) -> None:
 
 
 @sizes("examples", 300, 20_000)
-def test_a_flip_in_a_slot_costs_a_cell_at_the_most(examples: int, specimen: Specimen) -> None:
+def test_a_flip_in_a_slot_loses_at_most_one_cell(examples: int, specimen: Specimen) -> None:
     name = "slot-00001"
     data = specimen.bytes[name]
     cells_offset = layout.SlotHeader.unpack(data).cells_offset
     used = cells_offset + specimen.index.next_cell * layout.CELL
 
-    # Most flips go where something is.
+    # Most flips go where data is.
     offsets = st.one_of(st.integers(layout.SLOT_HEADER_SIZE, len(data) - 1), st.integers(cells_offset, used - 1))
 
     @given(offsets, st.integers(1, 255))
@@ -363,16 +363,16 @@ def test_a_flip_in_a_slot_costs_a_cell_at_the_most(examples: int, specimen: Spec
             if not series[0].startswith("level"):
                 assert all(number >= 0.0 for number in (value, *buckets))
         if offset < cells_offset:
-            assert not different, "nobody holds the slot: only its header and its cells are read"
+            assert not different, "a free slot: only its header and its cells are read"
             return
         if _impossible(specimen, data, (offset - cells_offset) // layout.CELL, offset, flip):
-            assert damaged or lines, "what cannot be is told"
+            assert damaged or lines, "impossible values are reported"
 
     explore(examples, flipped)
 
 
 def _impossible(specimen: Specimen, data: bytes, cell: int, offset: int, flip: int) -> bool:
-    """Whether the flipped cell holds what no instrument can have written."""
+    """Whether the flipped cell has a value that no instrument can have written."""
     start = offset - (offset - layout.SlotHeader.unpack(data).cells_offset) % layout.CELL
     word = bytearray(data[start : start + layout.CELL])
     word[offset - start] ^= flip
@@ -418,8 +418,8 @@ def _index_of(path: Path) -> SeriesIndex:
     return index
 
 
-def test_flips_under_a_living_owner_never_show_what_is_not(registry_dir: Path) -> None:
-    """Its owner record and its journal: what is read of them is right, or left out."""
+def test_flips_under_a_living_owner_never_show_false_values(registry_dir: Path) -> None:
+    """Its owner record and its journal are read correctly, or left out."""
     with worker(registry_dir) as one, readings.reader(registry_dir) as reader:
         one.ask("level", 5.0)
         one.ask("start", "running")
@@ -449,7 +449,7 @@ def test_flips_under_a_living_owner_never_show_what_is_not(registry_dir: Path) -
     assert total(registry_dir) == 3.0
 
 
-def test_a_living_owner_whose_header_is_lost_costs_nobody_else(registry_dir: Path) -> None:
+def test_a_living_owner_without_a_header_affects_no_other_slot(registry_dir: Path) -> None:
     with workers(registry_dir, 2) as (one, two), readings.reader(registry_dir) as reader:
         one.ask("hit", "all", 1.0)
         two.ask("hit", "all", 10.0)
@@ -457,7 +457,7 @@ def test_a_living_owner_whose_header_is_lost_costs_nobody_else(registry_dir: Pat
         damaging.zero_the_header(registry_dir / "slot-00000")
         one.ask("hit", "all", 1.0)
         two.ask("hit", "all", 10.0)
-        assert total_of(reader) == 21.0, "what the reader knew of the one, and all of the other"
+        assert total_of(reader) == 21.0, "the last row of the damaged slot, and all of the other"
         assert total(registry_dir) == 20.0
         one.leave()
         two.leave()
@@ -475,7 +475,7 @@ def removed(index: Path) -> None:
 
 
 def replaced(index: Path) -> None:
-    """By the index of another directory."""
+    """Replace it by the index of another directory."""
     other = index.parent.parent / "other"
     record(other, ("measure", 1.0, "other"), ("hit", "all"), ("hit", "other"))
     shutil.move(other / "index", index)
@@ -511,13 +511,13 @@ def test_living_writers_move_to_a_new_index(damage: Damage, registry_dir: Path) 
 
 
 def rolled_back(index: Path) -> None:
-    """Written over with what it was earlier: the identity is the same, the newest series are missing."""
+    """Overwrite it with an earlier version: the identity is the same, the newest series are missing."""
     data = (index.parent.parent / "earlier").read_bytes()
     index.write_bytes(data)
 
 
 def rolled_back_file(index: Path) -> None:
-    """The same, as a new file."""
+    """Do the same with a new file."""
     index.unlink()
     rolled_back(index)
     index.chmod(0o600)
@@ -525,7 +525,7 @@ def rolled_back_file(index: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damaging.cut_in_half, rolled_back, rolled_back_file], ids=damaging.named)
 def test_an_index_that_lost_series_under_living_writers_never_mixes_them_up(damage: Damage, registry_dir: Path) -> None:
-    """Two processes must not lay two series over one column, and what both count must show."""
+    """Two processes must not place two series in one column, and the counts of both must be shown."""
     with workers(registry_dir, 2) as (one, two):
         one.ask("hit", "a", 1.0)
         two.ask("hit", "a", 1.0)
@@ -542,7 +542,7 @@ def test_an_index_that_lost_series_under_living_writers_never_mixes_them_up(dama
             for name in "abcxq":
                 living.ask("hit", name, 10_000.0)
         values = readings.values(registry_dir, "hits_total")
-        # The living set the index aside: what was recorded under it is lost, what came after is not.
+        # The living processes set the index aside: earlier records are lost, later ones are not.
         for name, lost in {"a": 102, "b": 101, "c": 1, "x": 100, "q": 0}.items():
             assert 20_000 <= values[name,] <= 20_000 + lost, name
         assert {values.get((name,), 0.0) for name in "yz"} <= {0.0, 100.0}
@@ -561,7 +561,7 @@ def test_a_restored_copy_of_a_slot_is_not_counted_twice(registry_dir: Path) -> N
 
 
 def together(all_: list[Child], name: str, *arguments: object) -> None:
-    """Have all do the same at one time."""
+    """Call a method of all children at one time."""
     for one in all_:
         one.send(name, *arguments)
     for one in all_:
@@ -570,7 +570,7 @@ def together(all_: list[Child], name: str, *arguments: object) -> None:
 
 @pytest.mark.parametrize("number", [0, 7], ids=["before it", "behind it"])
 def test_a_copy_of_a_slot_is_counted_once(number: int, registry_dir: Path) -> None:
-    """A backup that was put back under another number, say; a worker may lease it and go on there."""
+    """For example, a backup restored under another number; a worker may lease it and record there."""
     with readings.reader(registry_dir) as reader, workers(registry_dir, 2) as (other, one):
         other.ask("hit", "b", 100.0)
         one.ask("hit", "a", 3.0)
@@ -631,7 +631,7 @@ def test_zeroed_cells_of_a_living_slot_go_on_counting(registry_dir: Path, put_ba
 
 
 def counted(reader: SnapshotReader) -> dict[str, float]:
-    """How often each one was hit."""
+    """The count of each label value."""
     return {
         sample.values[0]: sample.value
         for family, samples in reader.read().families

@@ -1,4 +1,4 @@
-"""Invariant 8: a full disk is an error that is counted, never a SIGBUS; the job runs on; recording resumes."""
+"""Invariant 8: a full disk is a counted error, never a SIGBUS; the job continues; recording resumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import readings
 
 # A directory, an index and a slot take about five pages.
 FIRST_RECORD_PAGES = 10
-GROWTH_SERIES = 400  # of five cells each: several times what a new slot has
+GROWTH_SERIES = 400  # of five cells each: several times the cells of a new slot
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def calm(path: Path) -> Worker:
-    """A worker as in production: errors are counted, and its lock waits are the real ones."""
+    """A worker as in production: errors are counted, and lock waits are not extended."""
     return Worker(path, propagate_errors=False)
 
 
@@ -42,8 +42,8 @@ class Calm(Worker):
 
 
 @pytest.mark.parametrize("free", range(FIRST_RECORD_PAGES + 1))
-def test_a_first_record_with_so_many_pages_free(free: int, disk: Path) -> None:
-    """Whatever there is room for: no signal, no error in the job, and nothing is lost once there is space."""
+def test_a_first_record_with_few_pages_free(free: int, disk: Path) -> None:
+    """With any free space: no signal, no error in the job, and nothing is lost once there is space."""
     path = disk / "registry"
     filler = fill(disk, free)
     with child(lambda pipe: serve(Calm(path), pipe)) as one:
@@ -73,19 +73,19 @@ def _reads_or_refuses(reader: object) -> None:
     try:
         reader.read()  # type: ignore[attr-defined]
     except RegistryError:
-        pass  # a half-made index has nothing to serve
+        pass  # an unfinished index has nothing to serve
 
 
 @pytest.mark.parametrize("free", range(9))
-def test_growth_with_so_many_pages_free(free: int, disk: Path) -> None:
-    """Series that find no room are held in memory; those that have their cells go on."""
+def test_growth_with_few_pages_free(free: int, disk: Path) -> None:
+    """Series without space wait in memory; series that have their cells still count."""
     path = disk / "registry"
     with child(lambda pipe: serve(Calm(path), pipe)) as one:
         one.ask("hit", "all")
         filler = fill(disk, free)
         one.ask("many", GROWTH_SERIES)
         assert readings.values(path, "hits_total") == {("all",): GROWTH_SERIES + 1.0}
-        with worker(path, propagate_errors=False) as other:  # what was half written misleads nobody
+        with worker(path, propagate_errors=False) as other:  # a half-written file misleads no other process
             other.ask("hit", "all", 0.0)
             other.leave()
         filler.unlink()
@@ -97,7 +97,7 @@ def test_growth_with_so_many_pages_free(free: int, disk: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [2, 4, 7])
-def test_processes_that_find_room_for_some_of_them(room: int, disk: Path) -> None:
+def test_processes_on_a_disk_with_space_for_some_of_them(room: int, disk: Path) -> None:
     """The others wait in memory for space, and lose nothing."""
     path = disk / "registry"
     record(path, ("hit", "all", 0.0))
@@ -116,7 +116,7 @@ def test_processes_that_find_room_for_some_of_them(room: int, disk: Path) -> Non
 
 
 def test_a_disk_without_a_free_inode(tmp_path: Path) -> None:
-    """No new file can be made; a job that meets this does not try a name after the other."""
+    """No file can be made; a job that finds this does not try one name after another."""
     with (
         small_disk(tmp_path / "disk", "size=1m,nr_inodes=3") as disk,
         child(lambda pipe: serve(Counting(disk / "registry"), pipe)) as one,
@@ -135,7 +135,7 @@ def test_a_disk_without_a_free_inode(tmp_path: Path) -> None:
 
 
 class Counting(Calm):
-    """Counts the files that this process opens or tries to."""
+    """Count the files that this process opens or tries to open."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -152,8 +152,8 @@ class Counting(Calm):
         return self._opened
 
 
-def test_a_slot_with_holes_is_no_trap(disk: Path) -> None:
-    """A file that was copied without its zeros has a length, and no space reserved: writing there is the SIGBUS."""
+def test_a_slot_with_holes_does_not_crash_its_owner(disk: Path) -> None:
+    """A file copied without its zeros has a length but no reserved space: writing there would raise SIGBUS."""
     path = disk / "registry"
     with worker(path) as one:
         one.ask("hit", "all")
@@ -176,7 +176,7 @@ def test_a_slot_with_holes_is_no_trap(disk: Path) -> None:
 
 
 def test_a_worker_that_is_forked_on_a_full_disk(disk: Path) -> None:
-    """Each child of a full disk finds that out for itself, and none fails."""
+    """Each child finds the disk full for itself, and none fails."""
     path = disk / "registry"
     with child(lambda pipe: serve(Calm(path), pipe)) as one:
         one.ask("hit", "all")
@@ -216,8 +216,8 @@ def test_what_a_full_disk_drops_is_bounded_in_memory(tmp_path: Path) -> None:
         assert readings.values(path, "hits_total") == {("all",): 13_000.0}
 
 
-def test_a_full_disk_is_tried_again_ever_more_seldom(disk: Path) -> None:
-    """Not at each job: a directory that cannot be used must not cost every job its system calls."""
+def test_a_full_disk_is_retried_at_growing_intervals(disk: Path) -> None:
+    """A directory that cannot be used must not cost each job its system calls."""
     path = disk / "registry"
     fill(disk)
 

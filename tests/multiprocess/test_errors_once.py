@@ -1,4 +1,4 @@
-"""Invariant 12: an error that was kept from a job is counted once: a forked child starts with empty error counts."""
+"""Invariant 12: a suppressed error is counted once: a forked child starts with empty error counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invariants 5 and 4, when other threads and signal handlers go on between the hooks around a fork."""
+"""Invariants 5 and 4, when other threads and signal handlers run between the hooks around a fork."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CALL, C_CALL, RETURN = "call", "c_call", "return"
 
 
 def at(event: str, function: Any, step: Callable[[], object]) -> None:
-    """Once, where this thread next calls a function, returns from it or calls a built-in in it (C_CALL): what a signal
-    handler may do there, or another thread, for which this one waits."""
+    """Run a step once, when this thread next calls a function, returns from it or calls a built-in in it (C_CALL).
+    The step is what a signal handler may do there, or another thread that this one waits for."""
 
     def look(frame: FrameType, seen: str, _: object) -> None:
         if seen == event and frame.f_code is function.__code__:
@@ -40,13 +40,13 @@ def at(event: str, function: Any, step: Callable[[], object]) -> None:
 
 
 def in_new_interpreter(call: str) -> None:
-    """Where concurrent.futures did not come after our hooks: its lock lets no fork begin before another is over."""
+    """Run before concurrent.futures registers its fork hooks: its lock lets forks run only one after another."""
     code = f"from {__name__} import *; in_child(lambda: {call})"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
 
 
 def parent(path: Path) -> Worker:
-    """In the process that forks: it has recorded, and so has a child."""
+    """In the process that forks: the parent and one child have recorded."""
     one = Worker(path)
     one.hit()
     fork(lambda _: one.hit()).join()
@@ -54,18 +54,18 @@ def parent(path: Path) -> Worker:
 
 
 def pause(pipe: Connection) -> None:
-    """Wait until the parent, which may do something meanwhile, sends anything."""
+    """Wait until the parent sends anything; it may act before that."""
     pipe.send((True, None))
     pipe.recv()
 
 
 def require_owners(path: Path, *children: Child) -> None:
     found = sorted(owner.pid for owner in readings.snapshot(path).owners)
-    assert found == sorted([os.getpid(), *(each.pid for each in children)]), "two processes write one slot"
+    assert found == sorted([os.getpid(), *(each.pid for each in children)]), "two processes write to one slot"
 
 
 def require_no_lock_held(one: Worker) -> None:
-    """This thread may record, and so may another; neither tries before it is known not to hang."""
+    """This thread and another one may record; check first that neither would hang."""
     found: list[bool] = []
 
     def try_locks() -> None:
@@ -86,7 +86,7 @@ def require_no_lock_held(one: Worker) -> None:
     assert (values["other thread",], values["this thread",]) == (1.0, 1.0)
 
 
-HOOKS_OF_OURS = """
+HOOKS_REGISTERED = """
 import os
 registered = []
 register = os.register_at_fork
@@ -99,22 +99,22 @@ def note(**hooks):
 os.register_at_fork = note
 import jobmetrics, jobmetrics.celery.plugin, jobmetrics.rq.worker, jobmetrics.recorder, jobmetrics.testing
 counter = jobmetrics.Counter("hits", "Counted.")
-assert registered == [], "a process that only imports and defines has no hook"
+assert registered == [], "a process that only imports and defines metrics has no hook"
 counter.inc()
-assert len(registered) == 1, "one that records has them once"
+assert len(registered) == 1, "a process that records has the hooks once"
 jobmetrics.configure(dir=os.environ["JOBMETRICS_DIR"] + "/another")
 counter.inc()
-assert len(registered) == 1, "another writer needs no more"
+assert len(registered) == 1, "another writer adds no hook"
 """
 
 
 def test_no_fork_hook_is_registered_before_something_records(registry_dir: Path) -> None:
     environment = {**os.environ, "JOBMETRICS_DIR": str(registry_dir)}
-    subprocess.run([sys.executable, "-c", HOOKS_OF_OURS], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", HOOKS_REGISTERED], env=environment, check=True)
 
 
-def test_a_thread_that_forks_while_another_ends_its_fork_gives_the_child_a_slot_of_its_own(registry_dir: Path) -> None:
-    """The second thread has prepared its fork when the first, whose locks it waited for, comes back from its own."""
+def test_a_thread_that_forks_while_another_ends_its_fork_gives_the_child_another_slot(registry_dir: Path) -> None:
+    """The second thread has prepared its fork when the first, which holds the locks, returns from its own fork."""
     in_new_interpreter(f"fork_in_two_threads(Path({str(registry_dir)!r}))")
 
 
@@ -132,13 +132,13 @@ def fork_in_two_threads(path: Path) -> None:
     fork(lambda _: None).join()
     in_order(back.set, thread.join)()
     assert readings.values(path, "hits_total") == {("all",): 11.0}
-    assert len(slot_files(path)) == 2, "the second thread's child wrote its parent's slot"
+    assert len(slot_files(path)) == 2, "the second thread's child wrote to its parent's slot"
     require_no_lock_held(one)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["has recorded", "in the slow path"])
-def test_a_writer_made_by_another_thread_during_the_hook_is_the_childs_own(inside: bool, tmp_path: Path) -> None:
-    """Settings configured anew: the hook tells the writers that it finds, and this is not yet one of them."""
+def test_a_writer_made_by_another_thread_during_the_hook_works_in_the_child(inside: bool, tmp_path: Path) -> None:
+    """Settings are configured again: the hook informs the writers that exist, and this one does not exist yet."""
     anew = tmp_path / "anew"
 
     def run() -> None:
@@ -162,7 +162,7 @@ def test_a_writer_made_by_another_thread_during_the_hook_is_the_childs_own(insid
 
     in_child(run)
     assert set(readings.values(anew, "hits_total").values()) == {1.0}
-    assert len(slot_files(anew)) == 2, "the child wrote its parent's slot"
+    assert len(slot_files(anew)) == 2, "the child wrote to its parent's slot"
 
 
 @pytest.mark.parametrize(("event", "hook"), [(RETURN, "before"), (CALL, "after_in_parent")])
@@ -186,18 +186,18 @@ def fork_within_fork(path: Path, event: str, hook: str) -> None:
         require_owners(path, *started)
         require_no_lock_held(one)
     with child(lambda pipe: pipe.send((True, one.writer.session.index is not None))) as after:
-        assert after.answer(), "no fork is prepared any more"
+        assert after.answer(), "a fork is still prepared"
 
 
-def test_what_a_signal_handler_records_during_the_hook_waits_until_the_fork_is_over(registry_dir: Path) -> None:
-    """The hook was about to read what another child had appended to the index."""
+def test_records_of_a_signal_handler_during_the_hook_wait_until_the_fork_is_over(registry_dir: Path) -> None:
+    """The hook was about to read the records that another child had appended to the index."""
 
     def run() -> None:
         one = parent(registry_dir)
         fork(lambda _: one.hit("other")).join()
         at(CALL, SeriesIndex.feed, lambda: one.hit("handler"))
         fork(lambda _: one.hit()).join()
-        assert getattr(one.writer.session.index, "damaged", None) == 0, "the same records were taken twice"
+        assert getattr(one.writer.session.index, "damaged", None) == 0, "the same records were read twice"
         assert readings.values(registry_dir, "hits_total") == {("all",): 3.0, ("other",): 1.0, ("handler",): 1.0}
         require_no_lock_held(one)
 
@@ -205,7 +205,7 @@ def test_what_a_signal_handler_records_during_the_hook_waits_until_the_fork_is_o
 
 
 def test_a_signal_handler_that_starts_a_job_during_the_hook_changes_nothing_for_the_child(registry_dir: Path) -> None:
-    """A job's start follows the directory to its new index, and what the child begins with is of the old one."""
+    """A job's start follows the directory to its new index, and the child's slot belongs to the old one."""
 
     def run() -> None:
         one = Worker(registry_dir)
@@ -227,11 +227,11 @@ def test_a_signal_handler_that_starts_a_job_during_the_hook_changes_nothing_for_
 
 @pytest.mark.parametrize(("event", "function"), [(C_CALL, Writer._bind_to_memory), (CALL, Writer._bind_to_slot)])
 def test_a_child_does_not_record_into_its_parents_memory(event: str, function: object, registry_dir: Path) -> None:
-    """Also when that is being filled, or emptied: nobody knows just then of the series that are there."""
+    """Also while the parent's memory is being filled or emptied: the series in it are unknown then."""
 
     def run() -> None:
         one = Worker(registry_dir, propagate_errors=False)
-        registry_dir.chmod(0o777)  # which is refused
+        registry_dir.chmod(0o777)  # so that writers refuse it
         mended = functools.partial(registry_dir.chmod, 0o700)
         at(event, function, lambda: fork(in_order(mended, lambda: one.hit("all", 10.0), one.later)).join())
         in_order(one.hit, mended, one.later)()
@@ -240,8 +240,8 @@ def test_a_child_does_not_record_into_its_parents_memory(event: str, function: o
     assert readings.values(registry_dir, "hits_total") == {("all",): 11.0}
 
 
-def test_a_dead_childs_gauge_is_gone_when_a_fork_of_its_own_told_it_of_the_series(registry_dir: Path) -> None:
-    """Another process placed the series; the child read of it before it forked, and its parent never did."""
+def test_a_dead_childs_gauge_is_gone_when_its_own_child_knew_the_series(registry_dir: Path) -> None:
+    """Another process placed the series; the child read it before it forked, and its parent never did."""
 
     def run(pipe: Connection) -> None:
         one = parent(registry_dir)
@@ -255,7 +255,7 @@ def test_a_dead_childs_gauge_is_gone_when_a_fork_of_its_own_told_it_of_the_serie
         with child(fork_and_set) as dead:
             dead.answer()
             pause(pipe)
-            fork(lambda _: one.hit()).join()  # its slot is the one that the dead one's child had
+            fork(lambda _: one.hit()).join()  # its slot was the slot of the dead child's child
             dead.pipe.send(None)
             dead.join()
         with child(lambda there: serve(one, there)) as lasting:

@@ -1,4 +1,4 @@
-"""Invariant 5: a child never writes its parent's slot, never keeps or ends its lease, and no fork ever deadlocks."""
+"""Invariant 5: a child never writes to its parent's slot, never keeps or ends its lease, and no fork deadlocks."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ THREADS = 8
 
 
 class Parent(Worker):
-    """A worker that forks children, which are its own to wait for."""
+    """A worker that forks children and waits for them."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._idle: list[Child] = []
 
     def fork_and(self, *asked: tuple[object, ...]) -> None:
-        """A child does all that, and ends; the parent's bound series are the child's too."""
+        """Fork a child that calls the given methods and ends; it uses the parent's bound series."""
 
         def run(_: object) -> None:
             for name, *arguments in asked:
@@ -59,7 +59,7 @@ class Parent(Worker):
         fork(run).join()
 
     def fork_idle(self) -> int:
-        """A child that does nothing until it is killed."""
+        """Fork a child that does nothing until it is killed."""
         started = fork(_idle)
         self._idle.append(started)
         started.answer()
@@ -72,7 +72,7 @@ class Parent(Worker):
         return self._idle[-1].ask(name, *arguments)
 
     def exit_normally(self) -> None:
-        """A child that ends as a program does, with all that runs at an interpreter's exit."""
+        """Fork a child that ends as a program does, with all exit handlers of the interpreter."""
         started = os.fork()
         if started == 0:
             self.hit("all")
@@ -83,7 +83,7 @@ class Parent(Worker):
         return [fd for fd, name in _open_files() if slot_number(name.name) is not None]
 
     def close_all_descriptors(self) -> None:
-        """As a daemoniser does; the numbers are soon used for something else."""
+        """Close descriptors as a daemoniser does; their numbers are soon reused."""
         for fd in self.lease_descriptors():
             os.close(fd)
             opened = os.open("/dev/null", os.O_RDONLY)
@@ -98,7 +98,7 @@ class Parent(Worker):
 
 
 def _idle(pipe: Connection) -> None:
-    pipe.send((True, None))  # it runs, and has let go of what was its parent's
+    pipe.send((True, None))  # it runs, and has released its parent's resources
     while True:
         signal.pause()
 
@@ -120,7 +120,7 @@ def total(path: Path, who: str = "all") -> float:
 # ---------------------------------------------------------------- slots and leases
 
 
-def test_a_child_writes_into_a_slot_of_its_own(registry_dir: Path) -> None:
+def test_a_child_writes_into_its_own_slot(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("hit", "all", 1.0, 5)
         one.ask("measure", 1.5)
@@ -138,7 +138,7 @@ def test_a_child_writes_into_a_slot_of_its_own(registry_dir: Path) -> None:
     assert len(slot_files(registry_dir)) == 2
 
 
-def test_children_of_children_have_slots_of_their_own(registry_dir: Path) -> None:
+def test_children_of_children_have_their_own_slots(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("hit", "all", 1.0)
         one.ask("fork_and", ("hit", "all", 10.0), ("fork_and", ("hit", "all", 100.0)), ("hit", "all", 10.0))
@@ -159,7 +159,7 @@ def test_a_child_that_ends_does_not_end_its_parents_lease(registry_dir: Path) ->
         assert [owner.pid for owner in snapshot.owners] == [one.pid]
         assert readings.values(registry_dir, "level") == {("all",): 7.0}
         record(registry_dir, ("hit", "all"))
-        assert len(slot_files(registry_dir)) == 2, "nobody else was given the parent's slot"
+        assert len(slot_files(registry_dir)) == 2, "no other process leased the parent's slot"
         one.leave()
     assert total(registry_dir) == 4.0
 
@@ -203,7 +203,7 @@ def _start_program(path: Path, pipe: Connection) -> None:
 
 
 def test_a_child_does_not_end_its_parents_executions(registry_dir: Path) -> None:
-    """A job that forks: the child leaves the job's function too."""
+    """A job forks, and the child leaves the job's function too."""
     with parent(registry_dir) as one:
         one.ask("start", "forking")
         one.ask("fork_and", ("end", "forking"))
@@ -215,8 +215,8 @@ def test_a_child_does_not_end_its_parents_executions(registry_dir: Path) -> None
     readings.assert_durations_add_up(registry_dir)
 
 
-def test_what_a_parent_holds_in_memory_is_counted_once(registry_dir: Path) -> None:
-    """While the index is locked by somebody else, both keep their updates; neither writes the other's."""
+def test_updates_in_a_parents_memory_are_counted_once(registry_dir: Path) -> None:
+    """While another process has the index locked, both keep their updates; neither writes the other's."""
     record(registry_dir, ("hit", "known"))
     with child(lambda pipe: serve(_Impatient(registry_dir), pipe)) as one:
         with locked_index(registry_dir):
@@ -260,12 +260,12 @@ def _hold_index(path: Path, pipe: Connection) -> None:
 # ---------------------------------------------------------------- daemonisers
 
 
-def test_a_daemoniser_that_closes_every_descriptor_costs_nothing(registry_dir: Path) -> None:
+def test_a_daemoniser_that_closes_every_descriptor_loses_nothing(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("hit", "all")
         one.ask("level", 3.0)
         one.ask("close_all_descriptors")
-        one.ask("job", "first")  # a job's start confirms the lease
+        one.ask("job", "first")  # a job's start checks the lease
         one.ask("hit", "all")
         snapshot = readings.snapshot(registry_dir)
         assert [owner.pid for owner in snapshot.owners] == [one.pid]
@@ -276,8 +276,8 @@ def test_a_daemoniser_that_closes_every_descriptor_costs_nothing(registry_dir: P
     assert sum(readings.values(registry_dir, "jobs_total").values()) == 1.0
 
 
-def test_a_descriptor_that_is_somebody_elses_by_now_is_left_alone(registry_dir: Path) -> None:
-    """The numbers of lease and mapping were closed and used again: nothing that is let go of may close them."""
+def test_a_reused_descriptor_is_not_closed(registry_dir: Path) -> None:
+    """The numbers of lease and mapping were closed and reused: releasing them must not close the new files."""
 
     def run() -> None:
         one = Parent(registry_dir)
@@ -302,8 +302,8 @@ def _require_null_devices(numbers: list[int]) -> None:
     assert [Path(f"/proc/self/fd/{number}").readlink() for number in numbers] == [Path("/dev/null")] * len(numbers)
 
 
-def test_a_daemon_records_on_as_its_grandchild(registry_dir: Path) -> None:
-    """Double fork, new session, every descriptor closed, as python-daemon and Celery's --detach do."""
+def test_a_daemons_grandchild_records(registry_dir: Path) -> None:
+    """Double fork, new session and all descriptors closed, as python-daemon and Celery's --detach do."""
 
     def run(pipe: Connection) -> None:
         one = Worker(registry_dir)
@@ -330,7 +330,7 @@ def test_a_daemon_records_on_as_its_grandchild(registry_dir: Path) -> None:
         assert total(registry_dir) == 10.0
         one.pipe.send(None)
         readings.until(lambda: not Path(f"/proc/{daemon}").exists(), "the daemon's end")
-    assert len(slot_files(registry_dir)) == 1, "parent and daemon were never alive with a lease at one time"
+    assert len(slot_files(registry_dir)) == 1, "parent and daemon never had a lease at the same time"
 
 
 # ---------------------------------------------------------------- forks while threads record
@@ -340,7 +340,7 @@ CHILD_HITS = 5
 
 @sizes("times", 20, 200)
 def test_forking_while_threads_record(times: int, registry_dir: Path) -> None:
-    """Threads count, make new series and grow the slot; no child hangs, nothing is counted twice or lost."""
+    """Threads count, make series and grow the slot; no child hangs, and nothing is counted twice or lost."""
 
     def run(pipe: Connection) -> None:
         one = Worker(registry_dir)
@@ -384,7 +384,7 @@ def _child_of_threads(one: Worker, n: int) -> None:
 
 @sizes("times", 15, 200)
 def test_idle_children_forked_while_threads_record_keep_no_lease(times: int, registry_dir: Path) -> None:
-    """Whatever a thread was about to do when its process was forked, the child lets go."""
+    """Whatever a thread was about to do when its process forked, the child releases the lease."""
 
     def run(pipe: Connection) -> None:
         one = Parent(registry_dir)
@@ -402,7 +402,7 @@ def test_idle_children_forked_while_threads_record_keep_no_lease(times: int, reg
                 left.append(one.answer())
                 one.kill()
             os.kill(left[-1], 0)
-            # The child lets go in its first hook, which may run after its parent is gone.
+            # The child releases the lease in its first hook, which may run after its parent has ended.
             readings.until(lambda: readings.snapshot(registry_dir).live == 0, "the lease to end")
             assert readings.snapshot(registry_dir).free == 1
     finally:
@@ -413,7 +413,7 @@ def test_idle_children_forked_while_threads_record_keep_no_lease(times: int, reg
 @pytest.mark.parametrize("when", [BEFORE, AFTER])
 @pytest.mark.parametrize("first_record", [True, False], ids=["first-record", "append"])
 def test_forking_at_each_call_that_another_thread_makes(first_record: bool, when: str, tmp_path: Path) -> None:
-    """Whatever it has open or locked right then: the child neither keeps nor misses anything."""
+    """Whatever the thread has open or locked: the child keeps no extra file and misses none."""
     steps = 0
     while True:
         steps += 1
@@ -431,7 +431,7 @@ def test_forking_at_each_call_that_another_thread_makes(first_record: bool, when
             owners = [owner.pid for owner in snapshot.owners]
             assert (owners, snapshot.live) == ([], 0), f"step {steps}"
             values = readings.values(path, "hits_total")
-            assert values.get(("after",)) == 1.0, f"step {steps}: the index is locked by nobody"
+            assert values.get(("after",)) == 1.0, f"step {steps}: no process has the index locked"
             known = 0.0 if first_record else 2.0  # while the thread has the index locked, a new series must wait
             assert known <= values.get(("all",), 0.0) <= known + first_record, f"step {steps}"
         finally:
@@ -473,7 +473,7 @@ def _forks_while_a_thread_stands(path: Path, step: Step, first_record: bool, pip
 
 
 def _stuck_in_the_slow_path(one: Worker, go_on: threading.Event) -> threading.Thread:
-    """A thread of this process that stays where it appends to the index, until told."""
+    """A thread of this process that blocks while it appends to the index, until the event is set."""
     inside = threading.Event()
     original = IndexFile.place
 
@@ -490,8 +490,8 @@ def _stuck_in_the_slow_path(one: Worker, go_on: threading.Event) -> threading.Th
     return thread
 
 
-def test_forking_while_a_thread_is_in_the_slow_path_for_long(registry_dir: Path) -> None:
-    """The fork does not wait for it, and the child owns nothing that it half did."""
+def test_forking_while_a_thread_stays_in_the_slow_path(registry_dir: Path) -> None:
+    """The fork does not wait for the thread, and the child owns nothing that the thread had begun."""
 
     def run() -> None:
         setattr(session, "FORK_WAIT", 0.05)  # noqa: B010 - a constant to mypy
@@ -511,7 +511,7 @@ def test_forking_while_a_thread_is_in_the_slow_path_for_long(registry_dir: Path)
 
 
 def test_forks_of_several_threads_at_once_leave_no_lock_held(registry_dir: Path) -> None:
-    """Each fork waits a moment for the slow path; one that gave up must not take over another's lock."""
+    """Each fork waits briefly for the slow path; one that stopped waiting must not take over another's lock."""
 
     def run() -> None:
         setattr(session, "FORK_WAIT", 0.0001)  # noqa: B010 - a constant to mypy
@@ -541,7 +541,7 @@ def test_forks_of_several_threads_at_once_leave_no_lock_held(registry_dir: Path)
 
 
 def test_a_fork_in_c_is_noticed_at_the_next_job(registry_dir: Path) -> None:
-    """From its next job on the child has a slot of its own, and its parent keeps its lease."""
+    """From its next job on, the child has a slot, and its parent keeps its lease."""
     children, times = 4, 20_000
 
     def record_in_child(one: Worker) -> None:
@@ -590,8 +590,8 @@ def test_a_fork_in_c_is_noticed_by_processes_without_jobs(registry_dir: Path) ->
 
 
 @pytest.mark.parametrize("slow", ["writer", "settings", "recorder"])
-def test_forking_while_a_thread_records_for_the_very_first_time(slow: str, registry_dir: Path) -> None:
-    """The locks under which a process makes its writer, settings and recorder are no child's trap."""
+def test_forking_during_a_threads_first_record(slow: str, registry_dir: Path) -> None:
+    """The locks under which a process makes its writer, settings and recorder never hang a child."""
 
     def run() -> None:
         inside, go_on = threading.Event(), threading.Event()
@@ -606,10 +606,10 @@ def test_forking_while_a_thread_records_for_the_very_first_time(slow: str, regis
             return made
 
         os.environ["JOBMETRICS_DIR"] = str(registry_dir)
-        settings.use(None)  # whatever an earlier test left in this process
+        settings.use(None)  # clear what an earlier test left in this process
         recorder.use(None)
         setattr(current, "_writer", None)  # noqa: B010 - private, and a module's
-        counter = Counter("first", "Recorded through the settings in force.")  # bound to no writer yet
+        counter = Counter("first", "Recorded through the active settings.")  # bound to no writer yet
         for module, name, which in [
             (current, "Writer", "writer"), (settings, "read", "settings"), (recorder, "Recorder", "recorder")
         ]:  # fmt: skip
@@ -665,7 +665,7 @@ def test_other_ways_to_start_a_process(method: str, registry_dir: Path) -> None:
 
 
 def _end_helpers() -> None:
-    """The processes that multiprocessing keeps beside the one that starts others."""
+    """Stop the processes with which multiprocessing starts others."""
     import multiprocessing.forkserver
     import multiprocessing.resource_tracker
 
@@ -673,8 +673,8 @@ def _end_helpers() -> None:
     getattr(multiprocessing.resource_tracker, "_resource_tracker")._stop()  # noqa: B009 - not in the stubs
 
 
-def test_a_forkserver_that_has_recorded_itself_gives_its_children_slots_of_their_own(registry_dir: Path) -> None:
-    """As one does that preloads an application: it records at import, and forks the workers from there on."""
+def test_children_of_a_forkserver_that_has_recorded_have_their_own_slots(registry_dir: Path) -> None:
+    """As a forkserver that preloads an application: it records at import, and forks the workers afterwards."""
     with parent(registry_dir) as server:
         server.ask("hit", "all", 1000.0)
         for n in range(1, 11):

@@ -42,14 +42,14 @@ class Parent(Worker):
         self.writer.prepare()
 
     def once(self, *steps: str) -> None:
-        """A child that does these, and ends."""
+        """Fork a child that calls these methods and ends."""
         pid = os.fork()
         if pid == 0:
             run_and_exit(in_order(*(getattr(self, step) for step in steps)))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
     def lasting(self, *steps: str) -> int:
-        """A child that does these, and stays."""
+        """Fork a child that calls these methods and stays."""
 
         def stay(pipe: Connection) -> None:
             for step in steps:
@@ -70,7 +70,7 @@ class Parent(Worker):
         self.writer.describe("rq", "work-horse")
 
     def forget_hints(self) -> None:
-        """From now on this parent reads nothing that its children append to the index."""
+        """Stop reading what children append to the index."""
         setattr(ForkHints, "appended", lambda *_: None)  # noqa: B010 - a method to mypy
 
     def high(self) -> None:
@@ -83,14 +83,14 @@ class Parent(Worker):
         self.once("hit")
 
     def idle_grandchild(self) -> None:
-        told, tell = os.pipe()
+        read_end, tell = os.pipe()
         if os.fork() == 0:
             os.write(tell, b"%d" % os.getpid())
             signal.pause()
-        Path(self.writer.directory.path, "grandchild").write_bytes(os.read(told, 20))
+        Path(self.writer.directory.path, "grandchild").write_bytes(os.read(read_end, 20))
 
     def no_fork(self) -> None:
-        """What the hooks see when a fork fails."""
+        """Call the hooks as a failed fork does."""
         fork_hooks.hooks.before()
         fork_hooks.hooks.after_in_parent()
 
@@ -116,7 +116,7 @@ def test_a_parent_whose_children_record_nothing_leases_nothing_for_them(registry
         assert slot_files(registry_dir) == ["slot-00000"]
 
 
-def test_a_child_is_what_its_parent_is_before_it_says_otherwise(registry_dir: Path) -> None:
+def test_a_child_has_its_parents_description_until_it_sets_its_own(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("describe")
         one.ask("prepare")
@@ -164,7 +164,7 @@ def test_a_grandchild_does_not_keep_the_lease(registry_dir: Path) -> None:
             os.kill(grandchild, signal.SIGKILL)
 
 
-def test_a_grandchild_that_records_has_a_slot_of_its_own(registry_dir: Path) -> None:
+def test_a_grandchild_that_records_has_its_own_slot(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("prepare")
         one.ask("once", "hit")
@@ -217,7 +217,7 @@ def test_live_gauges_of_the_child_before_are_gone(registry_dir: Path) -> None:
 
 
 def test_live_gauges_of_series_that_the_parent_does_not_know_are_gone_too(registry_dir: Path) -> None:
-    """They were placed after the parent read the index; the next child reads it again."""
+    """They were placed after the parent read the index; the next child reads the index again."""
     with parent(registry_dir) as one:
         one.ask("hit")
         one.ask("forget_hints")
@@ -227,7 +227,7 @@ def test_live_gauges_of_series_that_the_parent_does_not_know_are_gone_too(regist
         assert readings.values(registry_dir, "level") == {}
 
 
-def test_what_a_killed_child_was_running_is_known_to_be_lost(registry_dir: Path) -> None:
+def test_executions_of_a_killed_child_are_reported_lost(registry_dir: Path) -> None:
     with parent(registry_dir) as one:
         one.ask("prepare")
         one.ask("once", "hit", "job")
@@ -260,7 +260,7 @@ def test_a_wiped_directory_is_followed(registry_dir: Path) -> None:
 
 @pytest.mark.parametrize("when", [BEFORE, AFTER])
 def test_a_parent_killed_at_each_call_around_the_fork(when: str, tmp_path: Path) -> None:
-    """The slot of the child before is free; nothing counted is lost."""
+    """The previous child's slot is free; no count is lost."""
 
     def victim(path: Path, interruption: Interruption, pipe: Connection) -> None:
         one = Parent(path)
@@ -284,7 +284,7 @@ def test_a_parent_killed_at_each_call_around_the_fork(when: str, tmp_path: Path)
 
 
 def test_forks_leave_no_descriptor_open_in_the_parent(registry_dir: Path) -> None:
-    """Neither of a child's slot nor of any other file."""
+    """Neither a child's slot nor any other file stays open."""
 
     def look(pipe: Connection) -> None:
         one = Parent(registry_dir)
@@ -306,8 +306,8 @@ def _open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the count alone
 
 
-def test_a_child_lets_go_of_what_a_writer_that_is_gone_had_leased(registry_dir: Path) -> None:
-    """Settings put in force anew make another writer: the lease of the one before lasts as long as its process."""
+def test_a_child_releases_the_lease_of_a_replaced_writer(registry_dir: Path) -> None:
+    """Settings configured again make another writer: the earlier lease lasts as long as its process."""
 
     def run(pipe: Connection) -> None:
         Worker(registry_dir).hit()

@@ -1,4 +1,4 @@
-"""Max and min gauges across processes: each process's present value, and the last value of processes that ended."""
+"""Max and min gauges across processes: the present value of each process, and the last value of ended processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support import readings
 
 
 class Extremes(Worker):
-    """Sets both gauges."""
+    """Set both gauges."""
 
     def set(self, value: float) -> None:
         for gauges in (self.highest, self.lowest):
@@ -41,7 +41,7 @@ def test_present_values_of_living_processes_count_and_go_both_ways(registry_dir:
         assert shown(registry_dir) == (6.0, 2.0)
 
 
-def test_process_that_ended_leaves_its_last_value_to_the_next_owners_of_its_slot(registry_dir: Path) -> None:
+def test_the_last_value_of_an_ended_process_is_kept_by_later_owners_of_its_slot(registry_dir: Path) -> None:
     for values in ((9.0, 5.0), (2.0, 3.0), (4.0,)):
 
         def set_all(values: tuple[float, ...] = values) -> None:
@@ -51,7 +51,7 @@ def test_process_that_ended_leaves_its_last_value_to_the_next_owners_of_its_slot
 
         in_child(set_all)
     assert len(slot_files(registry_dir)) == 1
-    assert shown(registry_dir) == (5.0, 3.0)  # not 9 and 2, which no process ended with
+    assert shown(registry_dir) == (5.0, 3.0)  # not 9 and 2: no process ended with these
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0])

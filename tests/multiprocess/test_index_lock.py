@@ -1,4 +1,4 @@
-"""The lock of the index: many processes make the same series at one time, and a stopped holder stops no job."""
+"""The lock of the index: many processes make the same series at one time, and a stopped process blocks no job."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.support import readings
 
 PROCESSES = 8
 SERIES = 1000
-LONGEST_DELAY = 0.05  # seconds a job may be held up by somebody who has the lock and does not run
+LONGEST_DELAY = 0.05  # seconds; longest delay of a job by a stopped process that has the lock
 
 
 def columns(path: Path) -> list[tuple[int, int]]:
-    """First cell and width of each series record, in the order of their cells, as they stand in the file."""
+    """First cell and width of each series record in the index file, in the order of their cells."""
     data = (path / "index").read_bytes()
     identity = layout.IndexHeader.unpack(data).identity
     found = []
@@ -48,7 +48,7 @@ class Many(Worker):
 
 
 def test_processes_that_make_the_same_series_at_one_time_share_their_columns(registry_dir: Path) -> None:
-    """One column each, none over another, and every update in it."""
+    """Each series has one column, no columns overlap, and each update is in one."""
     with children([lambda pipe: serve(Many(registry_dir), pipe)] * PROCESSES) as all_:
         for n, one in enumerate(all_):
             one.send("make_all", bool(n % 2))
@@ -65,7 +65,7 @@ def test_processes_that_make_the_same_series_at_one_time_share_their_columns(reg
 
 
 class Delayed(Worker):
-    """A worker whose waits for locks take no time, and are added up."""
+    """A worker that adds up its waits for locks instead of sleeping."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, patient=False)
@@ -79,13 +79,13 @@ class Delayed(Worker):
         self.waiting.now += seconds
 
     def delay_of(self, name: str, *arguments: object) -> float:
-        """How long this one thing was held up."""
+        """Seconds of waiting in one call."""
         before = self.waiting.now
         getattr(self, name)(*arguments)
         return self.waiting.now - before
 
     def full_job(self, job_type: str) -> None:
-        """One that makes every series anew."""
+        """A job that makes all its series."""
         self.start(job_type, job_type)
         self.hit(job_type)
         self.measure(1.0, job_type)
@@ -95,7 +95,7 @@ class Delayed(Worker):
 
 @contextmanager
 def stopped_holder(path: Path) -> Iterator[None]:
-    """Somebody was stopped with the index locked, and goes on at the end."""
+    """A process is stopped with the index locked, and continued at the end of the block."""
 
     def run(interruption: Interruption, _: Connection) -> None:
         one = Worker(path)
@@ -110,7 +110,7 @@ def stopped_holder(path: Path) -> Iterator[None]:
             holder.join()
             return
         holder.end()
-    pytest.fail("no call was met that is made with the index locked")
+    pytest.fail("no call was made with the index locked")
 
 
 def _index_is_locked(path: Path) -> bool:
@@ -147,7 +147,7 @@ def test_a_process_that_starts_beside_a_stopped_holder_is_not_delayed_either(reg
 
 @pytest.mark.parametrize("damage", [damaging.zero, damaging.cut_to(0)], ids=damaging.named)
 def test_a_stopped_holder_of_a_damaged_index_delays_no_job(damage: damaging.Damage, registry_dir: Path) -> None:
-    """It was about to make it anew."""
+    """The stopped process was about to replace the index."""
     record(registry_dir, ("hit", "known"))
     with child(lambda pipe: serve(Delayed(registry_dir), pipe)) as one:
         with locked_index(registry_dir):
@@ -161,8 +161,8 @@ def test_a_stopped_holder_of_a_damaged_index_delays_no_job(damage: damaging.Dama
 
 
 @pytest.mark.parametrize("when", [BEFORE, AFTER])
-def test_a_process_stopped_at_each_call_of_an_append_holds_nobody_up(when: str, tmp_path: Path) -> None:
-    """And when it goes on, nothing of what the others did meanwhile is overwritten."""
+def test_a_process_stopped_at_each_call_of_an_append_blocks_no_other(when: str, tmp_path: Path) -> None:
+    """After SIGCONT it overwrites nothing that the others wrote meanwhile."""
     path = tmp_path / "registry"
 
     def run(interruption: Interruption, _: Connection) -> None:
@@ -189,7 +189,7 @@ def test_a_process_stopped_at_each_call_of_an_append_holds_nobody_up(when: str, 
         path.rename(tmp_path / f"done-{steps}")
 
 
-def test_what_is_held_in_memory_for_the_lock_is_bounded_and_what_is_too_much_is_counted(registry_dir: Path) -> None:
+def test_updates_that_wait_for_the_lock_are_bounded_and_the_excess_is_counted(registry_dir: Path) -> None:
     record(registry_dir, ("hit", "known"))
     with child(lambda pipe: serve(Many(registry_dir, patient=False), pipe)) as one:
         with locked_index(registry_dir):

@@ -1,4 +1,4 @@
-"""Invariant 4: what a dead process was running, and how high its gauges stood, is gone at the next scrape."""
+"""Invariant 4: executions and gauges of a dead process are gone at the next scrape."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_a_killed_process_takes_its_gauges_and_executions_with_it(registry_dir: 
         assert oldest(registry_dir) == [None]
         snapshot = reader.read()
         assert (snapshot.live, snapshot.free, snapshot.owners) == (0, 2, [])
-        assert [entry.count for entry in snapshot.active] == [0], "its 0 is known to be one"
+        assert [entry.count for entry in snapshot.active] == [0], "its 0 is shown"
 
 
-def test_a_killed_process_that_nobody_has_waited_for_is_dead(registry_dir: Path) -> None:
-    """A zombie: its parent may take its time."""
+def test_a_zombie_counts_as_dead(registry_dir: Path) -> None:
+    """The process is a zombie: its parent may wait for it later."""
     with worker(registry_dir) as one:
         one.ask("level", 3.0)
         one.ask("start", "running")
@@ -68,7 +68,7 @@ def test_a_stopped_process_is_alive(registry_dir: Path) -> None:
         one.leave()
 
 
-def test_the_next_owner_starts_from_nothing(registry_dir: Path) -> None:
+def test_the_next_owner_starts_at_zero(registry_dir: Path) -> None:
     record(registry_dir, ("level", 3.0), ("level", 5.0, "other"), ("start", "one"), ("start", "two"), ("hit", "all"))
     with worker(registry_dir) as one:
         one.ask("hit", "all")
@@ -109,10 +109,10 @@ def _starts(path: Path) -> list[float]:
 @pytest.mark.parametrize(
     ("when", "stride"), [(BEFORE, 1), (AFTER, 1), (LINE, 13), pytest.param(LINE, 3, marks=pytest.mark.full)]
 )
-def test_a_lessee_stopped_at_any_moment_never_shows_what_its_predecessor_had(
+def test_a_lessee_stopped_at_any_step_never_shows_its_predecessors_gauges(
     when: str, stride: int, tmp_path: Path
 ) -> None:
-    """It has the lock, so that the slot is a living process's; whose gauges these are is another question."""
+    """It has the lock, so the slot belongs to a living process; the gauges in it may be its predecessor's."""
     path = tmp_path / "registry"
 
     def lease(interruption: Interruption, _: Connection) -> None:
@@ -124,19 +124,19 @@ def test_a_lessee_stopped_at_any_moment_never_shows_what_its_predecessor_had(
             one.level(1.0)
             one.start("two")
 
-    moments = 0
+    steps = 0
     for stopped in interrupted_at(when, lease, signal_number=signal.SIGSTOP, stride=stride):
-        moments += 1
-        assert set(levels(path).items()) <= {(("all",), 1.0)}, f"step {moments}"
-        assert readings.active(path).get(JOB, 0) <= 1, f"step {moments}"
+        steps += 1
+        assert set(levels(path).items()) <= {(("all",), 1.0)}, f"step {steps}"
+        assert readings.active(path).get(JOB, 0) <= 1, f"step {steps}"
         for start in oldest(path):
             assert start is None or start >= 0.0
         stopped.signal(signal.SIGKILL)
         stopped.wait()
-        assert levels(path) == {}, f"step {moments}"
-        assert readings.active(path) == {}, f"step {moments}"
-        path.rename(tmp_path / f"done-{moments}")
-    assert moments > 10
+        assert levels(path) == {}, f"step {steps}"
+        assert readings.active(path) == {}, f"step {steps}"
+        path.rename(tmp_path / f"done-{steps}")
+    assert steps > 10
 
 
 @pytest.mark.parametrize("kill", [True, False])

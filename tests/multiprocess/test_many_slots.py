@@ -1,4 +1,4 @@
-"""A directory may hold any number of slots: a reader and prune take a bounded number of descriptors and of memory."""
+"""A directory may hold any number of slots: a reader and prune use a bounded number of descriptors and memory."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ GIGABYTE = 2**30
 
 
 def make_slots(path: Path, count: int) -> None:
-    """Slots 1 to count - 1 beside slot 0, each as another process would have left it; every tenth counted one hit."""
+    """Make slots 1 to count - 1 beside slot 0, as other processes would leave them; every tenth counted one hit."""
     record(path, ("hit", "all"))
     original = (path / slot_name(0)).read_bytes()
     header = layout.SlotHeader.unpack(original)
     for number in range(1, count):
         fd = os.open(path / slot_name(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.pwrite(fd, header._replace(serial=number.to_bytes(8, "little")).pack(), 0)
-        os.ftruncate(fd, len(original))  # the rest is holes
+        os.ftruncate(fd, len(original))  # the rest of the file is holes
         if number % 10 == 0:
             os.pwrite(fd, original[header.cells_offset :], header.cells_offset)
         os.close(fd)
 
 
 def with_few_descriptors(limit: int, run: Callable[[], object]) -> None:
-    """Run something in a process with a limit of open files."""
+    """Run a function in a process with a limit on open files."""
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -45,7 +45,7 @@ def with_few_descriptors(limit: int, run: Callable[[], object]) -> None:
 
 
 def command(limit: int, *arguments: str) -> str:
-    """The output of a command that runs with a limit of open files."""
+    """The output of a command that runs with a limit on open files."""
     done = subprocess.run(
         [sys.executable, "-m", "jobmetrics", *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
@@ -117,8 +117,8 @@ def test_a_sparse_slot_of_64_gigabytes_costs_no_memory(registry_dir: Path) -> No
     in_child(run)
 
 
-def test_a_series_with_more_cells_than_the_index_describes_costs_only_itself(registry_dir: Path) -> None:
-    """One record with a good checksum may not make a reader or a worker reserve gigabytes."""
+def test_a_series_with_more_cells_than_the_index_describes_loses_only_itself(registry_dir: Path) -> None:
+    """One record with a valid checksum must not make a reader or a worker reserve gigabytes."""
     record(registry_dir, ("hit", "all"))
     file = registry_dir / "index"
     data = file.read_bytes()
@@ -137,7 +137,7 @@ def test_a_series_with_more_cells_than_the_index_describes_costs_only_itself(reg
 
 
 def test_a_reader_gives_memory_back(registry_dir: Path) -> None:
-    """Once a large slot is gone."""
+    """After a large slot is removed."""
     record(registry_dir, ("hit", "all"))
     file = registry_dir / slot_name(0)
     original = file.read_bytes()

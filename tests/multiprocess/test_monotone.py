@@ -1,4 +1,4 @@
-"""Invariant 3: no counter or histogram ever goes backwards, not by an ulp: not across leases, restarts, or files that
+"""Invariant 3: no counter or histogram ever goes backwards, not by one ulp: not across leases, restarts, or files that
 cannot be read for a while."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Counts = dict[tuple[object, ...], float]
 
 
 def counts(reader: SnapshotReader) -> Counts:
-    """Every number that may only rise: counters, buckets, counts and sums (of what is never negative)."""
+    """Every number that may only rise: counters, buckets, counts and sums of non-negative values."""
     found: Counts = {}
     for family, samples in reader.read().families:
         for sample in samples:
@@ -42,25 +42,25 @@ def counts(reader: SnapshotReader) -> Counts:
 
 
 class Watch:
-    """Reads again and again, and fails at the first number that falls or goes away."""
+    """Read repeatedly, and fail at the first number that falls or disappears."""
 
     def __init__(self, reader: SnapshotReader) -> None:
         self._reader = reader
         self._last: Counts = {}
         self.looks = 0
 
-    def look(self, moment: str = "") -> Counts:
+    def look(self, when: str = "") -> Counts:
         now = counts(self._reader)
         for series, before in self._last.items():
-            assert series in now, f"{series} is gone {moment}"
-            assert now[series] >= before, f"{series} fell from {before!r} to {now[series]!r} {moment}"
+            assert series in now, f"{series} is gone {when}"
+            assert now[series] >= before, f"{series} fell from {before!r} to {now[series]!r} {when}"
         self._last = now
         self.looks += 1
         return now
 
 
 class Uneven(Worker):
-    """Counts amounts whose sum depends on the order in which they are added."""
+    """Count amounts whose sum depends on the order of addition."""
 
     def count(self, seed: int, series: int = SERIES) -> None:
         chance = random.Random(seed)
@@ -70,7 +70,7 @@ class Uneven(Worker):
 
 
 def fill(path: Path, seed: int = 0, slots: int = SLOTS) -> None:
-    """So many slots that nobody holds, each with an amount in each series."""
+    """Make free slots, each with an amount in each series."""
     with children([lambda pipe: serve(Uneven(path), pipe)] * slots) as all_:
         for n, one in enumerate(all_):
             one.ask("count", seed * 1000 + n)
@@ -79,12 +79,12 @@ def fill(path: Path, seed: int = 0, slots: int = SLOTS) -> None:
 
 
 def _one_by_one(amounts: list[float]) -> float:
-    """Plain additions: from Python 3.12 on, sum() makes up for what they round off."""
+    """Plain additions: sum() compensates for rounding from Python 3.12 on."""
     return functools.reduce(operator.add, amounts)
 
 
-def test_amounts_are_such_that_their_order_tells(registry_dir: Path) -> None:
-    """The tests below could not fail otherwise."""
+def test_the_sum_of_the_amounts_depends_on_their_order(registry_dir: Path) -> None:
+    """Without this the tests below could not fail."""
     fill(registry_dir)
     chance = [random.Random(n) for n in range(SLOTS)]
     differ = 0
@@ -101,7 +101,7 @@ def test_amounts_are_such_that_their_order_tells(registry_dir: Path) -> None:
 @pytest.mark.parametrize("number", range(SLOTS))
 @pytest.mark.parametrize("damage", [*damaging.WHOLE_FILE, damaging.cut_in_half, Path.unlink], ids=damaging.named)
 def test_a_slot_that_cannot_be_read_for_a_while(damage: Damage, number: int, registry_dir: Path) -> None:
-    """Its last row stands in for it, at its own place in the sum; and it may come back."""
+    """The slot's last row replaces it at the same place in the sum; the slot may become readable again."""
     fill(registry_dir)
     file = registry_dir / slot_files(registry_dir)[number]
     with readings.reader(registry_dir) as reader:
@@ -126,7 +126,7 @@ def test_a_slot_that_cannot_be_read_for_a_while(damage: Damage, number: int, reg
 @pytest.mark.parametrize("number", range(SLOTS))
 @pytest.mark.parametrize("damage", [damaging.zero, damaging.fifo, damaging.cut_in_half], ids=damaging.named)
 def test_a_slot_that_workers_set_aside_and_make_anew(damage: Damage, number: int, registry_dir: Path) -> None:
-    """What the old file had counted still counts, at its place in the sum, with the new file's counts after it."""
+    """The old file's counts still count, at the same place in the sum, followed by the new file's."""
     fill(registry_dir)
     with readings.reader(registry_dir) as reader:
         watch = Watch(reader)
@@ -141,7 +141,7 @@ def test_a_slot_that_workers_set_aside_and_make_anew(damage: Damage, number: int
 
 @sizes("times", 5, 50)
 def test_leases_and_restarts(times: int, registry_dir: Path) -> None:
-    """Workers come, count, and go or are killed, in an order of chance; a look after each step."""
+    """Workers start, count, and exit or are killed in random order; read after each step."""
     chance = random.Random(times)
     with readings.reader(registry_dir) as reader:
         fill(registry_dir)
@@ -163,12 +163,12 @@ def test_leases_and_restarts(times: int, registry_dir: Path) -> None:
     assert watch.looks > times * 5
 
 
-LOOKS = 50  # while writers write
+LOOKS = 50  # readings while writers write
 
 
 @sizes("times", 3, 40)
 def test_a_reader_beside_writers_that_are_killed(times: int, registry_dir: Path) -> None:
-    """It reads while they write, at any moment."""
+    """The reader reads at any step of the writers."""
 
     def write(_: Connection) -> None:
         one = Uneven(registry_dir)
@@ -191,8 +191,8 @@ def test_a_reader_beside_writers_that_are_killed(times: int, registry_dir: Path)
 
 
 @pytest.mark.parametrize("number", range(SLOTS))
-def test_a_restarted_exporter_says_the_same(number: int, registry_dir: Path) -> None:
-    """And one that has kept a slot's row says what a new one says."""
+def test_a_restarted_exporter_serves_the_same(number: int, registry_dir: Path) -> None:
+    """A reader that has cached a slot's row serves the same as a new reader."""
     fill(registry_dir)
     with readings.reader(registry_dir) as old:
         watch = Watch(old)
@@ -212,7 +212,7 @@ def _read_in_child(path: Path) -> Counts:
         return counts(reader)
 
 
-def test_a_reader_that_closed_its_files_reads_on(registry_dir: Path) -> None:
+def test_a_reader_that_closed_its_files_still_reads(registry_dir: Path) -> None:
     fill(registry_dir)
     with readings.reader(registry_dir) as reader:
         watch = Watch(reader)
@@ -222,7 +222,7 @@ def test_a_reader_that_closed_its_files_reads_on(registry_dir: Path) -> None:
 
 
 def test_growth_and_new_series(registry_dir: Path) -> None:
-    """Slots of different lengths are added up, and grow under their owners."""
+    """Slots of different lengths are added up, and grow while processes record in them."""
     writers = [lambda pipe: serve(Uneven(registry_dir), pipe)] * 3
     with readings.reader(registry_dir) as reader, children(writers) as all_:
         watch = Watch(reader)
@@ -235,7 +235,7 @@ def test_growth_and_new_series(registry_dir: Path) -> None:
 
 
 def test_extremes_outlive_their_processes(registry_dir: Path) -> None:
-    """Last values of max and min gauges, and most recent ones, are merged over leases, not written over."""
+    """Last values of max, min and most recent gauges are merged over leases, not overwritten."""
 
     def set_all(value: float) -> None:
         one = Worker(registry_dir)

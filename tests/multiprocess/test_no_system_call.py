@@ -1,4 +1,4 @@
-"""A bound record makes no system call, whatever the instrument: held by strace."""
+"""A bound record makes no system call with any instrument, as strace shows."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return found
 
 
-def test_a_system_call_would_be_seen(calls: dict[str, list[str]]) -> None:
+def test_strace_shows_the_system_calls(calls: dict[str, list[str]]) -> None:
     assert [line.partition("(")[0] for line in calls["nothing"]] == ["getppid"]
 
 

@@ -1,4 +1,4 @@
-"""Invariant 2: for SIGKILLs at any moment, acknowledged <= counted <= acknowledged + one in flight; nothing twice."""
+"""Invariant 2: for SIGKILL at any time, acknowledged <= counted <= acknowledged + one in flight; nothing twice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WRITERS = 8
 SERIES_A_WRITER = 40
 
 
-# ---------------------------------------------------------------- kills at random moments
+# ---------------------------------------------------------------- kills at random times
 
 
 class Writing:
@@ -51,7 +51,7 @@ class Writing:
         os.close(there)
 
     def kill(self) -> int:
-        """Kill it; how many updates it has acknowledged."""
+        """Kill the process; return the count of updates it has acknowledged."""
         count = 0
         os.kill(self.pid, signal.SIGKILL)
         while data := os.read(self._acknowledged, 1 << 16):
@@ -63,20 +63,20 @@ class Writing:
 
 
 def _write(path: Path, name: str, acknowledged: int) -> None:
-    """Each update goes to the shared series, to a histogram, and to one of the writer's own series; in this order."""
-    one = Worker(path, max_series=100_000)  # all writers' series fit
+    """Each update goes to the shared series, to a histogram and to one of the writer's series, in this order."""
+    one = Worker(path, max_series=100_000)  # the series of all writers fit
     n = 0
     while True:
         one.hit("all")
         one.measure(1.0)
         one.hit(f"{name}-{n % SERIES_A_WRITER}")
         os.write(acknowledged, b".")
-        # A pipe that nobody empties for a while would block us, which is no harm: kills come at any moment.
+        # A pipe that is not read may block this process, which is harmless: kills come at random times.
         n += 1
 
 
 @sizes("times", 60, 500)
-def test_kills_at_random_moments(times: int, registry_dir: Path) -> None:
+def test_kills_at_random_times(times: int, registry_dir: Path) -> None:
     chance = random.Random(times)
     acknowledged: dict[str, int] = {}
     writing = [Writing(registry_dir, f"w{n}") for n in range(WRITERS)]
@@ -103,11 +103,11 @@ def test_kills_at_random_moments(times: int, registry_dir: Path) -> None:
     assert len(slot_files(registry_dir)) <= WRITERS
 
 
-# ---------------------------------------------------------------- executions, and who reports their deaths
+# ---------------------------------------------------------------- executions and reports of their deaths
 
 
 class Supervised:
-    """A process that runs executions one after another; it tells which one it took, and which one it finished."""
+    """A process that runs executions one after another, and reports each one it starts and finishes."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
@@ -119,30 +119,30 @@ class Supervised:
         os.close(there)
 
     def kill(self) -> tuple[int, int]:
-        """Kill it; how many executions it took, and how many of them it finished."""
+        """Kill the process; return the counts of executions it started and finished."""
         os.kill(self.pid, signal.SIGKILL)
-        told = b""
+        reports = b""
         while data := os.read(self._told, 1 << 16):
-            told += data
+            reports += data
         os.close(self._told)
         os.waitpid(self.pid, 0)
-        return told.count(b"t"), told.count(b"f")
+        return reports.count(b"t"), reports.count(b"f")
 
 
-def _execute(path: Path, name: str, told: int) -> None:
+def _execute(path: Path, name: str, reports: int) -> None:
     one = Worker(path)
     n = 0
     while True:
-        os.write(told, b"t")
+        os.write(reports, b"t")
         one.start(f"{name}-{n}", name)
         one.end(f"{name}-{n}")
-        os.write(told, b"f")
+        os.write(reports, b"f")
         n += 1
 
 
 @sizes("times", 40, 300)
-def test_an_execution_is_counted_once_whoever_learns_how_it_ended(times: int, registry_dir: Path) -> None:
-    """The supervisor reports the execution that its dead child had not finished, twice, and only after others have
+def test_an_execution_is_counted_once_by_its_process_or_its_supervisor(times: int, registry_dir: Path) -> None:
+    """The supervisor reports the unfinished execution of its dead child twice, and only after other processes have
     leased the slot again."""
     chance = random.Random(times)
     running = [Supervised(registry_dir, f"job {n}") for n in range(4)]
@@ -163,7 +163,7 @@ def test_an_execution_is_counted_once_whoever_learns_how_it_ended(times: int, re
                 time.sleep(chance.choice([0.0, 0.002, 0.01]))
                 bury(running.pop(chance.randrange(len(running))))
                 running.append(Supervised(registry_dir, f"job {4 + n}"))
-                if n % 3 == 2:  # others have the slots by now
+                if n % 3 == 2:  # other processes have the slots by now
                     for one in dead[-3:]:
                         report(*one)
         finally:
@@ -184,7 +184,7 @@ def test_an_execution_is_counted_once_whoever_learns_how_it_ended(times: int, re
         assert taken - 1 <= success + failure <= taken, name
         lost_between_mark_and_cells += int(taken - success - failure)
     assert lost_between_mark_and_cells <= len(dead) // 4, "a kill between mark and cells is rare"
-    # The duration's cells come first: a kill between them and the status leaves one more of the former.
+    # The duration's cells are written first: a kill between them and the status counts one more duration.
     durations = sum(readings.counts(registry_dir, "jobs_duration_seconds").values())
     durations += sum(readings.values(registry_dir, "jobs_duration_unknown_total").values())
     assert 0 <= durations - sum(ended.values()) <= lost_between_mark_and_cells
@@ -235,16 +235,16 @@ def _between_mark_and_cells() -> None:
 
 @pytest.mark.parametrize("leased_again", [False, True])
 @pytest.mark.parametrize(
-    ("moment", "successes", "failures"),
+    ("kill_at", "successes", "failures"),
     [(_before_the_mark, 1, 1), (_between_mark_and_cells, 1, 0), (_nothing, 2, 0)],
 )
 def test_a_kill_around_the_end_of_an_execution(
-    moment: Callable[[], None], successes: int, failures: int, leased_again: bool, registry_dir: Path
+    kill_at: Callable[[], None], successes: int, failures: int, leased_again: bool, registry_dir: Path
 ) -> None:
-    """It is reported once, or had been counted; only between mark and cells one ending is lost."""
+    """It is reported once, or was counted; one end is lost only between the mark and the cells."""
     with worker(registry_dir) as supervisor:
         supervisor.ask("hit", "all")
-        _victim_of(moment)(registry_dir)
+        _victim_of(kill_at)(registry_dir)
         if leased_again:
             record(registry_dir, ("start", "other"), ("end", "other"), ("start", "dies with it"))
         for _ in range(3):
@@ -262,15 +262,15 @@ def test_a_kill_around_the_end_of_an_execution(
 
 
 class Scenario:
-    """One stretch of work that is cut short everywhere, and what must be true after.
+    """A stretch of work that is killed at every step, and the state required afterwards.
 
-    prepare: makes the directory. ready: what the victim does before the stretch. stretch: acknowledged by
-    coming through. counted: what was counted before the stretch; the stretch counts each series in it once.
+    prepare: makes the directory. ready: what the victim does before the stretch. stretch: acknowledged when it
+    completes. counted: the counts before the stretch; the stretch counts each of these series once.
     """
 
     name: str
     counted: ClassVar[dict[str, float]]
-    readable = True  # at any moment, before anybody mends it
+    readable = True  # at every step, before another process repairs it
 
     def prepare(self, path: Path) -> None:
         path.mkdir(mode=0o700)
@@ -284,7 +284,7 @@ class Scenario:
 
 
 class FirstRecord(Scenario):
-    """The directory, its index and its first slot are made."""
+    """Make the directory, its index and its first slot."""
 
     name = "first record"
     counted: ClassVar = {"all": 0.0}
@@ -295,7 +295,7 @@ class FirstRecord(Scenario):
 
 
 class Append(Scenario):
-    """A new family and a new series, by a process that has its slot."""
+    """Append a family and a series in a process that has its slot."""
 
     name = "append"
     counted: ClassVar = {"known": 1.0, "new": 0.0}
@@ -310,7 +310,7 @@ class Append(Scenario):
 
 
 class Growth(Scenario):
-    """More series than the slot has cells: its file grows and is mapped anew."""
+    """Use more series than the slot has cells: its file grows and is mapped again."""
 
     name = "growth"
     counted: ClassVar = {"known": 1.0, "first behind": 0.0}
@@ -328,7 +328,7 @@ class Growth(Scenario):
 
 
 class LeaseOfAFreedSlot(Scenario):
-    """Somebody died in it, with a gauge up and an execution running."""
+    """A process died in the slot with a live gauge set and an execution running."""
 
     name = "lease"
     counted: ClassVar = {"all": 7.0}
@@ -339,7 +339,7 @@ class LeaseOfAFreedSlot(Scenario):
 
 
 class SetAsideOfADamagedSlot(Scenario):
-    """The only one, so that every lease meets it."""
+    """The damaged slot is the only one, so every lease finds it."""
 
     name = "set-aside of a slot"
     counted: ClassVar = {"all": 0.0}
@@ -351,7 +351,7 @@ class SetAsideOfADamagedSlot(Scenario):
 
 
 class SetAsideOfADamagedIndex(Scenario):
-    """And a new generation, whose first lessee lays the slot out anew."""
+    """A new generation begins, and its first lessee lays the slot out again."""
 
     name = "set-aside of the index"
     counted: ClassVar = {"all": 0.0}
@@ -364,7 +364,7 @@ class SetAsideOfADamagedIndex(Scenario):
 
 
 class AfterAWipe(Scenario):
-    """The index was removed; slots of the old generation are there."""
+    """The index was removed; slots of the old generation remain."""
 
     name = "wiped index"
     counted: ClassVar = {"all": 0.0}
@@ -377,7 +377,7 @@ class AfterAWipe(Scenario):
 
 
 class MoveOfALivingWriter(Scenario):
-    """The index was removed under a process that goes on."""
+    """The index was removed while a process recorded."""
 
     name = "move"
     counted: ClassVar = {"all": 0.0}
@@ -415,20 +415,20 @@ def check_kills(scenario: Scenario, when: str, tmp_path: Path, stride: int = 1) 
     _check_counts(scenario, path, "not killed", killed=False)
 
 
-def _check_counts(scenario: Scenario, path: Path, moment: str, *, killed: bool) -> None:
+def _check_counts(scenario: Scenario, path: Path, step: str, *, killed: bool) -> None:
     before = _values_now(path, scenario)
     in_child(lambda: _survivor(path, scenario))
     after = readings.values(path, "hits_total")
     for who, counted in scenario.counted.items():
         if scenario.readable:
-            assert counted <= before.get((who,), 0.0) <= counted + 1, f"{moment}: {who}"
+            assert counted <= before.get((who,), 0.0) <= counted + 1, f"{step}: {who}"
         low = counted + 1 if killed else counted + 2
-        assert low <= after[who,] <= counted + 2, f"{moment}: {who}"
-    assert readings.values(path, "level") == {}, moment
-    assert readings.active(path) == {}, moment
+        assert low <= after[who,] <= counted + 2, f"{step}: {who}"
+    assert readings.values(path, "level") == {}, step
+    assert readings.active(path) == {}, step
     snapshot = readings.snapshot(path)
-    assert (snapshot.live, snapshot.damaged) == (0, 0), moment
-    assert len(slot_files(path)) <= 2, moment
+    assert (snapshot.live, snapshot.damaged) == (0, 0), step
+    assert len(slot_files(path)) <= 2, step
 
 
 def _values_now(path: Path, scenario: Scenario) -> dict[tuple[str, ...], float]:
@@ -455,11 +455,11 @@ def test_kills_at_each_call(scenario: type[Scenario], when: str, tmp_path: Path)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 @sizes("stride", 17, 1)
 def test_kills_at_each_line(scenario: type[Scenario], stride: int, tmp_path: Path) -> None:
-    """Between two calls into the system much is written through the mapping."""
+    """Between two system calls much is written to mapped files."""
     check_kills(scenario(), LINE, tmp_path, stride)
 
 
-# ---------------------------------------------------------------- threads, and processes that end as they should
+# ---------------------------------------------------------------- threads, and processes that exit normally
 
 
 @sizes("times", 20_000, 2_000_000)
@@ -474,14 +474,14 @@ def test_threads_lose_no_update(times: int, registry_dir: Path) -> None:
                     one.measure(1.0, f"{number}-{n}")
 
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(count, range(8)))  # raises what one of them raised
+            list(pool.map(count, range(8)))  # raises an exception of any thread
 
     in_child(run)
     assert readings.values(registry_dir, "hits_total") == {("all",): 8.0 * times}
     assert sum(readings.counts(registry_dir, "sizes").values()) == 8 * len(range(0, times, 1000))
 
 
-def test_processes_that_end_lose_nothing(registry_dir: Path) -> None:
+def test_processes_that_exit_lose_nothing(registry_dir: Path) -> None:
     def run(_: Connection) -> None:
         one = Worker(registry_dir)
         for n in range(100):

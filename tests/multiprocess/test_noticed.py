@@ -1,4 +1,4 @@
-"""Processes that run no jobs notice a removed or replaced directory, and a lease that was ended by a daemoniser."""
+"""Processes that run no jobs notice a removed or replaced directory, and a lease ended by a daemoniser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.readings import counts, values
 
 
 class Producer(Worker):
-    """A process that uses the public instruments. Its look at the directory is due when `later` says so."""
+    """A process that uses the public instruments. It checks the directory when `later` makes a check due."""
 
     def __init__(self, path: Path, **more: Any) -> None:
         super().__init__(path, **more)
@@ -100,7 +100,7 @@ def removed(path: Path) -> None:
 
 
 def replaced(path: Path) -> None:
-    """As a deploy does: moved away, made anew by another worker."""
+    """Replace the directory as a deploy does: it is moved away, and another worker makes a new one."""
     path.rename(path.parent / "old")
     record(path, ("hit", "other"))
 
@@ -120,7 +120,7 @@ def test_a_process_without_jobs_follows_its_directory(
         one.leave()
 
 
-def test_looks_are_a_second_apart(registry_dir: Path) -> None:
+def test_directory_checks_are_a_second_apart(registry_dir: Path) -> None:
     def run() -> None:
         one = Producer(registry_dir)
         one.labelled()
@@ -134,8 +134,8 @@ def test_looks_are_a_second_apart(registry_dir: Path) -> None:
     in_child(run)
 
 
-def test_a_bound_update_never_asks_the_clock(registry_dir: Path) -> None:
-    """A handle that is kept notices nothing by itself: that is what `refresh` is for."""
+def test_a_bound_update_never_reads_the_clock(registry_dir: Path) -> None:
+    """A handle that is kept checks nothing: that is the purpose of `refresh`."""
 
     def run() -> None:
         one = Producer(registry_dir)
@@ -154,13 +154,13 @@ def test_a_bound_update_never_asks_the_clock(registry_dir: Path) -> None:
 
 
 def close_all_but(pipe: Connection) -> None:
-    """As a daemoniser does."""
+    """Close descriptors as a daemoniser does."""
     for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if fd > 2 and fd != pipe.fileno():
             try:
                 os.close(fd)
             except OSError:
-                pass  # the one that listed them
+                pass  # the descriptor that listed them
 
 
 def daemon(path: Path, pipe: Connection) -> None:
@@ -171,8 +171,8 @@ def daemon(path: Path, pipe: Connection) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-def test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_nobody(registry_dir: Path) -> None:
-    """Nothing tells a handle that is kept in a loop: its slot is not leased to others while its process lives."""
+def test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_no_process(registry_dir: Path) -> None:
+    """A handle kept in a loop gets no notice: its slot is not leased to others while its process lives."""
     times = 100_000
     with child(lambda pipe: daemon(registry_dir, pipe)) as one, worker(registry_dir) as other:
         one.ask("bound")
@@ -183,7 +183,7 @@ def test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_nobody(regist
         one.answer()
         one.ask("published")
         one.ask("pass_time")
-        one.ask("published")  # holds a lease again: its own slot
+        one.ask("published")  # leases again: its own slot
         assert len(slot_files(registry_dir)) == 2
         one.kill()
         with worker(registry_dir) as third:
@@ -196,7 +196,7 @@ def test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_nobody(regist
     assert values(registry_dir, "jobs_published_total") == {("python", "job", "queue"): 2.0}
 
 
-def test_a_slot_is_free_once_its_owner_is_dead_though_nobody_has_reaped_it(registry_dir: Path) -> None:
+def test_the_slot_of_a_zombie_is_free(registry_dir: Path) -> None:
     def run() -> None:
         pid = os.fork()
         if pid == 0:

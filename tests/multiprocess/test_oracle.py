@@ -1,6 +1,6 @@
-"""The oracle: the same program of operations, on prometheus_client in one process and on ours in several.
+"""The same program of operations on prometheus_client in one process and on jobmetrics in several.
 
-Both expositions must say the same. Amounts are whole eighths, so that sums are exact in any order of addition.
+Both expositions must be equal. Amounts are whole eighths, so that sums are exact in any order of addition.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Program: TypeAlias = list[tuple[int, tuple[str, str, float]]]
 
 
 class Instruments:
-    """The operations, on either module's instruments: they have the same signatures."""
+    """The operations on either module's instruments: their signatures are the same."""
 
     def __init__(self, module: Any, **more: Any) -> None:
         self._counter = module.Counter("oracle_things", "Things counted.", ["who"], **more)
@@ -77,8 +77,8 @@ class Instruments:
         self._latest.labels(who).set(value)
 
 
-class Ours(Instruments):
-    """Ours, in a process of its own that lives through many programs: each goes to a directory of its own."""
+class JobmetricsInstruments(Instruments):
+    """The instruments of jobmetrics, in a process that runs many programs, each in another directory."""
 
     def __init__(self) -> None:
         super().__init__(jobmetrics)
@@ -92,7 +92,7 @@ class Ours(Instruments):
 
 
 def _serve(pipe: Connection) -> None:
-    serve(Ours(), pipe)
+    serve(JobmetricsInstruments(), pipe)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def _exposition(path: Path) -> str:
     return generate_latest(registry).decode()
 
 
-def _said(text: str) -> dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], float]]:
-    """What an exposition says: families with samples, less the moments of creation, which ours does not keep."""
+def _samples(text: str) -> dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], float]]:
+    """Families with samples of an exposition, without creation timestamps, which jobmetrics does not keep."""
     said = {}
     for family in text_string_to_metric_families(text):
         samples = {
@@ -139,6 +139,6 @@ def test_expositions_agree(program: Program, processes: list[Child], tmp_path_fa
         processes[number].ask(name, who, amount)
         getattr(peer, name)(who, amount)
     if path.exists():
-        ours, theirs = _said(_exposition(path)), _said(generate_latest(registry).decode())
+        ours, theirs = _samples(_exposition(path)), _samples(generate_latest(registry).decode())
         assert ours == theirs
         shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Invariant 11: the directory is its owner's or its group's; links, world-writable places and FIFOs are refused."""
+"""Invariant 11: only the owner or the group uses a directory; links, world-writable places and FIFOs are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def total(path: Path) -> float:
 
 
 def hit(path: Path, user: int | None = None, *groups: int, **more: Any) -> None:
-    """One process of this user and of these groups, the first its own, records once."""
+    """Record once in a process of this user and these groups; the first group is its primary one."""
 
     def run() -> None:
         if user is not None:
@@ -53,7 +53,7 @@ def hit(path: Path, user: int | None = None, *groups: int, **more: Any) -> None:
 
 
 def refused(path: Path, user: int | None = None, *groups: int, **more: Any) -> str:
-    """The same, refused: with which words. The job itself goes on."""
+    """The same for a process that is refused: return the message. The job itself goes on."""
 
     def run(pipe: Any) -> None:
         if user is not None:
@@ -81,8 +81,8 @@ def place() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("umask", UMASKS, ids=oct)
-def test_a_directory_is_its_owners_alone_whatever_the_umask(umask: int, place: Path) -> None:
-    """As a plain user: root may do anything with any mode."""
+def test_only_the_owner_can_use_the_directory_whatever_the_umask(umask: int, place: Path) -> None:
+    """As a user other than root, who may write in any mode."""
     path = place / "registry"
 
     def run() -> None:
@@ -100,7 +100,7 @@ def test_a_directory_is_its_owners_alone_whatever_the_umask(umask: int, place: P
 
 
 @pytest.mark.parametrize("umask", UMASKS, ids=oct)
-def test_a_directory_of_a_group_is_the_groups_whatever_the_umask(umask: int, place: Path) -> None:
+def test_only_the_group_can_use_its_directory_whatever_the_umask(umask: int, place: Path) -> None:
     path = place / "registry"
 
     def run(user: int) -> None:
@@ -118,7 +118,7 @@ def test_a_directory_of_a_group_is_the_groups_whatever_the_umask(umask: int, pla
     assert {mode(file) for file in files} == {0o660}
     assert {file.stat().st_gid for file in files} == {TEAM}
     assert total(path) == 2.0
-    assert len(slot_files(path)) == 1, "one member leases the slot that another has left"
+    assert len(slot_files(path)) == 1, "one member leases the slot that another has freed"
 
 
 def test_missing_parents_are_made(tmp_path: Path) -> None:
@@ -129,14 +129,14 @@ def test_missing_parents_are_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [0o755, 0o750, 0o711, 0o500])
-def test_a_directory_that_others_may_only_read_is_used_as_it_is(wrong: int, registry_dir: Path) -> None:
-    """An operator's choice; nobody else can write there."""
+def test_a_directory_that_others_may_only_read_is_accepted(wrong: int, registry_dir: Path) -> None:
+    """The operator chose this mode; no other user can write there."""
     hit(registry_dir)
     registry_dir.chmod(wrong)
     assert total(registry_dir) == 1.0
 
 
-def test_many_of_a_group_at_once(place: Path) -> None:
+def test_many_processes_of_one_group_at_once(place: Path) -> None:
     path = place / "registry"
     users = [ALICE, BOB, CAROL]
 
@@ -160,7 +160,7 @@ def test_many_of_a_group_at_once(place: Path) -> None:
     assert len(slot_files(path)) == 9
 
 
-# ---------------------------------------------------------------- who is refused
+# ---------------------------------------------------------------- refused users
 
 
 def test_another_users_directory_is_refused(place: Path) -> None:
@@ -172,7 +172,7 @@ def test_another_users_directory_is_refused(place: Path) -> None:
 
 
 def test_root_is_another_user_too(place: Path) -> None:
-    """What root makes there, its owner could not write to."""
+    """The owner could not write to files that root makes there."""
     path = place / "registry"
     hit(path, ALICE)
     assert f"belongs to user {ALICE}" in refused(path)
@@ -197,8 +197,8 @@ def test_a_user_outside_the_group_is_refused(place: Path) -> None:
     assert "dir_group" in refused(path, BOB, BOB, OTHERS, dir_group=OTHERS)
 
 
-def told(path: Path, user: int | None = None, *groups: int, **allowed: int) -> str:
-    """The error that a reader with this user and these groups gets; empty if it reads one slot."""
+def refusal(path: Path, user: int | None = None, *groups: int, **allowed: int) -> str:
+    """The error of a reader with this user and these groups; empty if it reads one slot."""
 
     def run(pipe: Any) -> None:
         if user is not None:
@@ -217,20 +217,20 @@ def told(path: Path, user: int | None = None, *groups: int, **allowed: int) -> s
 
 
 @pytest.mark.parametrize("reader", [BOB, None], ids=["another user", "root"])
-def test_a_strangers_directory_is_not_read_without_leave(reader: int | None, place: Path) -> None:
+def test_another_users_directory_is_not_read_without_permission(reader: int | None, place: Path) -> None:
     """Another user who makes the directory first would decide what the exporter shows."""
     path = place / "registry"
     hit(path, ALICE)
     path.chmod(0o755)
     (path / "index").chmod(0o644)
     (path / "slot-00000").chmod(0o644)
-    message = told(path, reader)
+    message = refusal(path, reader)
     assert f"belongs to user {ALICE}" in message
     assert f"dir_owner to {ALICE}" in message
-    assert told(path, reader, owner=CAROL) == message
-    assert told(path, reader, group=TEAM) == message
-    assert told(path, reader, owner=ALICE) == ""
-    assert told(path, ALICE) == ""
+    assert refusal(path, reader, owner=CAROL) == message
+    assert refusal(path, reader, group=TEAM) == message
+    assert refusal(path, reader, owner=ALICE) == ""
+    assert refusal(path, ALICE) == ""
 
 
 def test_a_directory_of_root_is_read_by_everyone_who_can(place: Path) -> None:
@@ -239,23 +239,23 @@ def test_a_directory_of_root_is_read_by_everyone_who_can(place: Path) -> None:
     path.chmod(0o755)
     (path / "index").chmod(0o644)
     (path / "slot-00000").chmod(0o644)
-    assert told(path, BOB) == ""
+    assert refusal(path, BOB) == ""
 
 
-def test_another_members_directory_is_read_in_the_name_of_the_group(place: Path) -> None:
+def test_another_group_members_directory_is_read_with_the_group_allowed(place: Path) -> None:
     path = place / "registry"
     hit(path, ALICE, ALICE, TEAM, dir_group=TEAM)
-    assert "dir_group" in told(path, BOB, BOB, TEAM)
-    assert "dir_group" in told(path, BOB, BOB, TEAM, OTHERS, group=OTHERS)
-    assert told(path, BOB, BOB, TEAM, group=TEAM) == ""
+    assert "dir_group" in refusal(path, BOB, BOB, TEAM)
+    assert "dir_group" in refusal(path, BOB, BOB, TEAM, OTHERS, group=OTHERS)
+    assert refusal(path, BOB, BOB, TEAM, group=TEAM) == ""
 
 
 def test_a_default_directory_that_another_user_made_first_is_passed_over(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Worker and exporter take the same one instead."""
+    """Worker and exporter use the same one instead."""
     place.chmod(0o1777)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # as where there is no /dev/shm
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as on a system without /dev/shm
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     default = place / f"jobmetrics-{ALICE}"
     in_child(in_order(lambda: become(BOB), lambda: default.mkdir(mode=0o755)))
@@ -271,7 +271,7 @@ def test_a_default_directory_that_another_user_made_first_is_passed_over(
     assert Path(f"{default}~2").stat().st_uid == ALICE
 
 
-def test_leave_to_read_is_no_leave_to_record(place: Path) -> None:
+def test_permission_to_read_is_not_permission_to_record(place: Path) -> None:
     path = place / "registry"
     hit(path, ALICE)
     assert f"belongs to user {ALICE}" in refused(path, dir_owner=ALICE)
@@ -326,7 +326,7 @@ def test_a_link_to_nowhere_makes_nothing_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["index", "slot-00000", "slot-00001", "index.set-aside", "slot-00000.set-aside"])
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_planted_link_is_never_followed(name: str, exists: bool, registry_dir: Path) -> None:
-    """Whoever may write to the directory cannot make a worker write elsewhere, nor lose what is there."""
+    """A user who may write to the directory cannot make a worker write elsewhere, or lose the target's contents."""
     target = registry_dir.parent / "target"
     if exists:
         target.write_bytes(b"precious" * 1000)
@@ -337,7 +337,7 @@ def test_a_planted_link_is_never_followed(name: str, exists: bool, registry_dir:
             one.ask("hit", "all")
         for one in all_:
             one.leave()
-    for made in ("index", "slot-00000"):  # and once more, where setting aside meets the link
+    for made in ("index", "slot-00000"):  # recorded twice: the second process finds the link while it sets aside
         (registry_dir / made).write_bytes(b"damaged" * 1000)
     hit(registry_dir)
     if exists:
@@ -348,8 +348,8 @@ def test_a_planted_link_is_never_followed(name: str, exists: bool, registry_dir:
 
 
 @pytest.mark.parametrize("name", ["index", "slot-00000", "slot-00001"])
-def test_a_fifo_blocks_nobody(name: str, registry_dir: Path) -> None:
-    """Nobody is at its other end."""
+def test_a_fifo_blocks_no_process(name: str, registry_dir: Path) -> None:
+    """No process has the other end open."""
     hit(registry_dir)
     (registry_dir / name).unlink(missing_ok=True)
     os.mkfifo(registry_dir / name)
@@ -368,7 +368,7 @@ def test_a_fifo_blocks_nobody(name: str, registry_dir: Path) -> None:
     assert total(registry_dir) >= 3.0
 
 
-def test_a_device_is_no_file_of_ours(registry_dir: Path) -> None:
+def test_a_device_is_neither_read_nor_written(registry_dir: Path) -> None:
     need_root()
     hit(registry_dir)
     for name in ("index", "slot-00000"):

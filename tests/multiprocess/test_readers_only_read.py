@@ -1,4 +1,4 @@
-"""Invariant 6: the exporter works where it may not write, changes nothing, and never delays a writer."""
+"""Invariant 6: the exporter works without permission to write, changes nothing, and never delays a writer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support import readings
 
 
 def busy(one: Child) -> None:
-    """A living owner of a slot, with something of everything."""
+    """Make a living owner of a slot that uses every kind of metric."""
     one.ask("hit", "all", 5.0)
     one.ask("measure", 1.5)
     one.ask("level", 3.0)
@@ -52,7 +52,7 @@ def check(path: Path, pid: int) -> None:
 
 
 def two_slots(path: Path) -> None:
-    """One of them free."""
+    """Make two slots, one of them free."""
     with worker(path) as first, worker(path) as second:
         first.ask("hit", "all", 0.5)
         second.ask("hit", "all", 0.5)
@@ -61,7 +61,7 @@ def two_slots(path: Path) -> None:
 
 
 def test_a_read_only_mount(registry_dir: Path) -> None:
-    """Whether an owner is alive is seen there too."""
+    """The mount also shows whether an owner is alive."""
     two_slots(registry_dir)
     with worker(registry_dir) as one, read_only_view(registry_dir, registry_dir.parent / "view") as view:
         busy(one)
@@ -102,7 +102,7 @@ def test_an_exporter_of_another_user_who_may_only_read() -> None:
 
 
 def test_a_directory_of_mode_0500(registry_dir: Path) -> None:
-    """The owner's own exporter, in a directory that was made read-only for good."""
+    """The owner's exporter, in a directory whose mode is now read-only."""
     need_root()
     with open_place() as place:
         place.chmod(0o777)
@@ -122,7 +122,7 @@ State = dict[str, tuple[int, int, int, int, bytes]]
 
 
 def state(path: Path) -> State:
-    """All that a reader could change, less the times of access."""
+    """Everything a reader could change, without access times."""
     found = {}
     for name in names(path):
         info = (path / name).lstat()
@@ -132,7 +132,7 @@ def state(path: Path) -> State:
 
 
 def test_a_hundred_readings_change_nothing(registry_dir: Path) -> None:
-    """Nor do readings of damaged files, which are the workers' to set aside."""
+    """Readings of damaged files change nothing either: workers set them aside."""
     two_slots(registry_dir)
     shutil.copy(registry_dir / "slot-00000", registry_dir / "slot-00002")
     damaging.zero_the_header(registry_dir / "slot-00002")
@@ -170,7 +170,7 @@ def test_a_missing_directory_is_not_made(tmp_path: Path) -> None:
     assert not list((tmp_path / "registry").iterdir())
 
 
-# ---------------------------------------------------------------- never in a writer's way
+# ---------------------------------------------------------------- readers never delay a writer
 
 _READ = """
 import sys
@@ -182,7 +182,7 @@ reader.close()
 """
 
 
-def test_a_reader_asks_the_system_for_nothing_but_reading(registry_dir: Path) -> None:
+def test_a_reader_makes_only_reading_system_calls(registry_dir: Path) -> None:
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("needs strace")
@@ -212,15 +212,15 @@ def test_a_reader_asks_the_system_for_nothing_but_reading(registry_dir: Path) ->
 
 
 class Victim(Delayed):
-    """A writer whose waits are added up; it lives through all that writers do."""
+    """A writer whose waits are added up; it runs every step of a writer's life."""
 
     def live(self, n: int) -> float:
         return self.delay_of("full_job", f"job {n}")
 
 
 @pytest.mark.parametrize("when", [BEFORE, AFTER, LINE])
-def test_a_reader_stopped_at_any_moment_delays_no_writer(when: str, tmp_path: Path) -> None:
-    """First record, append, growth, lease and a new generation beside a reader that stands still."""
+def test_a_reader_stopped_at_any_step_delays_no_writer(when: str, tmp_path: Path) -> None:
+    """First record, append, growth, lease and a new generation beside a stopped reader."""
     path = tmp_path / "registry"
     rounds = 0
 

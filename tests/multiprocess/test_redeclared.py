@@ -1,4 +1,4 @@
-"""Two definitions of one family in one directory, as during a rolling deploy: no count is invented, none flaps."""
+"""Two definitions of one family in one directory, as during a rolling deploy: no count is invented or flaps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER: Settings = {"buckets": {DURATION: (0.2, 2.0, 20.0)}}
 
 
 class Increase:
-    """Prometheus' increase() of a histogram's count and buckets over all scrapes: a fall is a restart from 0."""
+    """Prometheus' increase() of a histogram's count and buckets over all scrapes: a fall counts as a restart from 0."""
 
     def __init__(self, reader: SnapshotReader) -> None:
         self._reader = reader
@@ -48,7 +48,7 @@ class Increase:
 
 
 def deploy(path: Path, before: Settings, after: Settings, scrape: Callable[[], None]) -> None:
-    """200 executions, 190 of them of the old definition; the processes begin in turn, with a scrape after each."""
+    """Run 200 executions, 190 of them with the old definition; processes alternate, with a scrape after each."""
     for _ in range(10):
         for settings, executions in ((before, 19), (after, 1)):
             record(path, *[("job",)] * executions, **settings)
@@ -70,12 +70,12 @@ def test_other_buckets_win_once_and_stay(registry_dir: Path) -> None:
     with readings.reader(registry_dir) as reader:
         seen = Increase(reader)
         deploy(registry_dir, OLD, OTHER, seen.scrape)
-        assert seen.of["count"] == 19 + 10, "the old ones are shown until the first of the new"
+        assert seen.of["count"] == 19 + 10, "the old buckets are shown until a new one is recorded"
         assert len(seen.bounds) == 2
         assert reader.read().superseded == 1
 
 
-def test_a_worker_of_the_older_definition_goes_on_in_its_own(registry_dir: Path) -> None:
+def test_a_worker_with_the_older_definition_keeps_using_it(registry_dir: Path) -> None:
     with (
         readings.reader(registry_dir) as reader,
         worker(registry_dir, **OLD) as old,

@@ -1,4 +1,4 @@
-"""Several processes hear at one moment that another one died in its job: it counts once."""
+"""Several processes learn at the same time that another one died in its job: it counts once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _report(path: Path, barrier: Any) -> None:
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks")
-def test_reporters_at_one_moment_count_a_lost_execution_once(registry_dir: Path) -> None:
+def test_simultaneous_reporters_count_a_lost_execution_once(registry_dir: Path) -> None:
     context = multiprocessing.get_context("fork")
     for number in range(ROUNDS):
         victim = context.Process(target=_die, args=(registry_dir, str(number)))

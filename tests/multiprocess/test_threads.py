@@ -1,6 +1,6 @@
-"""Under the GIL, bound updates lose nothing without a lock; builds without it take one. Nothing deadlocks.
+"""Under the GIL, bound updates lose nothing without a lock; builds without the GIL use one. Nothing deadlocks.
 
-Each supported Python must show the first: `cells[i] += x` is one step only as long as the interpreter switches
+Each supported Python must pass the first test: `cells[i] += x` is one step only while the interpreter switches
 threads nowhere inside it.
 """
 
@@ -37,7 +37,7 @@ HIGHEST = define(GAUGE, "threads_highest", "Highest.", (), mode=families.HIGH_WA
 
 
 def hammer(path: Path, times: int) -> None:
-    """Many threads on the same series, with the interpreter told to switch between them all the time."""
+    """Record the same series from many threads, with a very short switch interval."""
     sys.setswitchinterval(1e-6)
     writer = Writer(settings.Settings(dir=str(path), propagate_errors=True))
     counter = Labelled(BoundCounter, COUNTED, writer).at(())
@@ -64,7 +64,7 @@ def hammer(path: Path, times: int) -> None:
     assert list(said["threads_sized"].buckets) == [0.0, float(THREADS * times), 0.0]
     assert said["threads_sized"].sum == 1.5 * THREADS * times
     assert said["threads_level"].value == 7.0
-    # What the thread that was last has set: each one's last value is among the last THREADS.
+    # The last thread's values are shown, and each thread's last value is among the last THREADS.
     assert THREADS * (times - 1) <= said["threads_highest"].value < THREADS * times
 
 
@@ -86,7 +86,7 @@ def test_threads_lose_no_update_under_the_lock_of_builds_without_the_gil(times: 
 @sizes("times", 20_000, 500_000)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_supported_python_loses_no_update(version: str, times: int, tmp_path: Path) -> None:
-    """In its own interpreter, with numpy's reading left to this one."""
+    """Record in that interpreter; read with this one, which has numpy."""
     python = _interpreter(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
@@ -101,7 +101,7 @@ def test_every_supported_python_loses_no_update(version: str, times: int, tmp_pa
 
 
 def _interpreter(version: str) -> str | None:
-    """An interpreter of this version: on PATH, or one that pyenv keeps."""
+    """An interpreter of this version: on PATH or installed by pyenv."""
     if "{}.{}".format(*sys.version_info[:2]) == version:
         return sys.executable
     roots = sorted(Path(os.environ.get("PYENV_ROOT", "/nonexistent")).glob(f"versions/{version}.*/bin/python"))
@@ -109,7 +109,7 @@ def _interpreter(version: str) -> str | None:
 
 
 def test_signal_handlers_and_finalisers_that_record_never_deadlock(registry_dir: Path) -> None:
-    """They run in the middle of anything, the slow path included: what they record there counts later."""
+    """They run at any point, the slow path included: what they record there is counted later."""
 
     def run() -> None:
         writer = Writer(settings.Settings(dir=str(registry_dir), propagate_errors=True))

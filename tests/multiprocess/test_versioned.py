@@ -1,4 +1,4 @@
-"""Invariant 10: what another format version wrote is refused with a clear error or set aside, never misread."""
+"""Invariant 10: files of another format version are refused with a clear error or set aside, never misread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def total(path: Path) -> float:
 
 
 def record_as_version(version: int, path: Path, amount: float = 1000.0) -> None:
-    """What a jobmetrics of another format version leaves, were the format the same: checksums are right."""
+    """Record as a jobmetrics with another format version and the same format does: checksums are valid."""
 
     def run() -> None:
         layout.FORMAT_VERSION = version
@@ -47,8 +47,8 @@ def test_an_index_of_another_version_is_refused_and_left_alone(
             one.job(f"{n}")
             one.hit("all")
             one.later()
-        told = [line for line in caplog.messages if f"format version {version}" in line]
-        assert len(told) == 1
+        messages = [line for line in caplog.messages if f"format version {version}" in line]
+        assert len(messages) == 1
 
     in_child(run)
     assert files(registry_dir) == before
@@ -95,7 +95,7 @@ def test_slots_of_another_version_with_no_index(version: int, registry_dir: Path
 
 
 def test_a_newer_index_under_living_writers(registry_dir: Path) -> None:
-    """A deploy in which the new version comes first: the old workers hold what they can until it is gone again."""
+    """A deploy starts the new version first: the old workers keep updates in memory until the new index is gone."""
     newer = registry_dir.parent / "newer"
     record_as_version(layout.FORMAT_VERSION + 1, newer)
     with child(lambda pipe: serve(Worker(registry_dir, propagate_errors=False), pipe)) as one:
@@ -115,7 +115,7 @@ def test_a_newer_index_under_living_writers(registry_dir: Path) -> None:
     assert sum(readings.values(registry_dir, "jobs_total").values()) == 3.0
 
 
-def test_the_reader_says_so_when_the_index_changes_its_version_under_it(registry_dir: Path) -> None:
+def test_the_reader_reports_an_index_whose_version_changes(registry_dir: Path) -> None:
     newer = registry_dir.parent / "newer"
     record_as_version(layout.FORMAT_VERSION + 1, newer)
     with worker(registry_dir) as one, readings.reader(registry_dir) as reader:
@@ -133,7 +133,7 @@ def test_the_reader_says_so_when_the_index_changes_its_version_under_it(registry
 
 
 @pytest.mark.parametrize("magic", [b"JOBMIDX\r", b"\x7fELF\x02\x01\x01\x00", b"SQLite f", bytes(8)])
-def test_what_is_no_index_at_all_is_damage(magic: bytes, registry_dir: Path) -> None:
+def test_a_file_without_the_magic_number_is_damaged(magic: bytes, registry_dir: Path) -> None:
     record(registry_dir, ("hit", "all"))
     data = bytearray((registry_dir / "index").read_bytes())
     data[:8] = magic

@@ -1,4 +1,4 @@
-"""What waits in memory: for whom, how often it is tried again, and what becomes of it where a process ends."""
+"""Updates that wait in memory: which processes keep them, when they are retried, and what happens at process exit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def calm(path: Path, **more: Any) -> Worker:
 
 
 class Parent(Worker):
-    """Forks children, one after another, each of which counts once and is gone without any clean-up."""
+    """Fork children one after another, each of which counts once and exits without clean-up."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, propagate_errors=False)
@@ -67,12 +67,12 @@ class Parent(Worker):
             self.hit(f"{n}")
 
     def fork_and_end(self, times: int) -> None:
-        """As `fork_and_hit`, with a histogram of two, and their ends as Python's own are."""
+        """As `fork_and_hit`, with two observations, and exits as Python's own."""
 
         def run() -> None:
-            self.hit("of its own")
-            self.measure(1.0, "of its own")
-            self.measure(2.0, "of its own")
+            self.hit("child")
+            self.measure(1.0, "child")
+            self.measure(2.0, "child")
             atexit._run_exitfuncs()
 
         for _ in range(times):
@@ -90,7 +90,7 @@ class Parent(Worker):
 
 
 def test_children_of_a_process_that_found_no_room_use_the_free_slot(disk: Path) -> None:
-    """Its failures with new series are its own: what they know has room."""
+    """Its failures with new series do not affect them: their series have space."""
     path = disk / "registry"
     with (
         child(lambda pipe: serve(Worker(path), pipe)) as other,
@@ -106,7 +106,7 @@ def test_children_of_a_process_that_found_no_room_use_the_free_slot(disk: Path) 
     assert readings.values(path, "hits_total")["all",] == CHILDREN + 2.0
 
 
-def test_what_children_lose_to_a_full_disk_is_counted_by_their_parent(disk: Path) -> None:
+def test_updates_that_children_lose_to_a_full_disk_are_counted_by_their_parent(disk: Path) -> None:
     path = disk / "registry"
     with child(lambda pipe: serve(Parent(path), pipe)) as parent:
         parent.ask("job")
@@ -120,8 +120,8 @@ def test_what_children_lose_to_a_full_disk_is_counted_by_their_parent(disk: Path
     assert dropped == {("disk full", "__other__"): 3.0 * CHILDREN}
 
 
-def test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk(disk: Path) -> None:
-    """The index may have room for another series where no slot has."""
+def test_new_processes_count_known_series_when_the_index_has_grown_on_a_full_disk(disk: Path) -> None:
+    """The index may have space for another series while no slot has."""
     path = disk / "registry"
 
     def run() -> None:
@@ -143,7 +143,7 @@ def test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk(d
 
 
 class Counting(Worker):
-    """Counts the files that this process opens or tries to."""
+    """Count the files that this process opens or tries to open."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, patient=False)
@@ -161,7 +161,7 @@ class Counting(Worker):
             self.hit(f"waiting {n}")
 
     def opened_in_ends(self, times: int, seconds: float) -> int:
-        """Files opened in the ends of a number of jobs of a given duration."""
+        """Files opened at the ends of a number of jobs of a given duration."""
         opened, slowest = 0, 0.0
         for _ in range(times):
             self.start("one")
@@ -174,7 +174,7 @@ class Counting(Worker):
         return opened
 
 
-def test_what_waits_for_the_index_lock_is_tried_once_a_second_all_together(registry_dir: Path) -> None:
+def test_updates_that_wait_for_the_index_lock_are_retried_together_once_a_second(registry_dir: Path) -> None:
     record(registry_dir, ("job",))
     with child(lambda pipe: serve(Counting(registry_dir), pipe)) as one:
         one.ask("job")
@@ -188,8 +188,8 @@ def test_what_waits_for_the_index_lock_is_tried_once_a_second_all_together(regis
     assert sum(values[f"waiting {n}",] for n in range(WAITING)) == WAITING
 
 
-def test_a_herd_of_short_processes_with_series_of_their_own(registry_dir: Path) -> None:
-    """Each meets the lock of the index held, and counts what it could not place where it ends."""
+def test_many_short_processes_with_different_series(registry_dir: Path) -> None:
+    """Each process finds the index locked, and counts what it could not place when it ends."""
 
     def run(n: int, pipe: Connection) -> None:
         pipe.recv()
@@ -225,7 +225,7 @@ def test_a_process_that_ends_waits_for_the_index_lock(registry_dir: Path) -> Non
 
 
 def test_a_process_that_ends_without_the_lock_counts_what_it_loses(registry_dir: Path) -> None:
-    """In a series that another process appended when that one waited at its end."""
+    """The series was appended by another process while this one waited at its end."""
 
     def run(pipe: Connection) -> None:
         one = calm(registry_dir, patient=False)
@@ -258,7 +258,7 @@ def test_a_process_that_ends_without_the_lock_counts_what_it_loses(registry_dir:
 @pytest.mark.full
 @pytest.mark.serial  # each process waits up to 2 s at its end
 @pytest.mark.parametrize("count", [60, 200])
-def test_a_herd_of_scripts_at_the_full_minute(count: int, registry_dir: Path) -> None:
+def test_many_scripts_that_start_at_the_full_minute(count: int, registry_dir: Path) -> None:
     environment = {**os.environ, "JOBMETRICS_DIR": str(registry_dir)}
     waiting, minute = os.pipe()
     herd = [

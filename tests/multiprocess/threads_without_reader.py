@@ -1,4 +1,4 @@
-"""What `test_threads` runs in other interpreters, which need not have numpy: only the write side."""
+"""The program that `test_threads` runs in other interpreters, with only the write side, since they may lack numpy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THREADS = 4
 
 
 def main(path: str, times: int) -> None:
-    """Count from several threads, so many times each."""
+    """Count from several threads, `times` times in each."""
     sys.setswitchinterval(1e-6)
     writer = Writer(settings.Settings(dir=path, propagate_errors=True))
     counter = Labelled(BoundCounter, define(COUNTER, "threads_counted", "Counted.", ()), writer).at(())

@@ -1,6 +1,6 @@
-"""Each invariant's mechanism is taken out by a small patch; the test named for it must then fail.
+"""Each invariant's mechanism is removed by a small patch; the test named for it must then fail.
 
-A test that passes without the mechanism that it is about holds nothing.
+A test that passes without the mechanism proves nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 HANG_SECONDS = 900.0
 
-PASSED, FAILED = 0, 1  # pytest's exit statuses; whatever else it says is an error of ours
+PASSED, FAILED = 0, 1  # pytest's exit statuses; any other is an error of the set-up
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A patch, what it takes out, and the test that must notice; needs_root: or that test is skipped.
+    """A patch, what it removes, and the test that must fail; needs_root: without root that test is skipped.
 
-    test: below tests/multiprocess, or below tests where it names a folder.
-    full: it is one of make test-all, because make test does not run what the patch changes.
+    test: below tests/multiprocess, or below tests if it names a folder.
+    full: run by make test-all, because make test does not run what the patch changes.
     """
 
     patch: str
-    takes_out: str
+    removes: str
     test: str
     needs_root: bool = False
     full: bool = False
@@ -60,7 +60,7 @@ MUTATIONS = [
     ),
     Mutation(
         "live_gauges",
-        "the live gauges of a slot that nobody holds are ignored",
+        "live gauges of a free slot are ignored",
         "test_live_gauges.py::test_a_killed_process_takes_its_gauges_and_executions_with_it",
     ),
     Mutation(
@@ -71,7 +71,7 @@ MUTATIONS = [
     Mutation(
         "readers_only_read",
         "slots are opened for reading only",
-        "test_readers_only_read.py::test_a_reader_asks_the_system_for_nothing_but_reading",
+        "test_readers_only_read.py::test_a_reader_makes_only_reading_system_calls",
     ),
     Mutation(
         "damage",
@@ -81,13 +81,13 @@ MUTATIONS = [
     Mutation(
         "disk_full",
         "space is reserved before it is mapped",
-        "test_disk_full.py::test_growth_with_so_many_pages_free",
+        "test_disk_full.py::test_growth_with_few_pages_free",
         needs_root=True,
     ),
     Mutation(
         "capped",
         "series beyond the limit go to the overflow series",
-        "test_capped.py::test_series_made_before_the_cap_was_met_go_on",
+        "test_capped.py::test_series_made_before_the_cap_was_reached_still_count",
     ),
     Mutation(
         "versioned",
@@ -102,7 +102,7 @@ MUTATIONS = [
     Mutation(
         "strangers_directory",
         "readers refuse the directory of another user",
-        "test_private.py::test_a_strangers_directory_is_not_read_without_leave",
+        "test_private.py::test_another_users_directory_is_not_read_without_permission",
         needs_root=True,
     ),
     Mutation(
@@ -123,8 +123,8 @@ MUTATIONS = [
     ),
     Mutation(
         "irregular_histogram",
-        "a histogram whose sum can fall is of no type",
-        "unit/exporter/test_metrics_page.py::test_a_histogram_whose_sum_can_fall_is_of_no_type",
+        "a histogram with a sum that can fall has no type",
+        "unit/exporter/test_metrics_page.py::test_a_histogram_with_a_sum_that_can_fall_has_no_type",
     ),
     Mutation(
         "colon_in_a_name",
@@ -143,7 +143,7 @@ MUTATIONS = [
     ),
     Mutation(
         "index_lock",
-        "a lock is waited for 50 ms at the most",
+        "a lock is waited for at most 50 ms",
         "test_index_lock.py::test_a_stopped_lock_holder_delays_no_job_by_more_than_50_ms",
     ),
     Mutation(
@@ -154,12 +154,12 @@ MUTATIONS = [
     Mutation(
         "turns",
         "clients take turns for password checks",
-        "e2e/test_exporter_access.py::test_a_right_password_is_let_in_after_a_restart_while_strangers_guess",
+        "e2e/test_exporter_access.py::test_a_valid_password_is_accepted_after_a_restart_while_others_guess",
     ),
     Mutation(
         "places",
         "credentials that were sent back keep their place",
-        "unit/exporter/web/test_turns.py::test_who_was_sent_back_comes_before_those_who_came_later",
+        "unit/exporter/web/test_turns.py::test_a_client_sent_back_comes_before_later_clients",
     ),
     Mutation(
         "cheap_hashes",
@@ -174,7 +174,7 @@ MUTATIONS = [
     Mutation(
         "dropped_without_jobs",
         "what is dropped where no job runs is shown where the process ends",
-        "unit/registry/write/test_current.py::test_what_is_dropped_is_shown_where_a_process_ends",
+        "unit/registry/write/test_current.py::test_dropped_updates_are_shown_when_a_process_ends",
     ),
     Mutation(
         "max_queues",
@@ -194,11 +194,11 @@ MUTATIONS = [
     Mutation(
         "superseded",
         "series of earlier declarations do not count towards the limit",
-        "unit/registry/test_index.py::test_earlier_declarations_leave_the_newest_its_room",
+        "unit/registry/test_index.py::test_earlier_declarations_leave_space_for_the_newest",
     ),
     Mutation(
         "application",
-        "an application has a default directory of its own",
+        "each application has its own default directory",
         "unit/test_settings.py::test_application_has_a_default_dir_of_its_own",
     ),
     Mutation(
@@ -219,7 +219,7 @@ MUTATIONS = [
     Mutation(
         "erased",
         "what was reset of zeroed cells stays so",
-        "unit/registry/read/test_snapshot.py::test_zeroed_cells_bring_nothing_back_that_was_erased",
+        "unit/registry/read/test_snapshot.py::test_zeroed_cells_do_not_restore_erased_series",
     ),
     Mutation(
         "present_values",
@@ -256,19 +256,19 @@ MUTATIONS = [
     Mutation(
         "lost_with_child",
         "what ends with a forked child is counted by its parent",
-        "test_waiting.py::test_what_children_lose_to_a_full_disk_is_counted_by_their_parent",
+        "test_waiting.py::test_updates_that_children_lose_to_a_full_disk_are_counted_by_their_parent",
         needs_root=True,
     ),
     Mutation(
         "smaller_slot",
         "on a full disk a lease takes a slot as large as it is",
-        "test_waiting.py::test_newcomers_count_what_is_known_when_the_index_has_grown_on_a_full_disk",
+        "test_waiting.py::test_new_processes_count_known_series_when_the_index_has_grown_on_a_full_disk",
         needs_root=True,
     ),
     Mutation(
         "retried_together",
         "what waits for the index lock is tried once a second",
-        "test_waiting.py::test_what_waits_for_the_index_lock_is_tried_once_a_second_all_together",
+        "test_waiting.py::test_updates_that_wait_for_the_index_lock_are_retried_together_once_a_second",
     ),
     Mutation(
         "settles_at_exit",
@@ -283,7 +283,7 @@ MUTATIONS = [
     Mutation(
         "living_owner",
         "a slot is not leased while its last owner runs",
-        "test_noticed.py::test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_nobody",
+        "test_noticed.py::test_a_daemon_that_closed_its_descriptors_shares_its_slot_with_no_process",
     ),
     Mutation(
         "clock_set_back",
@@ -298,12 +298,12 @@ MUTATIONS = [
     Mutation(
         "open_systems",
         "the name of a registered job system stays apart beyond the cap",
-        "e2e/test_integrations.py::test_the_name_stays_beyond_the_cap",
+        "e2e/test_integrations.py::test_the_name_is_kept_beyond_the_cap",
     ),
     Mutation(
         "exit_of_work_horse",
         "the worker looks at how its work-horse exited",
-        "integration/test_rq_truth.py::test_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost",
+        "integration/test_rq_truth.py::test_a_work_horse_killed_after_its_end_was_recorded_counts_once_and_is_lost",
         full=True,
     ),
     Mutation(
@@ -323,7 +323,7 @@ MUTATIONS = [
     ),
 ]
 
-# make test-all sets this: make test and it run the named tests themselves, and fail with them.
+# Set by make test-all: it and make test run the named tests themselves.
 NAMED_TESTS_RUN = os.environ.get("NAMED_TESTS_RUN") == "1"
 
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
@@ -333,7 +333,7 @@ each = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutat
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder that holds a copy of the package, to be patched."""
+    """A folder with a copy of the package to be patched."""
     shutil.copytree(ROOT / "jobmetrics", tmp_path / "jobmetrics", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
@@ -342,7 +342,7 @@ def apply(mutation: Mutation, copy: Path, *options: str) -> None:
     arguments = ["git", "apply", "--verbose", *options, str(HERE / f"{mutation.patch}.patch")]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
     done = subprocess.run(arguments, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{mutation.patch}.patch does not fit the package: make it anew\n{done.stderr}"
+    assert done.returncode == 0, f"{mutation.patch}.patch does not fit the package: write it again\n{done.stderr}"
 
 
 def environment_of(copy: Path) -> dict[str, str]:
@@ -356,12 +356,12 @@ def environment_of(copy: Path) -> dict[str, str]:
 
 
 def run_named_test(mutation: Mutation, copy: Path) -> subprocess.CompletedProcess[str]:
-    """The test against the copy, in a pytest of its own."""
+    """Run the test against the copy, in a separate pytest."""
     where = [sys.executable, "-c", "import jobmetrics; print(jobmetrics.__file__)"]
     environment = environment_of(copy)
     used = subprocess.run(where, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert Path(used).is_relative_to(copy), "the copy is what is tested"
-    # Else pytest puts the root of the repository, which holds the package, before the copy.
+    assert Path(used).is_relative_to(copy), "the copy is tested"
+    # Otherwise pytest puts the root of the repository, which has the package, before the copy.
     arguments = [*PYTEST, "--import-mode=append", "--exitfirst", "--tb=line", "-m", "not long", mutation.path]
     return subprocess.run(
         [*arguments, f"--basetemp={copy / 'tmp'}"],
@@ -377,13 +377,13 @@ def test_the_named_test_fails_without_the_mechanism(mutation: Mutation, copy: Pa
         pytest.skip("the named test needs root")
     if not NAMED_TESTS_RUN:
         whole = run_named_test(mutation, copy)
-        assert whole.returncode == PASSED, f"it does not even pass with it:\n{whole.stdout}\n{whole.stderr}"
+        assert whole.returncode == PASSED, f"it does not pass without the patch:\n{whole.stdout}\n{whole.stderr}"
     apply(mutation, copy)
     mutated = run_named_test(mutation, copy)
     if mutated.returncode == PASSED and " passed" not in mutated.stdout:
         pytest.skip(f"the named test is skipped here: {mutated.stdout}")
     assert (mutated.returncode, " failed" in mutated.stdout) == (FAILED, True), (
-        f"{mutation.test} does not notice that this is gone: {mutation.takes_out}\n{mutated.stdout}\n{mutated.stderr}"
+        f"{mutation.test} does not notice what was removed: {mutation.removes}\n{mutated.stdout}\n{mutated.stderr}"
     )
 
 
@@ -391,15 +391,15 @@ def test_every_patch_is_used() -> None:
     assert sorted(path.stem for path in HERE.glob("*.patch")) == sorted(mutation.patch for mutation in MUTATIONS)
 
 
-def test_every_patch_fits_and_every_named_test_is_run_by_make_test(copy: Path) -> None:
-    """But those that are marked full, which make test-all runs."""
+def test_every_patch_applies_and_make_test_runs_every_named_test(copy: Path) -> None:
+    """Tests marked full are excepted: make test-all runs them."""
     stale = []
     for mutation in MUTATIONS:
         try:
             apply(mutation, copy, "--check")
         except AssertionError:
             stale.append(mutation.patch)
-    assert stale == [], "make these patches anew"
+    assert stale == [], "write these patches again"
     for full in (False, True):
         named = [mutation.path for mutation in MUTATIONS if mutation.full == full]
         tier = ["-m", "full"] if full else []

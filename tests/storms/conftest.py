@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def chance() -> random.Random:
-    """Decides everything in a storm. Its seed is printed, for STORM_SEED."""
+    """The source of all randomness of a storm. Its seed is printed, for STORM_SEED."""
     seed = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(2**32))
     print(f"STORM_SEED={seed}")
     return random.Random(seed)

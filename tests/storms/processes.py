@@ -1,4 +1,4 @@
-"""The processes of a storm: each records with the public API until it is killed or told to end."""
+"""The processes of a storm: each records with the public API until it is killed or asked to end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import jobmetrics
 from jobmetrics import settings
 from jobmetrics.registry.write import current
 from tests.multiprocess.support import run_and_exit
-from tests.storms.ledger import LANES, Account, Ledger
+from tests.storms.update_ledger import LANES, Account, UpdateLedger
 
 BUCKETS = (1.0, 2.0, 5.0)
 DEPLOYED_BUCKETS = (1.0, 3.0)
@@ -28,7 +28,7 @@ NOT_ALLOWED = 77  # exit status of a process that may not make namespaces
 
 
 class Instruments:
-    """What every process of a storm records: one counted update is one addition to each of three series."""
+    """The instruments of each process: one counted update is one addition to each of three series."""
 
     def __init__(self, path: Path, account: Account, buckets: tuple[float, ...] = BUCKETS) -> None:
         settings.configure(dir=path, propagate_errors=False)
@@ -46,14 +46,14 @@ class Instruments:
         self._account.end(lane, in_slot=self.in_slot())
 
     def in_slot(self) -> bool:
-        """Whether updates reach the directory now. They wait in process memory while it has no room."""
+        """Whether updates reach the directory now. They wait in process memory while the directory has no space."""
         process = current.writer().session.process
         return process.slot is not None and not process.waiting
 
 
 @dataclass
 class Running:
-    """A process of the storm. leaves: whether it ends by itself."""
+    """A process of the storm. leaves: whether it exits by itself."""
 
     pid: int
     account: Account
@@ -61,23 +61,23 @@ class Running:
 
 
 def until_killed(path: Path, account: Account, chance: random.Random) -> None:
-    """Record as fast as it can."""
+    """Record continuously."""
     _record_on(Instruments(path, account), 0, chance)
 
 
 def deployed(path: Path, account: Account, chance: random.Random) -> None:
-    """As above, by a newer release with other buckets in its histogram."""
+    """Record as a newer release with other histogram buckets does."""
     _record_on(Instruments(path, account, DEPLOYED_BUCKETS), 0, chance)
 
 
 def rest(n: int, chance: random.Random) -> None:
-    """Leave the processor to others now and then, so that kills are many and hit every moment."""
+    """Sleep now and then, so that other processes run and kills are frequent and hit every step."""
     if n % 100 == 99:
         time.sleep(chance.uniform(0.0, 0.01))
 
 
 def with_clock_jumps(path: Path, account: Account, chance: random.Random) -> None:
-    """As above, while the wall clock jumps by up to a day in both directions."""
+    """Record continuously, while the wall clock jumps by up to a day in both directions."""
     real, offset = time.time, [0.0]
     setattr(time, "time", lambda: real() + offset[0])  # noqa: B010 - a function to mypy
     one = Instruments(path, account)
@@ -89,7 +89,7 @@ def with_clock_jumps(path: Path, account: Account, chance: random.Random) -> Non
 
 
 def with_threads(path: Path, account: Account, chance: random.Random) -> None:
-    """Threads and a signal handler record while the main thread forks children that record, too."""
+    """Threads and a signal handler record while the main thread forks children that also record."""
     one = Instruments(path, account)
 
     def handler(*_: object) -> None:
@@ -103,7 +103,7 @@ def with_threads(path: Path, account: Account, chance: random.Random) -> None:
     for n in range(10**9):
         one.record(n, lane=0)
         if n % 200 == 0:
-            lane = 8 + (n // 200) % (LANES - 8)  # its earlier child has ended: each is waited for
+            lane = 8 + (n // 200) % (LANES - 8)  # the lane's earlier child has ended: each child is waited for
             if (pid := os.fork()) == 0:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
                 run_and_exit(functools.partial(_record_on, one, lane, chance, 5))
@@ -118,14 +118,14 @@ def _record_on(one: Instruments, lane: int, chance: random.Random, times: int = 
 
 
 def recycled(path: Path, account: Account, chance: random.Random) -> None:
-    """A short life with a good end."""
+    """Record for a short time, and exit normally."""
     one = Instruments(path, account)
     for n in range(chance.randrange(1, 200)):
         one.record(n)
 
 
 def in_namespaces(path: Path, account: Account, chance: random.Random) -> None:
-    """The same in a pid and a user namespace of its own, where it is process 1. Killing the outer process ends it."""
+    """Record in a new pid and user namespace, as process 1. Killing the outer process ends it."""
     if ctypes.CDLL(None).unshare(CLONE_NEWPID | CLONE_NEWUSER):
         os._exit(NOT_ALLOWED)
     if (pid := os.fork()) == 0:
@@ -138,15 +138,15 @@ KINDS = (until_killed, deployed, with_clock_jumps, with_threads, recycled, in_na
 
 
 class Storm:
-    """A number of processes of random kinds; killed ones are replaced.
+    """Processes of random kinds; killed ones are replaced.
 
     Args:
         path: The registry directory.
-        chance: Decides everything; seeded by the test, which prints the seed.
-        ledger: Takes an account for each process.
+        chance: The source of randomness, seeded by the test, which prints the seed.
+        ledger: Has an account for each process.
     """
 
-    def __init__(self, path: Path, chance: random.Random, ledger: Ledger) -> None:
+    def __init__(self, path: Path, chance: random.Random, ledger: UpdateLedger) -> None:
         self._path = path
         self._chance = chance
         self._ledger = ledger
@@ -156,7 +156,7 @@ class Storm:
         account, chance = self._ledger.open(), random.Random(self._chance.random())
         pid = os.fork()
         if pid == 0:
-            os.setsid()  # a kill reaches its children, too
+            os.setsid()  # so that a kill reaches its children
             run_and_exit(lambda: kind(self._path, account, chance))
         self._running.append(Running(pid, account, leaves=kind is recycled))
 
@@ -184,8 +184,8 @@ class Storm:
 
 
 @contextlib.contextmanager
-def storm(path: Path, chance: random.Random, ledger: Ledger) -> Iterator[Storm]:
-    """A storm that is over at the end of the block, whatever happens in it."""
+def storm(path: Path, chance: random.Random, ledger: UpdateLedger) -> Iterator[Storm]:
+    """A storm that is ended when the block ends, also after an exception."""
     made = Storm(path, chance, ledger)
     try:
         yield made
@@ -194,7 +194,7 @@ def storm(path: Path, chance: random.Random, ledger: Ledger) -> Iterator[Storm]:
 
 
 def may_make_namespaces() -> bool:
-    """Whether a process may make a pid and a user namespace here."""
+    """Whether this process may make a pid and a user namespace."""
     if (pid := os.fork()) == 0:
         os._exit(NOT_ALLOWED if ctypes.CDLL(None).unshare(CLONE_NEWPID | CLONE_NEWUSER) else 0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

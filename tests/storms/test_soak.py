@@ -1,6 +1,6 @@
-"""Everything at once for SOAK_SECONDS (60; 1800 for a whole soak): recording processes that are killed, fork and see
+"""Everything at once for SOAK_SECONDS (60; 1800 for a full soak): recording processes that are killed, fork and see
 the clock jump, deploys with other buckets, a disk that fills up, real workers with killed processes, a broker
-that hangs, and an exporter that is scraped all the while. At the end counted = ledger.
+that hangs, and an exporter that is scraped throughout. At the end counted = ledger.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import psutil
 import pytest
 
 from tests.e2e import exporters
-from tests.integration import ledger as written
+from tests.integration import execution_ledger
 from tests.integration.celery_workers import Worker as CeleryWorker
 from tests.integration.celery_workers import running as celery_running
 from tests.integration.rq_workers import Workers as RQWorkers
 from tests.multiprocess.places import fill, small_disk
 from tests.storms import processes
-from tests.storms.ledger import Ledger
 from tests.storms.processes import Storm, storm
+from tests.storms.update_ledger import UpdateLedger
 from tests.storms.watch import Watch, reconcile
 from tests.support import readings, servers
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
-SIZE = 4  # recording processes at one time, beside the workers
+SIZE = 4  # recording processes at one time, without the workers
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(int(SECONDS) * 4 + 300)]
 
@@ -59,7 +59,7 @@ class Jobs:
         self.kills = 0
 
     def kill_one(self, chance: random.Random) -> None:
-        """Kill a process that runs jobs, if there is one just now."""
+        """Kill a process that runs jobs, if one exists now."""
         found = self._parent.children()
         if found:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -68,7 +68,7 @@ class Jobs:
 
     def started(self) -> int:
         """Executions that wrote their first line."""
-        return sum(":success" not in line for line in written.read(self._ledger))
+        return sum(":success" not in line for line in execution_ledger.read(self._ledger))
 
     def counted(self) -> float:
         found = readings.values(self._directory, "jobs_total")
@@ -83,7 +83,7 @@ class Jobs:
 
 @contextlib.contextmanager
 def hung(server: servers.Server, seconds: float) -> Iterator[None]:
-    """The server stops answering for a while."""
+    """The server does not answer for some seconds."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         time.sleep(seconds)
@@ -93,7 +93,7 @@ def hung(server: servers.Server, seconds: float) -> Iterator[None]:
 
 
 class Soak:
-    """One event after another, chosen at random."""
+    """A sequence of random events."""
 
     def __init__(self, raging: Storm, chance: random.Random, disk: Path, broker: servers.Server) -> None:
         self._raging = raging
@@ -121,7 +121,7 @@ class Soak:
             self.clear()
 
     def clear(self) -> None:
-        """Make room on the disk again."""
+        """Free the space on the disk."""
         if self._filler is not None:
             self._filler.unlink()
             self._filler = None
@@ -150,7 +150,7 @@ def test_a_soak(chance: random.Random, redis_server: servers.RedisServer, tmp_pa
             Jobs(celery.process.pid, directory, celery.written, "celery"),
             Jobs(rq_process.pid, directory, rq.written, "rq"),
         ]
-        ledger, watch = Ledger(), Watch(directory, deploy=True)
+        ledger, watch = UpdateLedger(), Watch(directory, deploy=True)
         with storm(directory, chance, ledger) as raging:
             for n in range(SIZE):
                 raging.start(KINDS[n % len(KINDS)])

@@ -1,4 +1,4 @@
-"""Storms of one kind each, for STORM_SECONDS (10). STORM_SEED repeats one; each prints its own.
+"""Storms of one kind each, for STORM_SECONDS (10). STORM_SEED repeats one; each prints its seed.
 
 The ledger is in memory that the parent shares with each process, so it survives a SIGKILL.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.storms import processes
-from tests.storms.ledger import Account, Ledger
 from tests.storms.processes import Storm, storm
+from tests.storms.update_ledger import Account, UpdateLedger
 from tests.storms.watch import Watch, reconcile
 from tests.support import readings
 
@@ -28,7 +28,7 @@ Kind = Callable[[Path, Account, random.Random], None]
 
 
 def blow(raging: Storm, watch: Watch, kinds: tuple[Kind, ...], chance: random.Random) -> None:
-    """Kill and replace processes at random moments until the time is over."""
+    """Kill and replace processes at random times until the time is over."""
     for n in range(SIZE):
         raging.start(kinds[n % len(kinds)])
     readings.until(watch.begins, "the first process to record")
@@ -42,7 +42,7 @@ def blow(raging: Storm, watch: Watch, kinds: tuple[Kind, ...], chance: random.Ra
 
 def rage(kinds: tuple[Kind, ...], path: Path, chance: random.Random) -> None:
     deploy = processes.deployed in kinds and len(kinds) > 1
-    ledger, watch = Ledger(), Watch(path, deploy=deploy)
+    ledger, watch = UpdateLedger(), Watch(path, deploy=deploy)
     with storm(path, chance, ledger) as raging:
         blow(raging, watch, kinds, chance)
     reconcile(path, ledger, deploy=deploy)

@@ -1,11 +1,11 @@
-"""What is held while a storm rages, and after it."""
+"""Checks during a storm and after it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from jobmetrics.errors import RegistryError
-from tests.storms.ledger import Ledger
+from tests.storms.update_ledger import UpdateLedger
 from tests.support import readings
 
 HISTOGRAM = "storm_sizes"
@@ -13,9 +13,9 @@ FAMILIES = ("storm_updates_total", "storm_parts_total", HISTOGRAM)
 
 
 class Watch:
-    """Scrapes, and holds that no total ever falls.
+    """Scrape, and assert that no total ever falls.
 
-    A histogram falls once if a newer release brings other buckets: its declaration wins, and the older one's counts
+    A histogram falls once if a newer release has other buckets: its declaration wins, and the counts of the older one
     are no longer shown.
 
     Args:
@@ -48,7 +48,7 @@ class Watch:
 
 
 def totals(path: Path) -> dict[str, float]:
-    """What the directory shows of the storm, by family."""
+    """The totals in the directory, by family."""
     found: dict[str, float] = {}
     for family, samples in readings.snapshot(path).families:
         if family.name in FAMILIES:
@@ -57,8 +57,8 @@ def totals(path: Path) -> dict[str, float]:
     return found
 
 
-def reconcile(path: Path, ledger: Ledger, *, deploy: bool) -> None:
-    """Compare each total with the ledger. deploy: as `Watch` takes it."""
+def reconcile(path: Path, ledger: UpdateLedger, *, deploy: bool) -> None:
+    """Compare each total with the ledger. deploy: as in `Watch`."""
     dropped = sum(readings.values(path, "jobmetrics_dropped_updates_total").values())
     found = totals(path)
     assert len(found) == len(FAMILIES), found

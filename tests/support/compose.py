@@ -1,4 +1,4 @@
-"""docker-compose.yml's services as commands for this host: the same words, with paths, hosts and ports put in place."""
+"""docker-compose.yml's services as commands for this host, with other paths, hosts and ports."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from tests.support.dockerfile import stages
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
-HEALTH_SECONDS = 60.0  # a hang guard
+HEALTH_SECONDS = 60.0  # limit for a hung server
 
-# Debian has RabbitMQ's tools in /usr/sbin too, where they change the user.
+# Debian's RabbitMQ tools in /usr/sbin change the user.
 RABBITMQ_TOOLS = "/usr/lib/rabbitmq/bin"
 
 
 def load() -> dict[str, Any]:
-    """The file, with its merges resolved."""
+    """The parsed file, with merges resolved."""
     document: dict[str, Any] = yaml.safe_load(FILE.read_text())
     return document
 
 
 @dataclass(frozen=True)
 class Host:
-    """Stands in for Docker.
+    """Replaces Docker.
 
-    root: what containers see as /, shared by all of them.
-    places: what to say instead of hosts and ports, longest names first.
+    root: the / of containers, shared by all of them.
+    places: replacements of hosts and ports, longest names first.
     """
 
     root: Path
     places: Mapping[str, str]
 
     def prepare(self) -> None:
-        """Make every volume, and copy what is mounted from the repository; ports and hosts within are put in place."""
+        """Make every volume, and copy mounted files from the repository, with hosts and ports replaced."""
         for service in load()["services"].values():
             for source, target in mounts(service):
                 inside = self.root / target.lstrip("/")
@@ -57,7 +57,7 @@ class Host:
                     inside.write_text(self.placed((ROOT / source).read_text()))
 
     def placed(self, text: str) -> str:
-        """Hosts, ports and paths of containers become this host's."""
+        """Replace hosts, ports and paths of containers by those of this host."""
         for old, new in self.places.items():
             text = text.replace(old, new)
         folders = {target for service in load()["services"].values() for _, target in mounts(service)}
@@ -65,13 +65,13 @@ class Host:
         return re.sub(rf"(?<![\w/.])({pattern})(?![\w-])", lambda found: f"{self.root}{found[1]}", text)
 
     def command(self, name: str) -> list[str]:
-        """What the container runs."""
+        """The command of the container."""
         service = load()["services"][name]
         words = [*_entrypoint(service), *service.get("command", [])]
         return [self.placed(str(word).replace("$$", "$")) for word in words]
 
     def environment(self, name: str) -> dict[str, str]:
-        """The container's environment; the programs are those of this Python's environment, then the system's."""
+        """The container's environment; PATH has this Python's environment first, then the system."""
         given = load()["services"][name].get("environment", {})
         places = [str(Path(sys.executable).parent), RABBITMQ_TOOLS, os.environ.get("PATH", os.defpath), "/usr/sbin"]
         return {
@@ -103,7 +103,7 @@ def mounts(service: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def stage_of(service: Mapping[str, Any]) -> str | None:
-    """The stage of our Dockerfile that a service runs; None for an image of somebody else's."""
+    """The stage of the project's Dockerfile that a service runs; None for another image."""
     target = service.get("build", {}).get("target")
     return None if target is None else str(target)
 
@@ -122,7 +122,7 @@ def workdir(name: str) -> Path:
 def _entrypoint(service: Mapping[str, Any]) -> list[str]:
     stage = stage_of(service)
     if stage is None:
-        programs = {"prom/prometheus": ["prometheus"]}  # the image's own entrypoint
+        programs = {"prom/prometheus": ["prometheus"]}  # the entrypoint of the image
         return programs.get(str(service["image"]).split(":")[0], [])
     found = stages(ROOT / "Dockerfile")[stage].all("ENTRYPOINT")
     return [str(word) for word in json.loads(found[-1])] if found else []

@@ -1,4 +1,4 @@
-"""A Dockerfile as stages of instructions: enough of the format for the one we have."""
+"""A Dockerfile as stages of instructions: the part of the format that the project's Dockerfile uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass
 class Stage:
-    """One FROM and what follows it. parent: an image, or the name of another stage."""
+    """A FROM instruction and the following ones. parent: an image, or the name of another stage."""
 
     name: str
     parent: str

@@ -1,6 +1,6 @@
-"""Other users' processes at the paths of another host: a mount namespace with accounts, /run and /tmp of its own.
+"""Other users' processes with the paths of another host: a mount namespace with its own accounts, /run and /tmp.
 
-Only root can make one. The programs are this checkout's, below /opt/jobs.
+It needs root. The programs are those of this checkout, below /opt/jobs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support import servers
 ROOT = Path(__file__).resolve().parents[2]
 
 # The programs and the application below /opt/jobs, accounts, /run and a private /tmp.
-# Paths that only root may enter (an interpreter below /root), or that the new /tmp hides, are laid open at their place.
+# Paths that only root may enter (an interpreter below /root), or that the new /tmp hides, are mounted again.
 _NAMESPACE = """
 set -e
 host=$1; venv=$2; app=$3; shift 3
@@ -55,12 +55,12 @@ exec "$@"
 
 @dataclass(frozen=True)
 class ForeignHost:
-    """A folder that stands in for a host's /run, /tmp and accounts."""
+    """A folder used as /run, /tmp and accounts of a host."""
 
     path: Path
 
     def prepare(self) -> None:
-        """Make its folders and accounts; skips the test where that cannot be."""
+        """Make its folders and accounts; skip the test where that is not possible."""
         _wanted()
         for name in ("etc", "run", "tmp"):
             (self.path / name).mkdir(parents=True)
@@ -74,13 +74,13 @@ class ForeignHost:
         return ["unshare", "--mount", "/bin/sh", "-c", _NAMESPACE, "sh", *arguments]
 
     def as_user(self, user: str, group: str, more_groups: Sequence[str], *command: str) -> list[str]:
-        """The command as an unprivileged user in the namespace; names or numbers."""
+        """The command as an unprivileged user in the namespace, by names or numbers."""
         several = ["--groups", ",".join(more_groups)] if more_groups else ["--clear-groups"]
         identity = ["--reuid", user, "--regid", group, *several, "--bounding-set=-all", "--no-new-privs"]
         return self.inside("setpriv", *identity, *command)
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Of a process in the namespace: what is given, and as little else as can be."""
+        """The environment of a process in the namespace: the given variables, and a few necessary ones."""
         places = os.pathsep.join(["/opt/jobs/venv/bin", os.environ.get("PATH", os.defpath)])
         kept = {"STARTED_BY_TEST": os.environ["STARTED_BY_TEST"], "OPEN": " ".join(_closed_to_others())}
         return {**kept, "PATH": places, **given}
@@ -92,14 +92,14 @@ def _closed_to_others() -> list[str]:
     found: list[Path] = []
     for path in needed:
         real = path.resolve()
-        hidden = Path("/tmp") in real.parents  # by the namespace's own
+        hidden = Path("/tmp") in real.parents  # hidden by the namespace's /tmp
         if hidden or any(not each.stat().st_mode & 0o001 for each in (real, *real.parents)):
             found.append(real)
     return [str(path) for path in found if not any(other != path and other in path.parents for other in found)]
 
 
 def _wanted() -> None:
-    """Skip where the programs are missing or this process is not root, or may not mount."""
+    """Skip where programs are missing, or this process is not root or may not mount."""
     for tool in ("setpriv", "unshare"):
         servers.program(tool)
     if os.geteuid() != 0:

@@ -1,6 +1,6 @@
-"""What a PromQL expression reads and which labels its result has, held against the metric families.
+"""The series that a PromQL expression reads and the labels of its result, checked against the metric families.
 
-A misspelt name or label is no error in Prometheus: the expression just never finds anything.
+A misspelt name or label is not an error in Prometheus: the expression just never finds anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from promql_parser import (
 from jobmetrics.families import BUILT_IN, HISTOGRAM, REGISTERED
 from jobmetrics.integration import known_names
 
-SCRAPED = frozenset({"job", "instance"})  # what Prometheus adds to all it scrapes
+SCRAPED = frozenset({"job", "instance"})  # added by Prometheus to every scrape
 _COMPARISONS = ("==", "!=", ">", ">=", "<", "<=")
 _SETS = ("and", "or", "unless")
 
@@ -39,7 +39,7 @@ Labels = frozenset[str]
 
 
 class Mistake(Exception):
-    """An expression that can never find what it asks for."""
+    """An expression that can never find anything."""
 
 
 def known_series() -> dict[str, Labels]:
@@ -57,7 +57,7 @@ def known_series() -> dict[str, Labels]:
 
 @functools.cache
 def known_values() -> dict[str, dict[str, tuple[str, ...]]]:
-    """The values of labels that have a fixed few, by the family's name."""
+    """The values of labels with a fixed set, by the family's name."""
     systems = known_names()
     return {
         family.name: {label: systems if values == REGISTERED else values for label, values in family.closed}
@@ -67,16 +67,16 @@ def known_values() -> dict[str, dict[str, tuple[str, ...]]]:
 
 @dataclass(frozen=True)
 class Checker:
-    """Finds the labels of an expression's result. known: the labels of each series by its name."""
+    """Find the labels of an expression's result. known: the labels of each series by name."""
 
     known: Mapping[str, Labels]
 
     def labels(self, expression: str) -> Labels:
-        """The labels of what an expression gives.
+        """The labels of an expression's result.
 
         Raises:
-            ValueError: when it does not parse.
-            Mistake: for a series, label or label value there is not, and for sides that never match.
+            ValueError: if it does not parse.
+            Mistake: for an unknown series, label or label value, and for sides that never match.
         """
         found = self._of(promql_parser.parse(expression))
         return frozenset() if found is None else found
@@ -131,7 +131,7 @@ class Checker:
             if left != right:
                 raise Mistake(f"{expr.prettify()}: {sorted(left)} never match {sorted(right)}")
             return left
-        assert matching.type == LabelModifierType.Include, "ignoring() says nothing of what is matched"
+        assert matching.type == LabelModifierType.Include, "ignoring() does not list the labels matched"
         on = frozenset(matching.labels)
         _require(on, left & right, expr.prettify())
         keeps = str(expr.op) in (*_SETS, *_COMPARISONS)
@@ -156,7 +156,7 @@ def _require(wanted: Labels | set[str], there: Labels, where: str) -> None:
 
 
 def parts(expression: str) -> Iterator[str]:
-    """What an expression compares or combines, without the conditions: each has to find something for it to tell.
+    """The operands of comparisons in an expression, without the conditions: each has to find something.
 
     Of `a > 1 and b == 0` these are a and b, of `a unless b` a and b, of `absent(a)` a, of `a / b` itself.
     """

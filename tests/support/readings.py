@@ -1,4 +1,4 @@
-"""What a registry directory says, read as the exporter reads it."""
+"""The contents of a registry directory, as the exporter reads it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def reader(path: Path) -> Iterator[SnapshotReader]:
 
 
 def snapshot(path: Path) -> Snapshot:
-    """The directory as it is now."""
+    """A snapshot of the directory."""
     with reader(path) as opened:
         return opened.read()
 
 
 def samples(path: Path, name: str) -> dict[tuple[str, ...], Sample]:
-    """One family's series by their label values; none when the directory has no such family."""
+    """A family's series by label values; empty without such a family."""
     return next(
         (
             {sample.values: sample for sample in found}
@@ -41,29 +41,29 @@ def samples(path: Path, name: str) -> dict[tuple[str, ...], Sample]:
 
 
 def values(path: Path, name: str) -> dict[tuple[str, ...], float]:
-    """One counter's or gauge's values by label values; series that are 0 are left out."""
+    """A counter's or gauge's values by label values, without series that are 0."""
     return {labels: sample.value for labels, sample in samples(path, name).items() if sample.value}
 
 
 def counts(path: Path, name: str) -> dict[tuple[str, ...], float]:
-    """One histogram's counts by label values."""
+    """A histogram's counts by label values."""
     return {labels: sum(sample.buckets) for labels, sample in samples(path, name).items() if sum(sample.buckets)}
 
 
 def active(path: Path) -> dict[tuple[str, ...], int]:
-    """What runs now, by label values; jobs of which none runs are left out."""
+    """Active jobs by label values, without those that are 0."""
     return {entry.values: entry.count for entry in snapshot(path).active if entry.count}
 
 
 def assert_durations_add_up(path: Path) -> None:
-    """Each counted execution has a duration, or is counted as having none."""
+    """Assert that each counted execution has a duration, or is counted as having none."""
     ended = sum(values(path, "jobs_total").values())
     known = sum(counts(path, "jobs_duration_seconds").values())
     assert ended == known + sum(values(path, "jobs_duration_unknown_total").values())
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Wait for a condition; the limit is a hang guard."""
+    """Wait for a condition; the limit is for hung tests."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still waiting for: {what}"

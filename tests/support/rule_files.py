@@ -16,7 +16,7 @@ TESTS = tuple(sorted((RULES / "tests").glob("*.test.yml")))
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. name: of the series it records, or of the alert."""
+    """A rule. name: that of the series it records, or of the alert."""
 
     group: str
     name: str
@@ -27,7 +27,7 @@ class Rule:
 
 
 def rules() -> list[Rule]:
-    """All rules, in the order in which Prometheus may need them: what is recorded first."""
+    """All rules, recording rules first: alerts may use the recorded series."""
     return [rule for path in (RECORDING, ALERTS) for rule in _of_file(path)]
 
 

@@ -1,4 +1,4 @@
-"""Real servers for the tests: each on free loopback ports, in a directory of its own, gone at the end.
+"""Real servers for the tests: each on free loopback ports, in its own directory, ended after the test.
 
 A server that cannot be had skips the test that wants it, and fails it when CI=true.
 """
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
-# Debian's rabbitmq-server in /usr/sbin changes the user; the script beneath it runs as whoever calls.
+# Debian's rabbitmq-server in /usr/sbin changes the user; the script below it does not.
 _PLACES = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 
-# Processes of servers that outlive a test on purpose; the check for left-over processes spares them.
+# Processes of servers that are shared between tests; the check for left-over processes ignores them.
 shared_pids: set[int] = set()
 
 
@@ -40,7 +40,7 @@ class ServerError(Exception):
 
 
 class _PortTakenError(ServerError):
-    """Somebody else was faster to bind the port that was free a moment ago."""
+    """Another process has bound the port since it was found free."""
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -51,7 +51,7 @@ def unavailable(reason: str) -> NoReturn:
 
 
 def program(name: str) -> str:
-    """The path of a server's program; skips or fails the test when there is none."""
+    """The path of a server's program; skip or fail the test without it."""
     search = [*_PLACES[:1], *os.environ.get("PATH", os.defpath).split(os.pathsep), *_PLACES[1:]]
     path = shutil.which(name, path=os.pathsep.join(search))
     if path is None:
@@ -60,7 +60,7 @@ def program(name: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports nobody listens on now, all different."""
+    """Different loopback ports on which no process listens."""
     with contextlib.ExitStack() as held:
         ports = []
         for _ in range(count):
@@ -71,16 +71,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def _dies_with_us(command: Sequence[str]) -> list[str]:
-    """The command, ended by the kernel with the thread that starts it, also when pytest is killed."""
+    """Wrap the command so that the kernel ends it with the thread that starts it, also when pytest is killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", *command] if setpriv else list(command)
 
 
 class Server:
-    """One server process: started, killed and started again at the same address.
+    """A server process that can be started, killed and started again at the same address.
 
     Attributes:
-        directory: where its data, configuration and log are.
+        directory: the folder of its data, configuration and log.
         port: the loopback port it serves.
     """
 
@@ -108,15 +108,15 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the server has printed."""
+        """The server's output."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def answers(self) -> bool:
-        """Whether it does its work."""
+        """Whether the server works."""
         return _accepts(self.port)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         assert self._process is None, f"{self._name} is running"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -126,7 +126,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for pytest, which then stops us in order
+                start_new_session=True,  # Ctrl-C is for pytest, which then ends servers in order
             )
         try:
             self._wait()
@@ -148,11 +148,11 @@ class Server:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Ask it to end, and see that it and all its children did."""
+        """Request its end, and check that it and all its children have ended."""
         self._end(psutil.Process.terminate)
 
     def kill(self) -> None:
-        """SIGKILL it and its children, as a crash would."""
+        """SIGKILL it and its children, as in a crash."""
         self._end(psutil.Process.kill)
 
     def _end(self, how: Callable[[psutil.Process], None]) -> None:
@@ -162,7 +162,7 @@ class Server:
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(process.pid)
-            # Found while the parent lives: afterwards nobody knows whose they were.
+            # Found while the parent lives: afterwards their parent is unknown.
             family = parent.children(recursive=True)
             how(parent)
             if how is psutil.Process.kill:
@@ -177,14 +177,14 @@ class Server:
 
 
 def kill_all(processes: Sequence[psutil.Process]) -> None:
-    """SIGKILL these processes; those already gone are fine."""
+    """SIGKILL these processes, and ignore those that have ended."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 class RedisServer(Server):
-    """A Redis without persistence: what it held is gone when it is started again."""
+    """A Redis without persistence: its data is gone when it is started again."""
 
     @property
     def url(self) -> str:
@@ -192,11 +192,11 @@ class RedisServer(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def answers(self) -> bool:
-        """Whether it says PONG."""
+        """Whether it answers PONG."""
         return _says(self.port, b"PING\r\n", b"+PONG")
 
     def flush(self) -> None:
-        """Forget everything, in all databases."""
+        """Delete everything, in all databases."""
         if not _says(self.port, b"FLUSHALL\r\n", b"+OK"):
             msg = f"redis did not flush:\n{self.log}"
             raise ServerError(msg)
@@ -206,7 +206,7 @@ class RabbitMQServer(Server):
     """A RabbitMQ node with its own epmd and the management API."""
 
     management_port: int
-    epmd: Server  # the node would leave one of its own running
+    epmd: Server  # without it the node would leave one running
 
     @property
     def url(self) -> str:
@@ -214,12 +214,12 @@ class RabbitMQServer(Server):
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     def answers(self) -> bool:
-        """Whether both the broker and the management API do."""
+        """Whether both the broker and the management API work."""
         try:
             self.manage("GET", "overview")
         except OSError:
             return False
-        # An impossible version: the server answers with the one it speaks.
+        # An impossible version: the server answers with its own.
         return _says(self.port, b"AMQP\x09\x09\x09\x09", b"AMQP")
 
     def url_of(self, vhost: str) -> str:
@@ -236,7 +236,7 @@ class RabbitMQServer(Server):
         self.manage("DELETE", f"vhosts/{vhost}")
 
     def manage(self, method: str, path: str, body: Mapping[str, object] | None = None) -> bytes:
-        """Ask the management API."""
+        """Send a request to the management API."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.management_port}/api/{path}",
             method=method,
@@ -256,17 +256,17 @@ class PrometheusServer(Server):
 
     @property
     def url(self) -> str:
-        """Its address, without a slash at the end."""
+        """Its address, without a final slash."""
         return f"http://127.0.0.1:{self.port}"
 
     def answers(self) -> bool:
-        """Whether it is ready to take queries."""
+        """Whether it is ready for queries."""
         return _serves(f"{self.url}/-/ready")
 
 
 S = TypeVar("S", bound=Server)
 
-# A proxy from the environment has no business between us and loopback.
+# No proxy of the environment is used for loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -323,7 +323,7 @@ def _running(make: Callable[[], S]) -> Iterator[S]:
 
 @contextlib.contextmanager
 def redis_server(*options: str) -> Iterator[RedisServer]:
-    """A Redis of one's own; options go to its command line."""
+    """A separate Redis; options go to its command line."""
     path = program("redis-server")
     with _directory("redis") as directory:
 
@@ -339,13 +339,13 @@ def redis_server(*options: str) -> Iterator[RedisServer]:
 
 @contextlib.contextmanager
 def rabbitmq_server() -> Iterator[RabbitMQServer]:
-    """A RabbitMQ node of one's own."""
+    """A separate RabbitMQ node."""
     path = program("rabbitmq-server")
     epmd_path = program("epmd")
     with _directory("rabbitmq") as directory, contextlib.ExitStack() as stack:
 
         def make() -> RabbitMQServer:
-            stack.close()  # the epmd of a try that failed
+            stack.close()  # the epmd of a failed attempt
             port, management, distribution, epmd_port = free_ports(4)
             loopback = {"ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(epmd_port)}
             epmd = Server("epmd", [epmd_path], directory, epmd_port, loopback)
@@ -363,7 +363,7 @@ def rabbitmq_server() -> Iterator[RabbitMQServer]:
 
 
 def _rabbitmq_settings(directory: Path, port: int, management_port: int) -> dict[str, str]:
-    """The node's environment: nothing of the system's RabbitMQ is read or written."""
+    """The node's environment: no file of the system's RabbitMQ is read or written."""
     (directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
     (directory / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = 127.0.0.1:{port}\n"
@@ -372,11 +372,11 @@ def _rabbitmq_settings(directory: Path, port: int, management_port: int) -> dict
         "log.file = false\n"
         "log.console = true\n"
         "log.console.level = warning\n"
-        # A machine short of disk or memory would otherwise block publishers for good.
+        # With little free disk or memory it would otherwise block publishers permanently.
         "disk_free_limit.absolute = 1MB\n"
     )
     return {
-        "HOME": str(directory),  # Erlang's cookie
+        "HOME": str(directory),  # the folder of Erlang's cookie
         "RABBITMQ_NODENAME": f"jobmetrics-{port}@localhost",
         "RABBITMQ_BASE": str(directory),
         "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
@@ -394,9 +394,9 @@ def _rabbitmq_settings(directory: Path, port: int, management_port: int) -> dict
 
 @contextlib.contextmanager
 def prometheus_server(config: str) -> Iterator[PrometheusServer]:
-    """A Prometheus of one's own, with the given configuration file (YAML).
+    """A separate Prometheus, with the given configuration file (YAML).
 
-    Rule files that the configuration names are found when their paths are absolute.
+    Rule files named in the configuration are found if their paths are absolute.
     """
     path = program("prometheus")
     with _directory("prometheus") as directory:

@@ -1,4 +1,4 @@
-"""deploy/systemd: the units as data, and as commands of their users on a host of their own."""
+"""deploy/systemd: the units as data, and as commands of their users on a simulated host."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class UnitHost(ForeignHost):
     """A host on which the units are installed."""
 
     def prepare(self) -> None:
-        """Make the accounts and the directory with systemd's own tools, from the files that are shipped."""
+        """Make the accounts and the directory from the shipped files, with systemd's tools."""
         super().prepare()
         for tool, *arguments in (
             ("systemd-sysusers", str(UNITS / "jobmetrics.sysusers.conf")),
@@ -58,5 +58,5 @@ class UnitHost(ForeignHost):
         return self.as_service(name, *shlex.split(command.replace("%H", os.uname().nodename)))
 
     def of_unit(self, name: str, given: Mapping[str, str]) -> dict[str, str]:
-        """A unit's environment; given: what its EnvironmentFile says, and what a test needs otherwise."""
+        """A unit's environment; given: variables of its EnvironmentFile and those the test needs."""
         return self.environment({**dict(pair.split("=", 1) for pair in read_unit(name)["Environment"]), **given})

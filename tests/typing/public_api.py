@@ -103,7 +103,7 @@ class Report:
 
 
 class Task:
-    """As a job system's: called as a function is, and more."""
+    """A job system's task: it is called as a function, and has methods."""
 
     def __call__(self, number: int) -> str:
         return str(number)
@@ -169,7 +169,7 @@ async def blocks() -> None:
     stage(5)  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------ the rest
+# ------------------------------------------------------------------ other functions
 
 
 def inside() -> None:

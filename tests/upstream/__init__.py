@@ -1,1 +1,1 @@
-"""Job systems' own test suites, run with jobmetrics in place. No file of theirs is kept here."""
+"""Job systems' own test suites, run with jobmetrics. Their files are not kept here."""

@@ -3,8 +3,8 @@
     python tests/upstream/celery_suite.py fetch DIRECTORY      # then install DIRECTORY/requirements.txt
     python tests/upstream/celery_suite.py compare DIRECTORY [tests such as t/unit/worker]
 
-The tests come from the source distribution of the installed version, by pip, and are not kept. `compare` starts a Redis
-of its own. Exit code 1 when a test's result differs in each of a few runs, or when nothing was recorded.
+The tests come from the source distribution of the installed version, by pip, and are not kept. `compare` starts its own
+Redis. Exit code 1 when a test's result differs in each of a few runs, or when nothing was recorded.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Programs and a pytest plugin, found by their folder: `tests` is another package where RQ's own tests run.
+# Programs and a pytest plugin, found by their folder: where RQ's tests run, `tests` is another package.
 if TYPE_CHECKING:
     from tests.upstream.outcomes import Results, compare, read_report, redis_on, source_of
 else:
     from outcomes import Results, compare, read_report, redis_on, source_of
 
 PLUGIN = ("-p", "jobmetrics.celery.plugin")  # importing it turns recording on, as `imports` does in a worker
-CANVAS = "t/integration/test_canvas.py"  # waits as long as all other integration tests together
+CANVAS = "t/integration/test_canvas.py"  # takes as long as all other integration tests together
 PARTS = (("t/unit",), (CANVAS,), ("t/integration", f"--ignore={CANVAS}"))
 REQUIREMENTS = ("test.txt", "test-ci-base.txt", "extras/redis.txt", "extras/django.txt")  # Celery's own lists
 TEST_SECONDS = 300
@@ -35,7 +35,7 @@ AT_ONCE = 2 * len(PARTS)
 
 
 def fetch(directory: Path) -> None:
-    """Unpack the source distribution of the installed Celery, without the package: the installed one is tested."""
+    """Unpack the source distribution of the installed Celery without the package: the installed one is tested."""
     with source_of("celery") as unpacked:
         for name in ("celery", "celery.egg-info"):
             shutil.rmtree(unpacked / name)
@@ -45,9 +45,9 @@ def fetch(directory: Path) -> None:
 
 
 def _both(directory: Path, parts: Sequence[Sequence[str]]) -> tuple[Results, Results]:
-    """The results bare and with the plugin. Many tests wait for a worker, so all parts run side by side.
+    """The results bare and with the plugin. Many tests wait for a worker, so all parts run in parallel.
 
-    Each part has a process and a copy of the tests of its own: unit tests leave a Celery that cannot work, and write
+    Each part has a process and a copy of the tests: unit tests leave a Celery that cannot work, and write
     files beside them.
     """
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -57,7 +57,7 @@ def _both(directory: Path, parts: Sequence[Sequence[str]]) -> tuple[Results, Res
 
 
 def _run(directory: Path, plugin: Sequence[str], part: Sequence[str]) -> Results:
-    """One run: outcome by test. Tests of one id, such as subtests, have all their outcomes in one."""
+    """Run once; return outcomes by test. Tests of one id, such as subtests, have all their outcomes in one."""
     port = _free_port()
     with tempfile.TemporaryDirectory() as made, redis_on(port):
         copy = shutil.copytree(directory, Path(made) / "celery", ignore=shutil.ignore_patterns("registry"))
@@ -78,7 +78,7 @@ def _run(directory: Path, plugin: Sequence[str], part: Sequence[str]) -> Results
 
 
 def _by_file(directory: Path, names: Iterable[str]) -> list[list[str]]:
-    """The node ids of these tests, those of a file together."""
+    """The node ids of these tests, grouped by file."""
     files: dict[str, list[str]] = {}
     for name in sorted(names):
         file, node = _node_id(directory, name)
@@ -94,7 +94,7 @@ def _node_id(directory: Path, name: str) -> tuple[str, str]:
         path = Path(*parts[:end]).with_suffix(".py")
         if (directory / path).is_file():
             return str(path), "::".join([str(path), *parts[end:], test])
-    raise SystemExit(f"celery_suite: no file holds {name}")
+    raise SystemExit(f"celery_suite: no file contains {name}")
 
 
 def _free_port() -> int:

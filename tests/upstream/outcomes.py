@@ -1,4 +1,4 @@
-"""What the drivers of the job systems' own test suites share: the sources, a Redis, and the comparison of two runs."""
+"""Shared by the drivers of the job systems' test suites: the sources, a Redis, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-ATTEMPTS = 3  # some tests depend on time: a difference counts when it shows in each run
+ATTEMPTS = 3  # some tests depend on time: a difference counts only if it appears in each run
 REDIS_SECONDS = 60.0
 
 Results = dict[str, str]
@@ -23,7 +23,7 @@ Results = dict[str, str]
 
 @contextmanager
 def source_of(distribution: str) -> Iterator[Path]:
-    """The unpacked source distribution of an installed version, by pip. Raises CalledProcessError without it."""
+    """The unpacked source distribution of an installed version, by pip. Raises CalledProcessError without one."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
     with tempfile.TemporaryDirectory() as made:
         pinned = f"{distribution}=={version(distribution)}"
@@ -50,13 +50,13 @@ def compare(
     run_again: Callable[[set[str]], tuple[Results, Results]],
     registry: Path,
 ) -> int:
-    """Compare the suite's results bare and with jobmetrics, and print what differs in each of a few runs.
+    """Compare the suite's results bare and with jobmetrics, and print the differences of each run.
 
     Args:
-        distribution: the name of the job system's.
+        distribution: the name of the job system's distribution.
         run: runs the tests bare and with jobmetrics.
-        run_again: the same for those of these names.
-        registry: the directory that jobmetrics records into.
+        run_again: does the same for tests with these names.
+        registry: the directory in which jobmetrics records.
 
     Returns:
         The exit code: 1 if a result differs, if no test passed, or if nothing was recorded.
@@ -90,7 +90,7 @@ def _summary(results: Results) -> str:
 
 
 def _recorded(registry: Path) -> bool:
-    """Whether jobmetrics was on: jobs were counted."""
+    """Whether jobmetrics recorded: jobs were counted."""
     command = [sys.executable, "-m", "jobmetrics", "dump", "--dir", str(registry)]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return any(line.startswith(("jobs_total{", "jobs_published_total{")) for line in shown.splitlines())
@@ -98,7 +98,7 @@ def _recorded(registry: Path) -> bool:
 
 @contextmanager
 def redis_on(port: int) -> Iterator[None]:
-    """A Redis on this port for as long as the context lasts."""
+    """A Redis on this port while the context is active."""
     with tempfile.TemporaryDirectory() as made:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", made]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -115,6 +115,6 @@ def redis_on(port: int) -> Iterator[None]:
 
 
 def is_answering(port: int) -> bool:
-    """Whether something listens on this port of the loopback."""
+    """Whether a process listens on this port of the loopback."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0

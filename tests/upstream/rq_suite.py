@@ -1,4 +1,4 @@
-"""RQ's own tests on the installed RQ, bare and with our worker classes in the place of its own: equal results.
+"""RQ's own tests on the installed RQ, bare and with jobmetrics' worker classes: equal results.
 
     python tests/upstream/rq_suite.py [test files such as tests/test_worker.py]
 
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import psutil
 from redis import Redis
 
-# Programs and a pytest plugin, found by their folder: `tests` is another package where RQ's own tests run.
+# Programs and a pytest plugin, found by their folder: where RQ's tests run, `tests` is another package.
 if TYPE_CHECKING:
     from tests.upstream.outcomes import Results, compare, is_answering, read_report, redis_on, source_of
 else:
@@ -35,13 +35,13 @@ else:
 
 PORT = 6379
 TEST_SECONDS = 60
-LEAVE_SECONDS = 5  # from the report to the end of pytest, which waits for workers that a failed test left behind
+LEAVE_SECONDS = 5  # from the report to the end of pytest, which waits for workers that a failed test left
 PLUGIN = ("-p", "rq_suite")
 SUITE, OWN_NETWORK = "RQ_SUITE_DIRECTORY", "RQ_SUITE_OWN_NETWORK"
 
 
 def pytest_configure() -> None:
-    """As a plugin: our classes take the place of RQ's, wherever RQ names them."""
+    """As a plugin: replace RQ's classes by those of jobmetrics, wherever RQ names them."""
     import rq.worker
 
     import jobmetrics.rq
@@ -59,7 +59,7 @@ def pytest_configure() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fetch the suite and run it twice; the exit code: 1 when results differ, 2 when it cannot run here."""
+    """Fetch the suite and run it twice; the exit code: 1 if results differ, 2 if it cannot run here."""
     if SUITE in os.environ:
         if OWN_NETWORK in os.environ:
             _bring_up_loopback()
@@ -105,7 +105,7 @@ def _fetch(suite: Path) -> bool:
 
 
 def _run(suite: Path, plugin: Sequence[str], arguments: Sequence[str]) -> Results:
-    """One run of the suite: outcome by test."""
+    """Run the suite once; return outcomes by test."""
     report = suite / "report.xml"
     report.unlink(missing_ok=True)
     environment = {
@@ -116,7 +116,7 @@ def _run(suite: Path, plugin: Sequence[str], arguments: Sequence[str]) -> Result
         "JOBMETRICS_PROPAGATE_ERRORS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-W", "ignore"]
-    command.append("--continue-on-collection-errors")  # old releases import what is not installed
+    command.append("--continue-on-collection-errors")  # old releases import packages that are not installed
     options = [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *plugin, *(arguments or ["tests"])]
     Redis(port=PORT).flushall()
     _run_to_report([*command, *options], suite, environment, report)
@@ -124,7 +124,7 @@ def _run(suite: Path, plugin: Sequence[str], arguments: Sequence[str]) -> Result
 
 
 def _run_to_report(command: Sequence[str], suite: Path, environment: dict[str, str], report: Path) -> None:
-    """Run pytest until it ends, or for a moment after its report; then end what it started."""
+    """Run pytest until it exits, or some seconds after its report; then end the processes that it started."""
     started = psutil.Popen(command, cwd=suite, env=environment)
     leave_at = None
     while started.poll() is None and (leave_at is None or time.monotonic() < leave_at):
@@ -139,7 +139,7 @@ def _run_to_report(command: Sequence[str], suite: Path, environment: dict[str, s
 
 
 def _is_of(process: psutil.Process, suite: Path) -> bool:
-    """Whether a process runs in the suite's directory, as do all that its tests start."""
+    """Whether a process runs in the suite's directory, as all processes of its tests do."""
     try:
         return process.cwd() == str(suite)
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""RQ's own tests with our worker classes in the place of its own, on the installed RQ; other versions are nox's."""
+"""RQ's own tests with jobmetrics' worker classes on the installed RQ; nox runs other versions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ DRIVER = Path(__file__).with_name("rq_suite.py")
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1800)  # it runs the suite twice
-def test_rqs_own_tests_have_the_same_results_as_without_us() -> None:
+@pytest.mark.timeout(1800)  # runs the suite twice
+def test_the_tests_of_rq_have_the_same_results_with_and_without_jobmetrics() -> None:
     servers.program("redis-server")
     ran = subprocess.run([sys.executable, str(DRIVER)], capture_output=True, text=True, check=False)
     if ran.returncode == 2:

@@ -1,4 +1,4 @@
-"""What each process did, in memory that outlives it: the parent reads it after a SIGKILL."""
+"""Counts of each process's updates in shared memory: the parent reads them after a SIGKILL."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Account:
         self._words[lane * WORDS + BEGUN] += 1
 
     def end(self, lane: int = 0, *, in_slot: bool = True) -> None:
-        """in_slot: False if the update waits in process memory, which dies with the process."""
+        """in_slot: False if the update waits in process memory, which is lost with the process."""
         self._words[lane * WORDS + DONE] += 1
         at = lane * WORDS + WAITING
         self._words[at] = 0 if in_slot else self._words[at] + 1
 
     def close(self, lane: int) -> None:
-        """The lane's process has ended: what waited in its memory is gone, and another may use the lane."""
+        """The lane's process has ended: updates in its memory are lost, and another process may use the lane."""
         self._words[lane * WORDS + ENDED] += self._words[lane * WORDS + WAITING]
         self._words[lane * WORDS + WAITING] = 0
 
@@ -42,13 +42,13 @@ class Account:
         return sum(self._words[word::WORDS])
 
     def in_flight(self) -> list[int]:
-        """By lane: updates that were begun and never came back."""
+        """By lane: updates that began and did not return."""
         pairs = zip(self._words[BEGUN::WORDS], self._words[DONE::WORDS], strict=True)
         return [begun - done for begun, done in pairs]
 
 
 @dataclass
-class Ledger:
+class UpdateLedger:
     """All accounts of a storm."""
 
     accounts: list[Account] = field(default_factory=list)
@@ -66,26 +66,26 @@ class Ledger:
 
     @property
     def done(self) -> int:
-        """Updates that came back to their caller."""
+        """Updates that returned to their caller."""
         return self._total(DONE)
 
     @property
     def begun(self) -> int:
-        """Updates that were asked for: at most one more than done for each killed process."""
+        """Updates that began: at most one more than done for each lane of a killed process."""
         return self._total(BEGUN)
 
     @property
     def waiting(self) -> int:
-        """Updates that a process had only in its memory when it ended."""
+        """Updates that were only in a process's memory when it ended."""
         return self._total(WAITING) + self._total(ENDED)
 
     def assert_agrees(self, counted: float, dropped: float = 0.0, *, what: str) -> None:
-        """Fail unless every finished update is counted once, and no other but those in flight at a kill.
+        """Fail unless every finished update is counted once, and no other update except those in flight at a kill.
 
         Args:
-            counted: What the directory shows.
-            dropped: Updates that the directory says were lost.
-            what: Named in the failure.
+            counted: The total in the directory.
+            dropped: Updates that the directory reports as lost.
+            what: The name in the failure message.
         """
         least, most = self.done - self.waiting - dropped, self.begun
         line = f"{what}: ledger {self.done} (+{most - self.done} in flight), counted {counted:.0f}, kills {self.kills}"

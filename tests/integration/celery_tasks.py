@@ -1,6 +1,6 @@
-"""The Celery app of the integration tests: its tasks write a ledger and end in every way a task can.
+"""The Celery tasks of the integration tests: they write a ledger, and end in every way a task can.
 
-A line of the ledger is TASK:WORD; every execution begins with one whose word is start.
+A line of the ledger is TASK:WORD; the first line of every execution has the word start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 from celery.signals import celeryd_init, task_postrun, worker_process_init, worker_ready
 
-from tests.integration import ledger
+from tests.integration import execution_ledger
 
 RETRY_ON_WORKER_LOST = hasattr(Task, "retry_on_worker_lost")  # Celery 5.7
 
@@ -43,11 +43,11 @@ def _note_worker(**_: Any) -> None:
 
 
 def write(task: Any, word: str) -> None:
-    ledger.write(f"{short(task.name)}:{word}")
+    execution_ledger.write(f"{short(task.name)}:{word}")
 
 
 def seen(task: Any) -> bool:
-    """Whether this very job has started before; told by a file, since no memory survives what these tasks do."""
+    """Whether this job has started before; a file remembers it, since no memory survives these tasks."""
     try:
         os.close(os.open(f"{os.environ['LEDGER']}.{task.request.id}", os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
@@ -130,7 +130,7 @@ def hard_limit(self: Any, seconds: float) -> None:
 
 @app.task(bind=True, time_limit=1)
 def hard_limit_deaf(self: Any) -> None:
-    """Cannot be told to end, so it is killed."""
+    """Ignores the soft limit, so it is killed."""
     write(self, "start")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(30)
@@ -199,9 +199,9 @@ def wait(self: Any) -> None:
 
 
 def _hold() -> None:
-    """Run until the test lets go."""
-    deadline = time.monotonic() + 120  # a hang guard
-    while not Path(os.environ["LEDGER"] + ".let-go").exists() and time.monotonic() < deadline:
+    """Run until the test releases the tasks."""
+    deadline = time.monotonic() + 120  # limit for a hung test
+    while not Path(os.environ["LEDGER"] + ".released").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
@@ -219,20 +219,20 @@ def hold_acknowledged(self: Any) -> None:
 
 @app.task(bind=True, acks_late=True)
 def last_of_its_worker(self: Any) -> None:
-    """Ends well, and then its worker is killed, once, before it could acknowledge."""
+    """Succeeds; then its worker is killed, once, before it could acknowledge."""
     write(self, "start")
 
 
 @app.task(bind=True)
 def eager(self: Any) -> None:
-    """Runs another task in place: that one is no execution of its own."""
+    """Runs another task in place, which is not a separate execution."""
     write(self, "start")
     quiet.apply()
 
 
 @app.task
 def quiet(*_: Any) -> None:
-    """Writes nothing: for what runs inside another execution."""
+    """Writes nothing: it runs inside another execution."""
 
 
 @app.task(bind=True)
@@ -250,7 +250,7 @@ def retry_once(self: Any, number: int) -> int:
 
 @app.task(bind=True)
 def tick(self: Any) -> None:
-    """Whose executions are many."""
+    """For tests with many executions."""
     write(self, "start")
 
 
@@ -284,7 +284,7 @@ def unpicklable_error(self: Any) -> None:
 
 @app.task(bind=True, name='tests."quoted"\n{name}\\é.' + "x" * 300)
 def hostile_name(self: Any) -> None:
-    ledger.write("hostile_name:start")
+    execution_ledger.write("hostile_name:start")
 
 
 @app.task(bind=True)
@@ -301,7 +301,7 @@ def add(self: Any, *numbers: Any) -> int:
 @worker_ready.connect(weak=False)
 @worker_process_init.connect(weak=False)
 def _connect_last(**_: Any) -> None:
-    """Connected after the plugin's handlers: what it does comes after the end was recorded."""
+    """Connect after the plugin's handlers: this handler runs after the end was recorded."""
     task_postrun.connect(_kill_after_end, weak=False)
 
 

@@ -1,4 +1,4 @@
-"""What the test jobs themselves write down: one line an execution, by nothing that jobmetrics has part in."""
+"""The ledger that test jobs write: one line per execution, without jobmetrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write(word: str) -> None:
-    """Append one line to the file named by LEDGER, in one write."""
+    """Append one line to the file named by LEDGER, in one system call."""
     fd = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(fd, f"{word}\n".encode())
@@ -16,5 +16,5 @@ def write(word: str) -> None:
 
 
 def read(path: Path) -> list[str]:
-    """All lines so far."""
+    """All words written so far."""
     return path.read_text().split() if path.exists() else []
