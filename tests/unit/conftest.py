@@ -1,4 +1,4 @@
-"""Fixtures of the unit tests: each begins as a process that has recorded nothing."""
+"""Fixtures of the unit tests: each test begins as a process that has recorded nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 from tests.unit.doubles import FakeClock, die
 
-# No test fails of how busy the machine is.
+# No test fails because the machine is busy.
 examples.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 examples.load_profile("unhurried")
 
@@ -33,7 +33,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def active_settings(registry_dir: Path) -> Settings:
-    """Settings in force that record into the test's own directory and let errors surface."""
+    """Active settings that record into the test's directory and propagate errors."""
     return settings.configure(dir=registry_dir, propagate_errors=True)
 
 

@@ -30,7 +30,7 @@ def name_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """A code block. language: the first word behind the fence, empty without one. line: where it starts."""
+    """A code block. language: the first word after the fence, empty without one. line: its first line number."""
 
     page: Path
     language: str
@@ -44,12 +44,12 @@ class Block:
 
 @cache
 def tokens(page: Path) -> tuple[Token, ...]:
-    """The page's Markdown, parsed."""
+    """The page's parsed Markdown."""
     return tuple(MarkdownIt("commonmark").enable("table").parse(page.read_text()))
 
 
 def blocks(*pages: Path) -> list[Block]:
-    """All code blocks, MyST's directives left out."""
+    """All code blocks without MyST directives."""
     found = []
     for page in pages:
         for token in tokens(page):
@@ -72,13 +72,13 @@ def links(page: Path) -> list[str]:
 
 
 def code_words(page: Path) -> list[str]:
-    """What stands in backticks."""
+    """The text of inline code."""
     return [token.content for token in _inline(page) if token.type == "code_inline"]
 
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """What may stand behind a # in a link to the page."""
+    """The fragments that a link to the page may have."""
     headings = [
         slugify("".join(child.content for child in after.children or ()))
         for token, after in itertools.pairwise(tokens(page))

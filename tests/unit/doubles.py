@@ -1,4 +1,4 @@
-"""Stand-ins for time and for other processes."""
+"""Test doubles for time and for other processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jobmetrics.registry.write.writer import Writer
 
 
 class FakeClock:
-    """Seconds that pass only when a test says so."""
+    """A clock that the test advances."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -19,7 +19,7 @@ class FakeClock:
 
 
 def die(writer: Writer) -> None:
-    """What the end of a writer's process means to its slot."""
+    """The effect of the end of a writer's process on its slot."""
     slot = writer.slot
     if slot is not None and slot.is_held():
         slot.release()

@@ -1,4 +1,4 @@
-"""What tests of the dashboards need: the JSON that is shipped, walked through."""
+"""Helpers of the dashboard tests: walk through the shipped JSON."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ DASHBOARDS: dict[str, Json] = {
 
 
 def panels(dashboard: Json) -> list[Json]:
-    """All panels, those of rows too, without the rows."""
+    """All panels, including those in rows, without the rows."""
     found = [*dashboard["panels"], *(inner for row in dashboard["panels"] for inner in row.get("panels", []))]
     return [panel for panel in found if panel["type"] != "row"]
 
 
 def every_panel() -> list[Any]:
-    """(uid, panel) of each, for parametrize: named by both."""
+    """(uid, panel) of each, for parametrize."""
     return [(uid, panel) for uid, dashboard in DASHBOARDS.items() for panel in panels(dashboard)]
 
 
 def names(cases: list[tuple[str, Json]]) -> list[str]:
-    """What pytest calls them."""
+    """The pytest ids of the panels."""
     return [f"{uid}-{panel['title']}" for uid, panel in cases]
 
 
 def values_of(key: str, within: object) -> Iterator[Any]:
-    """Each value of a key, however deep."""
+    """Each value of a key, at any depth."""
     if isinstance(within, dict):
         for name, value in within.items():
             if name == key:

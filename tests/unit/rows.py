@@ -1,4 +1,4 @@
-"""Tests that look at every row of a table: one test, with a message that names each wrong row."""
+"""Tests of every row of a table: one test, with a message that names each wrong row."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def each_row(rows: Iterable[T], name: Callable[[T], str] = str) -> Callable[[Callable[[T], None]], Callable[[], None]]:
-    """Call the decorated test with each row, and fail with the names of those it fails for.
+    """Call the decorated test with each row, and fail with the names of the failed rows.
 
     Args:
-        rows: What the test is called with, one after another; at least one.
-        name: What a row is called in the message.
+        rows: The arguments of the test, one row after another; at least one.
+        name: The name of a row in the message.
     """
     all_rows = list(rows)
 
@@ -32,7 +32,7 @@ def each_row(rows: Iterable[T], name: Callable[[T], str] = str) -> Callable[[Cal
             if wrong:
                 raise AssertionError(f"{len(wrong)} of {len(all_rows)} rows\n{shown}") from next(iter(wrong.values()))
 
-        del test_all.__wrapped__  # pytest would take its argument for a fixture
+        del test_all.__wrapped__  # otherwise pytest takes its argument for a fixture
         return test_all
 
     return decorate

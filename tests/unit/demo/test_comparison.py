@@ -64,7 +64,7 @@ def with_line(metric: str, line: str) -> tuple[str, ...]:
     return (*without(metric), line)
 
 
-def test_what_agrees_is_said_line_by_line() -> None:
+def test_equal_counts_are_printed_line_by_line() -> None:
     found = comparing()
     assert different(found) == []
     lines = [str(comparison) for comparison in found]
@@ -110,7 +110,7 @@ def test_a_job_that_never_ran_is_reported() -> None:
     assert "celery verify jobs: sent 3 != ledger 2 != counted 2" in different(found)
 
 
-def test_a_job_over_twice_is_reported() -> None:
+def test_a_job_that_ended_twice_is_reported() -> None:
     found = comparing(ran=[*RAN, ledger.Entry("celery", "verify", "1", "success", "")])
     assert any("more than once in the ledger: expected 0 != ledger 1" in line for line in different(found))
 
@@ -129,7 +129,7 @@ def test_absent_published_and_unread_depth_are_not_compared() -> None:
     assert not any("published" in str(comparison) or "waiting" in str(comparison) for comparison in found)
 
 
-def test_nothing_to_compare_is_no_success() -> None:
+def test_nothing_to_compare_is_a_failure() -> None:
     account = Account([], [])
     found = compare(account, samples_of(()), QUEUES, with_depth=False)
     agreed, said = verdict(found, 0)

@@ -57,7 +57,7 @@ def test_an_execution_writes_one_line_however_it_ends(
     }
 
 
-def test_lines_of_many_processes_stay_whole(tmp_path: Path) -> None:
+def test_lines_of_many_processes_stay_complete(tmp_path: Path) -> None:
     writer = (
         "import sys; from pathlib import Path; from demo import ledger\n"
         "for n in range(300):\n"
@@ -71,7 +71,7 @@ def test_lines_of_many_processes_stay_whole(tmp_path: Path) -> None:
     assert len({job.id for job in read.sent}) == 1200
 
 
-def test_a_line_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_read_once_it_is_complete(tmp_path: Path) -> None:
     ledger.append(run_in(tmp_path).ledger, entry("1"))
     ledger.append(run_in(tmp_path).ledger, entry("2"))
     whole = (run_in(tmp_path).ledger).read_bytes()
@@ -115,7 +115,7 @@ def test_a_job_that_is_killed_has_written_its_line_before(tmp_path: Path) -> Non
     assert path.read_text().splitlines() == [line], "one line, even if it was not killed"
 
 
-def test_a_run_is_written_for_its_own_user_alone(tmp_path: Path) -> None:
+def test_a_run_is_readable_by_its_user_only(tmp_path: Path) -> None:
     run = ledger.Run(tmp_path, "7f", "redis://:secret@localhost/0", "demo-celery-7f", "demo-rq-7f")
     run.save()
     (file,) = tmp_path.iterdir()

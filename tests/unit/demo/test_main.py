@@ -31,7 +31,7 @@ def test_seconds_come_from_the_environment(text: str, seconds: float | None) -> 
         ("raise ValueError('Invalid RQ_KEY_PREFIX')", "demo: RQ cannot be imported: Invalid RQ_KEY_PREFIX\n"),
     ],
 )
-def test_what_cannot_be_imported_is_one_line(code: str, said: str, tmp_path: Path) -> None:
+def test_a_missing_module_is_one_line(code: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text(code)
     environment = {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(

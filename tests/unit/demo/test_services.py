@@ -57,7 +57,7 @@ def horse_of(process: Process) -> int:
     return int(process.log.read_text().split()[1])
 
 
-def test_one_that_ends_by_itself_is_an_error_with_the_end_of_its_log(running: Processes) -> None:
+def test_a_process_that_ends_by_itself_is_an_error_with_the_end_of_its_log(running: Processes) -> None:
     code = "import sys; print('\\n'.join(f'line {n}' for n in range(99))); sys.exit('no [bold]port[/] left')"
     process = python(running, code)
     wait_until(lambda: process.ended)
@@ -70,21 +70,21 @@ def test_one_that_ends_by_itself_is_an_error_with_the_end_of_its_log(running: Pr
     assert "line 9\n" not in message
 
 
-def test_one_that_cannot_be_started_is_an_error(running: Processes) -> None:
+def test_a_process_that_cannot_be_started_is_an_error(running: Processes) -> None:
     with pytest.raises(DemoError, match="could not be started"):
         running.start("server", ["/nonexistent/server"])
 
 
-def test_one_that_runs_is_no_error(running: Processes) -> None:
+def test_a_process_that_runs_is_not_an_error(running: Processes) -> None:
     process = python(running, "import time; time.sleep(600)")
     running.check()
     assert not process.ended
 
 
-def test_asking_whether_it_has_ended_leaves_the_pid_its_own(running: Processes) -> None:
+def test_a_check_for_the_end_does_not_reap_the_process(running: Processes) -> None:
     process = python(running, "pass")
     wait_until(lambda: process.ended)
-    os.kill(process.popen.pid, 0)  # a zombie: nobody else can have this pid
+    os.kill(process.popen.pid, 0)  # a zombie: no other process can have this pid
 
 
 def test_a_horse_that_outlives_its_worker_is_ended(running: Processes) -> None:
@@ -95,7 +95,7 @@ def test_a_horse_that_outlives_its_worker_is_ended(running: Processes) -> None:
     assert process.popen.returncode == -signal.SIGTERM
 
 
-def test_one_that_is_deaf_to_sigterm_is_killed_with_its_horse(
+def test_a_process_that_ignores_sigterm_is_killed_with_its_horse(
     running: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TERM_SECONDS", 0.05)
@@ -126,9 +126,9 @@ def test_a_process_that_was_reaped_is_stopped_once(running: Processes) -> None:
     assert process.popen.returncode == 0
 
 
-def test_those_that_serve_the_others_end_last(tmp_path: Path) -> None:
+def test_servers_end_after_their_clients(tmp_path: Path) -> None:
     running = Processes(tmp_path, os.environ)
-    # Each notes the moment of its SIGTERM in a file of its own.
+    # Each writes the time of its SIGTERM to a file.
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print(time.monotonic_ns())))\n"
@@ -146,11 +146,11 @@ def test_those_that_serve_the_others_end_last(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ signals
 
 
-def test_a_signal_is_noted_and_raised_where_it_is_asked_for() -> None:
+def test_a_signal_is_kept_and_raised_at_the_next_check() -> None:
     with Interrupts() as interrupts:
         interrupts.check()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.count == 1  # and nothing was raised here
+        assert interrupts.count == 1  # nothing was raised here
         with pytest.raises(Interrupted) as caught:
             interrupts.check()
         assert caught.value.signum == signal.SIGTERM
@@ -176,7 +176,7 @@ def test_an_accepted_signal_is_over() -> None:
             interrupts.pause(240)
 
 
-def test_the_handlers_of_before_come_back() -> None:
+def test_the_earlier_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with Interrupts():
         assert [signal.getsignal(number) for number in SIGNALS] != before

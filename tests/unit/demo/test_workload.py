@@ -34,7 +34,7 @@ print(json.dumps([written, sorted(received), left, app.conf.broker_url]))
 """
 
 
-def test_without_redis_messages_appear_whole_in_files(tmp_path: Path) -> None:
+def test_without_redis_messages_appear_complete_in_files(tmp_path: Path) -> None:
     Run(tmp_path, "7f", None, "demo-celery", "demo-rq").save()
     places = {"DEMO_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(ROOT / "examples"), str(ROOT)])}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Collectors in the background: whatever one does, a scrape only ever looks."""
+"""Collectors read in the background: whatever they do, a scrape only reads their last result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEPTH = Reading(JOBS_QUEUE_DEPTH, ("rq", "main", "q"), 3.0)
 
 
 class Fake:
-    """A collector that does what its test says."""
+    """A collector controlled by its test."""
 
     name = "fake"
     broker = "main"
@@ -130,7 +130,7 @@ def test_a_series_that_is_read_twice_counts_once(clock: FakeClock) -> None:
     assert list(state.readings) == [DEPTH]
 
 
-def test_a_reading_that_has_grown_old_is_not_shown(clock: FakeClock) -> None:
+def test_an_old_reading_is_not_shown(clock: FakeClock) -> None:
     runner = background(Fake(good), clock)
     runner._collect_once()
     clock.advance(7.0)
@@ -165,7 +165,7 @@ def hanging(clock: FakeClock) -> Iterator[tuple[BackgroundCollector, threading.E
         runner.join(60)
 
 
-def test_a_hanging_reading_leaves_the_last_one_until_it_is_out_of_time(clock: FakeClock) -> None:
+def test_a_hanging_reading_keeps_the_last_one_until_it_is_too_old(clock: FakeClock) -> None:
     with hanging(clock) as (runner, release, again):
         assert runner.state().up is True
         clock.advance(2.1)
@@ -184,7 +184,7 @@ def test_closing_does_not_wait_for_a_reading_that_hangs(clock: FakeClock) -> Non
         assert runner._thread.daemon
 
 
-def test_closing_ends_the_thread_and_gives_connections_back(clock: FakeClock) -> None:
+def test_closing_ends_the_thread_and_closes_connections(clock: FakeClock) -> None:
     collector = Fake(good)
     collectors = BackgroundCollectors([background(collector, clock)])
     collectors.start()
@@ -194,7 +194,7 @@ def test_closing_ends_the_thread_and_gives_connections_back(clock: FakeClock) ->
     assert collector.closed.wait(60)
 
 
-def test_a_close_that_raises_ends_the_thread_all_the_same(clock: FakeClock) -> None:
+def test_a_close_that_raises_still_ends_the_thread(clock: FakeClock) -> None:
     class Stubborn(Fake):
         def close(self) -> None:
             raise ValueError
@@ -210,7 +210,7 @@ RQ = CollectorOptions(rq_urls=(Target("main", "redis://localhost:1"),))
 
 
 class Silent:
-    """A third party's collector."""
+    """A third-party collector."""
 
     name = "third"
     broker = "b"
@@ -254,7 +254,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
     )
 
 
-def test_nothing_asked_for_is_nothing_made_and_nothing_imported() -> None:
+def test_without_options_no_collector_is_made_or_imported() -> None:
     code = (
         "import sys; from jobmetrics.collector_api import CollectorOptions; from jobmetrics.exporter import collectors;"
         "assert collectors.find(CollectorOptions()) == [];"
@@ -264,7 +264,7 @@ def test_nothing_asked_for_is_nothing_made_and_nothing_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_what_is_asked_for_is_found_by_entry_point() -> None:
+def test_collectors_are_found_by_entry_point() -> None:
     options = CollectorOptions(
         celery_brokers=(Target("main", "redis://localhost:1"), Target("other", "redis://localhost:2")),
         rq_urls=(Target("main", "redis://localhost:1"),),
@@ -288,7 +288,7 @@ def test_third_parties_can_add_collectors(monkeypatch: pytest.MonkeyPatch) -> No
     "value",
     [f"{__name__}:{name}" for name in ("BROKEN", "UNIMPORTABLE", "NO_SYSTEM")] + ["no_such_module:x", "os:no_such"],
 )
-def test_a_third_party_that_breaks_is_left_out_and_logged(
+def test_a_third_party_collector_that_fails_is_left_out_and_logged(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(monkeypatch, bad=value, third=f"{__name__}:THIRD")
@@ -298,7 +298,7 @@ def test_a_third_party_that_breaks_is_left_out_and_logged(
     assert "secret" not in caplog.text
 
 
-def test_what_is_asked_for_and_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     with pytest.raises(SettingsError, match="no installed job system has the option rq_urls"):
         collectors.find(RQ)

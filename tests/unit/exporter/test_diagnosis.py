@@ -1,4 +1,4 @@
-"""What `jobmetrics check` says of a directory's contents."""
+"""The findings of `jobmetrics check` about the contents of a directory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_celery_jobs_without_any_known_wait_have_producers_that_are_not_instrume
 
 def test_producers_that_stamp_their_messages_are_not_mentioned(active_settings: Settings, registry_dir: Path) -> None:
     ran("celery", "app.stamped", 1.0)
-    ran("celery", "app.stamped", None)  # a redelivery's wait is not known
+    ran("celery", "app.stamped", None)  # the wait of a redelivery is unknown
     assert notes(registry_dir) == []
 
 

@@ -22,7 +22,7 @@ from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
 from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry.read.snapshot import Sample
 
-# These two ship no types.
+# These two have no type hints.
 write_openmetrics: Any = openmetrics_exposition.generate_latest
 parse_openmetrics: Any = openmetrics_parser.text_string_to_metric_families
 
@@ -38,12 +38,12 @@ class _Fixed(Collector):
 
 
 def shown(groups: Groups, namespace: str = "", **labels: str) -> str:
-    """The text format; that both formats can be parsed is checked at every call."""
+    """Render the text format, and check that both formats can be parsed."""
     return written(Exposition(namespace, labels, ThrottledLog()).metrics(groups))
 
 
 def written(metrics: list[Metric]) -> str:
-    """The same of metrics."""
+    """The same in OpenMetrics."""
     text = generate_latest(_Fixed(metrics)).decode()
     list(text_string_to_metric_families(text))
     open_text = write_openmetrics(_Fixed(metrics)).decode()
@@ -51,7 +51,7 @@ def written(metrics: list[Metric]) -> str:
     return text
 
 
-def test_a_histogram_is_cumulated_and_its_count_is_what_inf_says() -> None:
+def test_a_histogram_is_cumulative_and_its_count_is_the_inf_bucket() -> None:
     family = Family("x_seconds", HISTOGRAM, "Help.", ("a",), buckets=(0.5, 2.0), unit="seconds")
     assert shown([(family, [Sample(("v",), buckets=(1.0, 0.0, 2.0), sum=9.5)])]).splitlines() == [
         "# HELP x_seconds Help.",
@@ -65,8 +65,8 @@ def test_a_histogram_is_cumulated_and_its_count_is_what_inf_says() -> None:
 
 
 @pytest.mark.parametrize(("bounds", "total"), [((-1.0, 1.0), 3.0), ((1.0, 2.0), -3.0)], ids=["bound", "sum"])
-def test_a_histogram_whose_sum_can_fall_is_of_no_type(bounds: tuple[float, ...], total: float) -> None:
-    """OpenMetrics allows no such histogram: a strict parser refuses the whole page. Its samples stay."""
+def test_a_histogram_with_a_sum_that_can_fall_has_no_type(bounds: tuple[float, ...], total: float) -> None:
+    """OpenMetrics does not allow such a histogram: a strict parser refuses the page. Its samples are kept."""
     family = Family("x", HISTOGRAM, "Help.", ("a",), buckets=bounds)
     text = shown([(family, [Sample((value,), buckets=(1.0, 0.0, 2.0), sum=total) for value in "vw"])])
     assert "# TYPE x untyped" in text
@@ -97,12 +97,12 @@ def test_counters_gauges_namespace_and_constant_labels() -> None:
     assert "_created" not in text
 
 
-def test_a_metrics_own_label_beats_a_constant_one() -> None:
+def test_a_metrics_label_overrides_a_constant_one() -> None:
     family = Family("y", GAUGE, "G.", ("env",))
     assert 'y{env="own"} 1.0' in shown([(family, [Sample(("own",), 1.0)])], env="constant")
 
 
-def test_families_without_samples_are_still_announced() -> None:
+def test_families_without_samples_are_still_declared() -> None:
     assert shown([(families.JOBS, [])]).splitlines() == [
         "# HELP jobs_total Executions that started and ended, by how they ended.",
         "# TYPE jobs_total counter",
@@ -132,7 +132,7 @@ def test_every_built_in_family_can_be_shown_beside_all_others(caplog: pytest.Log
         ("jobs_duration_seconds", HISTOGRAM),
     ],
 )
-def test_a_users_metric_whose_name_clashes_is_left_out_and_logged_once(
+def test_a_user_metric_with_a_conflicting_name_is_left_out_and_logged_once(
     theirs: str, type_: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clash = (Family(theirs, type_, "Theirs."), [Sample((), 5.0, buckets=(5.0,), sum=5.0)])
@@ -163,7 +163,7 @@ def test_a_users_metric_whose_name_clashes_is_left_out_and_logged_once(
         Family("x", GAUGE, "", ("__name__",)),
     ],
 )
-def test_what_a_foreign_writer_declared_cannot_break_the_rest(family: Family) -> None:
+def test_a_declaration_of_a_foreign_writer_cannot_break_the_rest(family: Family) -> None:
     values = tuple("v" for _ in family.labels)
     text = shown([(family, [Sample(values, 1.0)]), (families.SERIES, [Sample((), 3.0)])])
     assert text.splitlines()[2:] == ["jobmetrics_series 3.0"]
@@ -181,7 +181,7 @@ def test_a_family_that_fails_in_the_middle_is_left_out_and_counted(caplog: pytes
     assert "x is not shown" in record.getMessage()
 
 
-def test_nobody_else_has_the_name_of_the_count_of_what_is_left_out() -> None:
+def test_the_name_of_the_count_of_omitted_families_is_reserved() -> None:
     foreign = (Family(families.INVALID_FAMILIES.name, COUNTER, ""), [Sample((), 7.0)])
     metrics = Exposition("", {}, ThrottledLog()).metrics([foreign], left_out=families.INVALID_FAMILIES)
     assert [sample.value for metric in metrics for sample in metric.samples] == [1.0]

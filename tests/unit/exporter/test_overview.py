@@ -1,4 +1,4 @@
-"""What `jobmetrics top` makes of metrics."""
+"""How `jobmetrics top` summarises metrics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_histogram_without_observations_or_bounds_has_no_quantile(buckets: dic
     assert quantile(buckets, 0.5) is None
 
 
-def test_another_programs_histogram_of_the_same_name_is_passed_over() -> None:
+def test_another_programs_histogram_of_the_same_name_is_ignored() -> None:
     text = 'jobs_duration_seconds_bucket{job_type="a"} 3\njobs_total{job_type="a",status="success"} 2\n'
     (row,) = rows(summarize(text_string_to_metric_families(text), 0.0), None)
     assert (row.key, row.duration) == (("", "a", ""), (None, None))

@@ -52,7 +52,7 @@ def test_label_may_have_the_name_of_a_parameter() -> None:
     assert read_sample("orders_total", {"name": "a", "amount": "b"}) == 1.0
 
 
-def test_gauge_shows_what_was_set_last() -> None:
+def test_gauge_shows_the_last_value() -> None:
     set_gauge("level", 5, tank="a")
     set_gauge("level", 3, tank="a")
     assert read_sample("level", {"tank": "a"}) == 3.0
@@ -66,7 +66,7 @@ def test_histogram_counts_by_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["load", "load_seconds"])
-def test_block_is_timed_however_it_ends(seconds: CountingClock, name: str) -> None:
+def test_a_block_is_timed_whether_or_not_it_raises(seconds: CountingClock, name: str) -> None:
     def load() -> None:
         with duration(name, table="orders"):
             seconds.advance(1.5)

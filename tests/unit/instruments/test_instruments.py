@@ -48,28 +48,28 @@ numbers = (
 
 
 class Unconvertible:
-    """A number type whose conversion fails in its own way."""
+    """A number type that raises during conversion."""
 
     def __float__(self) -> float:
         raise RuntimeError("no single value")
 
 
 class TimeLimit(Exception):
-    """A job system's, raised from a signal handler wherever the job is."""
+    """The exception of a job system, raised from a signal handler at any point of a job."""
 
 
 class Interrupted:
-    """A number during whose conversion the job's time limit strikes."""
+    """A number whose conversion is interrupted by the job's time limit."""
 
     def __float__(self) -> float:
         raise TimeLimit
 
 
 class Adding(float):
-    """A float whose addition is its own: in place of a cell it could lose updates."""
+    """A float with its own addition: stored in a cell, it could lose updates."""
 
     def __radd__(self, other: object) -> float:
-        raise AssertionError("a cell was added to by a type of its own")
+        raise AssertionError("a user type did the addition in a cell")
 
     __add__ = __radd__
 
@@ -81,7 +81,7 @@ NO_NUMBERS: list[Any] = [
 
 
 def shown(value: object) -> str:
-    """The value without its address, which differs between the processes that collect the tests."""
+    """The value without its address, which differs between test processes."""
     return repr(value).partition(" at 0x")[0]
 
 
@@ -96,7 +96,7 @@ def value(registry_dir: Path, name: str, *labels: str) -> float:
 
 
 def dropped() -> dict[str, int]:
-    """Updates that were dropped since the last call, by reason."""
+    """Updates dropped since the last call, by reason."""
     found: dict[str, int] = {}
     for (reason, _), count in current.writer().take_dropped_updates().items():
         found[reason] = found.get(reason, 0) + count
@@ -104,7 +104,7 @@ def dropped() -> dict[str, int]:
 
 
 def as_float(number: Any) -> float:
-    """The number as a float; NaN when it is none."""
+    """The number as a float; NaN if it is not a number."""
     try:
         return float(number)
     except (OverflowError, ValueError):
@@ -121,13 +121,13 @@ def test_counter_counts(registry_dir: Path) -> None:
     assert value(registry_dir, "c_total") == 3.5
 
 
-def test_counter_takes_an_exemplar_and_leaves_it(registry_dir: Path) -> None:
+def test_counter_accepts_and_ignores_an_exemplar(registry_dir: Path) -> None:
     Counter("c", "Things.").inc(2, {"trace_id": "x"})
     assert value(registry_dir, "c_total") == 2.0
 
 
 @pytest.mark.parametrize("amount", [1, True, Decimal("0.5"), Fraction(1, 4), 0, -0.0, Adding(2.5)])
-def test_counter_takes_any_number(registry_dir: Path, amount: Any) -> None:
+def test_counter_accepts_any_number(registry_dir: Path, amount: Any) -> None:
     counter = Counter("c", "Things.")
     counter.inc(amount)
     counter.inc(amount)
@@ -135,7 +135,7 @@ def test_counter_takes_any_number(registry_dir: Path, amount: Any) -> None:
 
 
 @pytest.mark.parametrize("amount", [amount for amount in NO_NUMBERS if repr(amount) != "-inf"], ids=shown)
-def test_counter_drops_and_counts_what_is_no_number(registry_dir: Path, amount: Any) -> None:
+def test_counter_drops_and_counts_a_value_that_is_not_a_number(registry_dir: Path, amount: Any) -> None:
     counter = Counter("c", "Things.")
     counter.inc()
     counter.inc(amount)
@@ -144,7 +144,7 @@ def test_counter_drops_and_counts_what_is_no_number(registry_dir: Path, amount: 
 
 
 @pytest.mark.parametrize("amount", [-1, -0.1, -math.inf, Decimal(-1)])
-def test_counter_drops_and_counts_what_is_negative(registry_dir: Path, amount: Any) -> None:
+def test_counter_drops_and_counts_a_negative_value(registry_dir: Path, amount: Any) -> None:
     counter = Counter("c", "Things.")
     counter.inc()
     counter.inc(amount)
@@ -154,7 +154,7 @@ def test_counter_drops_and_counts_what_is_negative(registry_dir: Path, amount: A
 
 @examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(amount=numbers)
-def test_no_number_whatever_makes_a_counter_raise_fall_or_lose(registry_dir: Path, amount: Any) -> None:
+def test_no_number_makes_a_counter_raise_fall_or_lose_updates(registry_dir: Path, amount: Any) -> None:
     counter = Counter("c", "Things.")
     counter.inc(0.0)
     before = value(registry_dir, "c_total")
@@ -226,7 +226,7 @@ def test_gauge_goes_up_and_down(registry_dir: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("max", 3.0), ("min", 3.0), ("mostrecent", 3.0)])
-def test_gauge_keeps_what_its_mode_says(registry_dir: Path, mode: str, expected: float) -> None:
+def test_gauge_keeps_the_value_of_its_mode(registry_dir: Path, mode: str, expected: float) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode=mode)
     for number in (5, -2, 3):
         gauge.set(number)
@@ -240,7 +240,7 @@ def test_most_recent_gauge_refuses_inc() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("number", NO_NUMBERS[1:], ids=shown)
-def test_gauge_drops_and_counts_what_is_no_number(registry_dir: Path, mode: str, number: Any) -> None:
+def test_gauge_drops_and_counts_a_value_that_is_not_a_number(registry_dir: Path, mode: str, number: Any) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode=mode)
     gauge.set(4)
     gauge.set(number)
@@ -250,7 +250,7 @@ def test_gauge_drops_and_counts_what_is_no_number(registry_dir: Path, mode: str,
 
 @pytest.mark.parametrize("mode", ["livesum", "sum", "max", "min"])
 @pytest.mark.parametrize("number", NO_NUMBERS[1:], ids=shown)
-def test_gauge_adds_nothing_that_is_no_number(registry_dir: Path, mode: str, number: Any) -> None:
+def test_gauge_adds_only_numbers(registry_dir: Path, mode: str, number: Any) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode=mode)
     gauge.set(4)
     gauge.inc(number)
@@ -261,7 +261,7 @@ def test_gauge_adds_nothing_that_is_no_number(registry_dir: Path, mode: str, num
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("nan", [math.nan, Decimal("NaN")], ids=repr)
-def test_gauge_whose_value_is_unknown_is_nan_until_it_is_set(registry_dir: Path, mode: str, nan: Any) -> None:
+def test_a_gauge_set_to_nan_is_nan_until_it_is_set(registry_dir: Path, mode: str, nan: Any) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode=mode)
     for number in (4.0, nan, 6.0):
         gauge.set(number)
@@ -270,7 +270,7 @@ def test_gauge_whose_value_is_unknown_is_nan_until_it_is_set(registry_dir: Path,
 
 
 @pytest.mark.parametrize("mode", ["livesum", "sum", "max", "min"])
-def test_gauge_that_nan_is_added_to_is_unknown(registry_dir: Path, mode: str) -> None:
+def test_adding_nan_makes_a_gauge_nan(registry_dir: Path, mode: str) -> None:
     gauge = Gauge("g", "Things.", multiprocess_mode=mode)
     gauge.inc(math.nan)
     gauge.inc(1)
@@ -278,9 +278,7 @@ def test_gauge_that_nan_is_added_to_is_unknown(registry_dir: Path, mode: str) ->
     assert dropped() == {}
 
 
-def test_unknown_value_of_an_ended_process_says_nothing_of_the_next_ones(
-    registry_dir: Path, active_settings: Settings
-) -> None:
+def test_nan_of_an_ended_process_does_not_affect_the_next_ones(registry_dir: Path, active_settings: Settings) -> None:
     Gauge("g", "Things.", multiprocess_mode="sum").set(math.nan)
     die(current.writer())
     successor = Writer(active_settings)
@@ -289,14 +287,14 @@ def test_unknown_value_of_an_ended_process_says_nothing_of_the_next_ones(
     die(successor)
 
 
-def test_what_is_dropped_is_counted_by_metric_too() -> None:
+def test_dropped_updates_are_counted_by_metric() -> None:
     Counter("c", "Things.").inc(-1)
     Histogram("h", "Sizes.").observe(math.nan)
     Histogram("h", "Sizes.").observe(math.nan)
     assert current.writer().take_dropped_updates() == {("negative", "c_total"): 1, ("not finite", "h"): 2}
 
 
-def test_names_of_dropped_updates_are_few() -> None:
+def test_the_number_of_names_of_dropped_updates_is_limited() -> None:
     for number in range(MAX_DROPPING + 5):
         Counter(f"c{number}", "Things.").inc(-1)
     counts = current.writer().take_dropped_updates()
@@ -331,7 +329,7 @@ def test_progress_is_tracked_while_it_runs_and_after_an_error(registry_dir: Path
     assert (within, value(registry_dir, "g", "a")) == ([1.0], 0.0)
 
 
-def test_sum_gauges_set_is_this_processs_share_on_top_of_what_was_left(
+def test_set_on_a_sum_gauge_adds_to_the_values_of_ended_processes(
     registry_dir: Path, active_settings: Settings
 ) -> None:
     Gauge("g", "Things.", multiprocess_mode="sum").set(5)
@@ -345,10 +343,10 @@ def test_sum_gauges_set_is_this_processs_share_on_top_of_what_was_left(
 
 
 def test_two_definitions_of_a_sum_gauge_have_one_share(registry_dir: Path, active_settings: Settings) -> None:
-    """As a module that is loaded anew makes them: the last set wins, whichever of them it was."""
+    """A reloaded module defines it again: the last set wins, with either definition."""
     Gauge("g", "Things.", multiprocess_mode="sum").set(7)
     die(current.writer())
-    settings.configure(dir=registry_dir, propagate_errors=True)  # and with it another writer
+    settings.configure(dir=registry_dir, propagate_errors=True)  # configuring makes another writer
     one, other = (Gauge("g", "Things.", multiprocess_mode="sum") for _ in range(2))
     one.set(5)
     other.set(3)
@@ -361,7 +359,7 @@ def test_two_definitions_of_a_sum_gauge_have_one_share(registry_dir: Path, activ
 
 
 def test_sum_gauge_that_is_added_to_first_keeps_its_share_apart(registry_dir: Path, active_settings: Settings) -> None:
-    """The series has its cell from before the fork, the lease is the child's own, of the slot that the last one had."""
+    """The series has its cell from before the fork; the child's lease is for the slot of the previous child."""
     gauge = Gauge("g", "Things.", multiprocess_mode="sum")
     gauge.set(1)
     for updates in ((7,), (2, 3)):
@@ -401,14 +399,14 @@ def test_histogram_counts_by_size_upper_bounds_included(registry_dir: Path) -> N
 
 
 @pytest.mark.parametrize("amount", [1, True, Decimal("0.5"), Fraction(1, 4), -2.5, Adding(0.5)])
-def test_histogram_takes_any_number(registry_dir: Path, amount: Any) -> None:
+def test_histogram_accepts_any_number(registry_dir: Path, amount: Any) -> None:
     Histogram("h", "Sizes.").observe(amount)
     sample = readings.samples(registry_dir, "h")[()]
     assert (sum(sample.buckets), sample.sum) == (1.0, float(amount))
 
 
 @pytest.mark.parametrize("amount", NO_NUMBERS, ids=shown)
-def test_histogram_drops_and_counts_what_is_no_number(registry_dir: Path, amount: Any) -> None:
+def test_histogram_drops_and_counts_a_value_that_is_not_a_number(registry_dir: Path, amount: Any) -> None:
     histogram = Histogram("h", "Sizes.")
     histogram.observe(0.5)
     histogram.observe(amount)
@@ -441,12 +439,12 @@ def test_block_is_timed_also_when_it_fails(registry_dir: Path, monkeypatch: pyte
     assert (sample.sum if block == "histogram" else sample.value) == 2.5
 
 
-def test_default_buckets_are_the_settings_own(registry_dir: Path) -> None:
+def test_default_buckets_are_those_of_the_settings(registry_dir: Path) -> None:
     Histogram("h", "Sizes.").observe(1)
     assert readings.snapshot(registry_dir).families[0][0].buckets == DEFAULT_BUCKETS
 
 
-def test_settings_buckets_beat_the_codes(registry_dir: Path) -> None:
+def test_buckets_of_the_settings_override_those_in_code(registry_dir: Path) -> None:
     settings.configure(dir=registry_dir, propagate_errors=True, buckets={"h*": [7]})
     Histogram("h", "Sizes.", buckets=(1, 2)).observe(1)
     assert readings.snapshot(registry_dir).families[0][0].buckets == (7.0,)
@@ -477,7 +475,7 @@ def test_bad_buckets_are_refused_as_a_definition(buckets: Any) -> None:
 
 
 def blocks(metric: Any) -> list[Any]:
-    """The blocks that a metric or one of its series offers."""
+    """The context managers of a metric or one of its series."""
     return [
         getattr(metric, name)() for name in ("time", "track_inprogress", "count_exceptions") if hasattr(metric, name)
     ]
@@ -494,7 +492,7 @@ OFFERING: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("offering", OFFERING)
-def test_block_may_be_kept_and_entered_again_and_within_itself(offering: Callable[[], Any]) -> None:
+def test_a_block_may_be_reused_and_nested_in_itself(offering: Callable[[], Any]) -> None:
     for block in blocks(offering()):
         for _ in range(2):
             with block, block:
@@ -513,7 +511,7 @@ def test_kept_blocks_record_each_time(registry_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", [Gauge, Histogram])
-def test_labels_of_a_timed_block_may_be_known_only_within_it(registry_dir: Path, metric: Any) -> None:
+def test_labels_of_a_timed_block_may_be_set_within_it(registry_dir: Path, metric: Any) -> None:
     timed = metric("m", "", ["user"]).time()
     for user in ("a", "b"):
         with timed as timer:
@@ -522,14 +520,14 @@ def test_labels_of_a_timed_block_may_be_known_only_within_it(registry_dir: Path,
     assert timed.duration > 0.0
 
 
-def test_timed_block_whose_labels_were_never_said_is_counted_as_an_error(registry_dir: Path) -> None:
+def test_a_timed_block_without_labels_is_counted_as_an_error(registry_dir: Path) -> None:
     settings.configure(dir=registry_dir)
     with Histogram("h", "", ["user"]).time():
         pass
     assert guard.take_counts() == {"labels": 1}
 
 
-def test_series_that_has_its_labels_takes_no_more(registry_dir: Path) -> None:
+def test_a_labelled_series_refuses_further_labels(registry_dir: Path) -> None:
     counter = Counter("c", "", ["user"])
     with pytest.raises(InstrumentError, match=r"^c_total has its labels already$"):
         counter.labels("a").labels("b")
@@ -538,7 +536,7 @@ def test_series_that_has_its_labels_takes_no_more(registry_dir: Path) -> None:
     assert guard.take_counts() == {"labels": 1}
 
 
-def test_exemplars_are_taken_by_series_too(registry_dir: Path) -> None:
+def test_series_accept_and_ignore_exemplars(registry_dir: Path) -> None:
     counter, histogram = Counter("c", "", ["user"]).labels("a"), Histogram("h", "", ["user"]).labels("a")
     counter.inc(exemplar={"trace_id": "x"})
     counter.inc(1, {"trace_id": "x" * 200})
@@ -678,7 +676,7 @@ def test_limits_are_settings(registry_dir: Path) -> None:
     assert value(registry_dir, "c_total", "abcd…") == 1.0
 
 
-def test_limits_of_the_environment_hold_before_anything_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_the_environment_apply_before_configure(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.use(None)
     monkeypatch.setenv("JOBMETRICS_MAX_LABELS", "1")
     with pytest.raises(InstrumentError, match=r"^g takes at most 1 labels, each once$"):
@@ -686,7 +684,7 @@ def test_limits_of_the_environment_hold_before_anything_is_configured(monkeypatc
     assert settings.peek() is None
 
 
-def test_bad_environment_is_not_the_definitions_business(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_environment_does_not_break_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.use(None)
     monkeypatch.setenv("JOBMETRICS_MAX_LABELS", "many")
     assert Gauge("g", "", ["a", "b"]).family.labels == ("a", "b")
@@ -710,7 +708,7 @@ def test_bound_series_beyond_the_cap_are_not_kept(registry_dir: Path) -> None:
     assert sum(readings.values(registry_dir, "c_total").values()) == 100.0
 
 
-# ------------------------------------------------------------------ before the first update, and taking away
+# ------------------------------------------------------------------ before the first update, and removal
 
 
 def record_something() -> None:
@@ -754,7 +752,7 @@ def test_gauge_that_was_shown_as_0_takes_its_first_value(registry_dir: Path, mod
     assert value(registry_dir, "g") == -5.0
 
 
-def test_what_was_defined_is_0_in_a_new_generation_too(registry_dir: Path, clock: FakeClock) -> None:
+def test_defined_metrics_are_0_in_a_new_generation(registry_dir: Path, clock: FakeClock) -> None:
     counter, other = Counter("c", ""), Counter("d", "")
     counter.inc()
     (registry_dir / "index").unlink()
@@ -766,7 +764,7 @@ def test_what_was_defined_is_0_in_a_new_generation_too(registry_dir: Path, clock
     assert other.family.name == "d_total"
 
 
-def test_what_was_defined_is_0_in_the_directory_of_other_settings_too(registry_dir: Path) -> None:
+def test_defined_metrics_are_0_in_the_directory_of_other_settings(registry_dir: Path) -> None:
     counter = Counter("c", "")
     record_something()
     die(current.writer())
@@ -779,7 +777,7 @@ def test_what_was_defined_is_0_in_the_directory_of_other_settings_too(registry_d
     assert value(other, "d_total") == 1.0
 
 
-def test_child_that_is_forked_before_anything_is_recorded_shows_what_its_parent_defined(registry_dir: Path) -> None:
+def test_a_child_forked_before_the_first_record_shows_its_parents_metrics(registry_dir: Path) -> None:
     counter, labelled = Counter("c", ""), Counter("d", "", ["user"])
     labelled.labels("a")
     child = os.fork()
@@ -810,7 +808,7 @@ KINDS = [(Counter, {}), (Histogram, {}), *((Gauge, {"multiprocess_mode": mode}) 
         lambda metric: metric.clear(),
     ],
 )
-def test_series_that_is_removed_is_not_shown_and_begins_anew(
+def test_a_removed_series_is_not_shown_and_starts_at_0(
     registry_dir: Path, kind: Any, more: Any, take_away: Callable[[Any], None]
 ) -> None:
     metric, update = labelled_metric(kind, **more)
@@ -826,7 +824,7 @@ def test_series_that_is_removed_is_not_shown_and_begins_anew(
     assert (sample.sum if kind is Histogram else sample.value) == 2.0
 
 
-def test_only_what_has_the_labels_is_removed(registry_dir: Path) -> None:
+def test_only_series_with_the_labels_are_removed(registry_dir: Path) -> None:
     counter = Counter("c", "", ["tenant", "path"])
     for tenant, path in (("acme", "/"), ("acme", "/a"), ("globex", "/")):
         counter.labels(tenant, path).inc()
@@ -885,7 +883,7 @@ def test_reset_outlives_its_process_and_counts_go_on_under_the_slots_next_owner(
     assert value(registry_dir, "c_total") == 2.0
 
 
-def test_many_resets_and_removals_take_no_more_room_than_one(registry_dir: Path) -> None:
+def test_many_resets_and_removals_take_no_more_space_than_one(registry_dir: Path) -> None:
     counter, labelled = Counter("c", ""), Counter("d", "", ["user"])
     sizes = set()
     for _ in range(20):
@@ -897,7 +895,7 @@ def test_many_resets_and_removals_take_no_more_room_than_one(registry_dir: Path)
     assert len(sizes) == 1
 
 
-def test_what_other_processes_have_in_a_series_stays(registry_dir: Path, active_settings: Settings) -> None:
+def test_values_of_other_processes_in_a_removed_series_stay(registry_dir: Path, active_settings: Settings) -> None:
     counter = Counter("c", "", ["user"])
     counter.labels("a").inc(3)
     other = Writer(active_settings)
@@ -932,7 +930,7 @@ def test_counter_is_named_as_prometheus_client_names_it(parts: dict[str, str], e
     assert Counter(documentation="Things.", **parts).family.name == expected
 
 
-def test_gauge_takes_its_unit_into_its_name() -> None:
+def test_gauge_has_its_unit_in_its_name() -> None:
     assert Gauge("g", "Things.", unit="seconds").family.name == "g_seconds"
 
 
@@ -957,7 +955,7 @@ def test_counter_whose_name_is_only_its_suffix_is_refused(parts: dict[str, str])
 
 
 @pytest.mark.parametrize("name", ["g_total", "g_info", "g_created", "g_bucket", "g_count", "g_sum"])
-def test_name_that_ends_like_a_sample_of_another_metric_is_taken_while_nothing_collides(name: str) -> None:
+def test_a_name_that_ends_like_a_sample_is_accepted_without_a_collision(name: str) -> None:
     assert Gauge(name, "Things.").family.name == name
     assert Counter(f"fail_{name}", "Things.").family.name == f"fail_{name.removesuffix('_total')}_total"
 
@@ -972,16 +970,14 @@ def test_name_that_ends_like_a_sample_of_another_metric_is_taken_while_nothing_c
         (lambda: Histogram("m", ""), lambda: Gauge("m_bucket", ""), "m_bucket"),
     ],
 )
-def test_names_that_would_collide_in_the_exposition_are_refused_with_the_way_out(
-    one: Any, other: Any, shown: str
-) -> None:
+def test_names_that_collide_in_the_exposition_are_refused_with_a_remedy(one: Any, other: Any, shown: str) -> None:
     one()
     with pytest.raises(InstrumentError, match=f"would both be shown as {shown}: take another .*namespace='myapp'$"):
         other()
 
 
 @pytest.mark.parametrize("name", ["jobs_duration_seconds_count", "jobs_created"])
-def test_names_of_our_own_samples_are_refused_with_the_way_out(name: str) -> None:
+def test_names_of_built_in_samples_are_refused_with_a_remedy(name: str) -> None:
     with pytest.raises(InstrumentError, match=r"is a metric of jobmetrics itself, or a sample of .*namespace='myapp'$"):
         Gauge(name, "Things.")
     assert Gauge(name, "Things.", namespace="myapp").family.name == f"myapp_{name}"
@@ -1005,12 +1001,12 @@ def test_unknown_keyword_is_an_error(define: Callable[[], object]) -> None:
     [family for family in BUILT_IN if family.type == "gauge"],
     ids=lambda family: str(family.name),
 )
-def test_our_own_gauges_names_are_refused(family: Family) -> None:
+def test_names_of_built_in_gauges_are_refused(family: Family) -> None:
     with pytest.raises(InstrumentError, match="is a metric of jobmetrics itself"):
         Gauge(family.name, "Things.")
 
 
-def test_our_own_counters_name_is_refused_without_its_suffix_too() -> None:
+def test_names_of_built_in_counters_without_suffix_are_refused() -> None:
     with pytest.raises(InstrumentError):
         Gauge("jobs", "Things.")
 
@@ -1021,13 +1017,13 @@ def test_bad_label_name_is_refused(label: str) -> None:
         Gauge("g", "Things.", [label])
 
 
-def test_histogram_has_its_own_le() -> None:
+def test_histogram_refuses_a_label_le() -> None:
     with pytest.raises(InstrumentError, match="may not have the label 'le'"):
         Histogram("h", "Sizes.", ["le"])
 
 
 @pytest.mark.parametrize("labels", [["a", "a"], [f"l{number}" for number in range(17)]])
-def test_labels_are_few_and_each_once(labels: list[str]) -> None:
+def test_too_many_or_repeated_labels_are_refused(labels: list[str]) -> None:
     with pytest.raises(InstrumentError, match="at most 16 labels, each once"):
         Gauge("g", "Things.", labels)
 
@@ -1053,7 +1049,7 @@ def test_other_definition_of_a_name_is_refused(one: Any, other: Any) -> None:
         other()
 
 
-def test_registry_is_taken_and_left() -> None:
+def test_the_registry_argument_is_accepted_and_ignored() -> None:
     assert Counter("c", "Things.", registry=object()).family.name == "c_total"
 
 
@@ -1107,7 +1103,7 @@ def test_batch_is_applied_once(registry_dir: Path) -> None:
 # ------------------------------------------------------------------ builds without the GIL
 
 
-def test_every_update_that_writes_cells_is_among_those_that_are_locked() -> None:
+def test_every_update_that_writes_cells_is_locked() -> None:
     named = {(cls.__name__, name) for cls, name in bound.UPDATES}
     writes = {
         (cls.__name__, name)
@@ -1120,7 +1116,7 @@ def test_every_update_that_writes_cells_is_among_those_that_are_locked() -> None
 
 
 @pytest.mark.parametrize(("owner", "name"), bound.UPDATES)
-def test_locked_update_is_made_under_the_writers_lock(owner: type[BoundSeries], name: str, writer: Writer) -> None:
+def test_a_locked_update_holds_the_writers_lock(owner: type[BoundSeries], name: str, writer: Writer) -> None:
     seen: list[tuple[bool, float]] = []
     original = getattr(owner, name)
 
@@ -1140,8 +1136,8 @@ def test_labelled_keeps_its_series(writer: Writer) -> None:
     assert labelled.at(("a",)) is labelled.at(("a",))
 
 
-def test_series_that_another_thread_adds_while_room_is_made_disturb_nobody(registry_dir: Path) -> None:
-    """Room is made by looking through all series; threads switch wherever the garbage collector calls Python."""
+def test_series_added_by_another_thread_during_eviction_are_harmless(registry_dir: Path) -> None:
+    """Eviction looks through all series; threads switch whenever the garbage collector calls Python."""
     settings.configure(dir=registry_dir, propagate_errors=True, max_series=50)
     labelled = Labelled(BoundSeries, Family("c_total", "counter", "", ("user",)), current.writer())
     for number in range(50):

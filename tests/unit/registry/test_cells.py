@@ -53,14 +53,14 @@ def test_series_that_does_not_fit_has_no_place() -> None:
     assert memory.place(3) is None
 
 
-def test_refused_series_takes_no_room() -> None:
+def test_a_refused_series_takes_no_space() -> None:
     memory = Memory()
     memory.place(CAPACITY - 2)
     memory.place(3)
     assert memory.place(2) is not None
 
 
-def test_cleared_memory_begins_anew() -> None:
+def test_cleared_memory_starts_empty() -> None:
     memory = Memory()
     memory.place(CAPACITY)
     old = memory.row
@@ -75,7 +75,7 @@ def test_unbound_series_has_no_cell() -> None:
         row.cells[offset] += 1.0
 
 
-def test_nowhere_has_room_for_the_widest_series() -> None:
+def test_the_null_cells_fit_the_widest_series() -> None:
     row, offset = NOWHERE
     assert len(row.cells) - offset == MAX_WIDTH
 
@@ -99,7 +99,7 @@ def cells(*numbers: float) -> memoryview[float]:
 
 
 def merged(mode: str, *rows: Sequence[float]) -> list[float]:
-    """All rows merged into an empty one, one after another."""
+    """Merge all rows into an empty one, one after another."""
     width = len(rows[0])
     target = cells(*[0.0] * width)
     for row in rows:
@@ -154,7 +154,7 @@ def test_high_water_mark_is_the_largest_ever_set(numbers: list[float]) -> None:
     assert view.tolist() == [1.0, max(numbers)]
 
 
-def test_a_mark_in_the_future_is_replaced() -> None:
+def test_a_timestamp_in_the_future_is_replaced() -> None:
     """It was set before the clock was set back."""
     high, recent = cells(1.0, 1000.0), cells(1000.0, 5.0)
     raise_to(high, 0, 900.0, 1000.0 - MAX_CLOCK_AHEAD)
@@ -170,7 +170,7 @@ present_cells = st.one_of(values.map(lambda value: value or ZERO), st.just(UNSET
 
 
 @given(st.lists(present_cells, min_size=1, max_size=5), st.randoms())
-def test_extreme_is_of_all_values_that_are_set_in_any_order(cells_of_slots: list[float], order: random.Random) -> None:
+def test_the_extreme_covers_all_values_set_in_any_order(cells_of_slots: list[float], order: random.Random) -> None:
     numbers = [cell for cell in cells_of_slots if is_set(cell) and not math.isnan(cell)]
     order.shuffle(cells_of_slots)
     for mode, choose in ((MAX, max), (MIN, min)):
@@ -182,20 +182,20 @@ def test_extreme_is_of_all_values_that_are_set_in_any_order(cells_of_slots: list
 
 
 @given(st.lists(present_cells, min_size=1, max_size=5))
-def test_last_values_of_a_slots_owners_leave_their_extreme(last_values: list[float]) -> None:
+def test_the_last_values_of_a_slots_owners_are_merged_to_their_extreme(last_values: list[float]) -> None:
     for mode in (MAX, MIN):
         view = cells(UNSET, UNSET)
         for value in last_values:
             view[0] = value
             end_ownership(mode, view, 0)
-            end_ownership(mode, view, 0)  # its next owner was killed and did nothing else
+            end_ownership(mode, view, 0)  # its next owner was killed before it recorded
         expected = functools.reduce(functools.partial(extreme, mode), last_values)
         assert not is_set(view[0])
         assert view[1] == expected or math.isnan(view[1]) == math.isnan(expected)
 
 
 @pytest.mark.parametrize("mode", [MAX, MIN])
-def test_present_value_that_waited_in_memory_is_written_over_the_slots(mode: str) -> None:
+def test_a_present_value_from_memory_replaces_that_of_the_slot(mode: str) -> None:
     target = cells(5.0, 9.0)
     merge(mode, 2, cells(UNSET, UNSET), 0, target, 0, NOW)
     assert target.tolist() == [5.0, 9.0]
@@ -210,7 +210,7 @@ def test_earlier_value_does_not_replace_a_later_one() -> None:
     assert view.tolist() == [20.0, 5.0]
 
 
-def test_value_set_at_the_same_moment_replaces() -> None:
+def test_a_value_with_the_same_timestamp_replaces() -> None:
     view = cells(20.0, 5.0)
     set_at(view, 0, 7.0, 20.0, NOW)
     assert view.tolist() == [20.0, 7.0]
@@ -221,7 +221,7 @@ def test_sum_adds_every_cell_of_a_histogram() -> None:
 
 
 @pytest.mark.parametrize("mode", [SUM, LIVE_SUM, *CHOSEN])
-def test_neighbouring_cells_stay_as_they_are(mode: str) -> None:
+def test_neighbouring_cells_do_not_change(mode: str) -> None:
     source, target = cells(9.0, 1.0, 5.0, 9.0), cells(7.0, 7.0, 0.0, 0.0, 7.0)
     merge(mode, 2, source, 1, target, 2, NOW)
     assert target.tolist() == [7.0, 7.0, 1.0, 5.0, 7.0]

@@ -60,7 +60,7 @@ def test_slot_number_is_read_back(number: int) -> None:
         "xslot-00001",
     ],
 )
-def test_any_other_name_is_no_slot(name: str) -> None:
+def test_any_other_name_is_not_a_slot(name: str) -> None:
     assert slot_number(name) is None
 
 
@@ -74,7 +74,7 @@ def test_slots_are_listed_in_order(registry_dir: Path, directory: Directory) -> 
 
 
 @pytest.mark.usefixtures("open_umask")
-def test_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_directory_is_private_to_its_owner(tmp_path: Path) -> None:
     Directory(str(tmp_path / "new")).prepare()
     assert mode(tmp_path / "new") == 0o700
 
@@ -95,7 +95,7 @@ def test_directory_that_is_there_is_given_to_the_group(registry_dir: Path) -> No
     assert mode(registry_dir) == 0o2770
 
 
-def test_foreign_users_directory_is_refused(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_directory_is_refused(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with pytest.raises(DirectoryRefused, match=r"this process is user 54321; set dir_group"):
         directory.prepare()
@@ -120,7 +120,7 @@ def test_another_member_may_be_about_to_give_the_directory_to_the_group(
     assert stat.S_IMODE(waited_for._settled().st_mode) == mode(registry_dir) == 0o2770
 
 
-def test_foreign_groups_directory_is_refused(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_groups_directory_is_refused(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with pytest.raises(DirectoryRefused, match=rf"belongs to group {GROUP}, dir_group is {GROUP + 1}$"):
         Directory(str(registry_dir), GROUP + 1).prepare()
@@ -138,7 +138,7 @@ def test_link_to_a_directory_is_refused(tmp_path: Path, registry_dir: Path) -> N
         Directory(str(tmp_path / "link")).prepare()
 
 
-def test_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+def test_a_dangling_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(DirectoryRefused, match=r"is a symbolic link"):
         Directory(str(tmp_path / "link")).prepare()
@@ -157,7 +157,7 @@ def test_check_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_reader_may_look_at_a_foreign_users_directory(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_may_read_another_users_directory(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     assert stat.S_ISDIR(directory.check().st_mode)
 
@@ -166,7 +166,7 @@ def test_reader_may_look_at_a_foreign_users_directory(directory: Directory, monk
 
 
 @pytest.mark.usefixtures("open_umask")
-def test_file_is_made_for_its_owner_alone(registry_dir: Path, directory: Directory) -> None:
+def test_a_file_is_private_to_its_owner(registry_dir: Path, directory: Directory) -> None:
     os.close(directory.open("new", os.O_RDWR | os.O_CREAT))
     assert mode(registry_dir / "new") == 0o600
 
@@ -185,14 +185,14 @@ def test_descriptor_is_not_inherited_by_other_programs(directory: Directory) -> 
         assert os.get_inheritable(fd) is False
 
 
-def test_missing_file_is_an_error_of_its_own(directory: Directory) -> None:
+def test_a_missing_file_has_its_own_error(directory: Directory) -> None:
     with pytest.raises(FileNotFoundError):
         directory.open("none", os.O_RDONLY)
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT])
 @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "directory", "socket"])
-def test_anything_but_a_file_is_damage_and_never_waited_for(
+def test_anything_but_a_file_is_damaged_and_never_blocks(
     registry_dir: Path, directory: Directory, kind: str, flags: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = registry_dir / "slot-00000"
@@ -225,7 +225,7 @@ def test_refused_file_leaves_no_descriptor_open(registry_dir: Path, directory: D
 # ------------------------------------------------------------------ setting aside
 
 
-def test_set_aside_keeps_what_was_in_the_file(registry_dir: Path, directory: Directory) -> None:
+def test_set_aside_keeps_the_contents_of_the_file(registry_dir: Path, directory: Directory) -> None:
     (registry_dir / "index").write_bytes(b"bad")
     directory.set_aside("index")
     assert [path.name for path in registry_dir.iterdir()] == ["index.set-aside"]
@@ -249,7 +249,7 @@ def test_directory_in_a_files_place_is_set_aside_beside_an_earlier_file(
     assert (registry_dir / "index.set-aside").read_bytes() == b"older"
 
 
-def test_file_that_somebody_else_set_aside_already_is_no_error(registry_dir: Path, directory: Directory) -> None:
+def test_a_file_already_set_aside_is_not_an_error(registry_dir: Path, directory: Directory) -> None:
     directory.set_aside("index")
     assert list(registry_dir.iterdir()) == []
 
@@ -273,7 +273,7 @@ def test_descriptor_is_another_file_once_the_path_was_replaced(registry_dir: Pat
         assert same_file(fd, str(path)) is False
 
 
-def test_descriptor_is_no_file_whose_path_is_gone(registry_dir: Path) -> None:
+def test_a_descriptor_is_not_the_file_of_a_removed_path(registry_dir: Path) -> None:
     path = registry_dir / "f"
     path.touch()
     with closing(os.open(path, os.O_RDONLY)) as fd:

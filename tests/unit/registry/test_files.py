@@ -1,4 +1,4 @@
-"""Which descriptors a forked child lets go of."""
+"""Which descriptors a forked child releases."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def fd(tmp_path: Path) -> int:
     return files.open_noted(str(tmp_path / "file"), os.O_RDWR)
 
 
-def test_open_descriptor_is_ours(fd: int) -> None:
+def test_an_open_descriptor_is_still_owned(fd: int) -> None:
     assert fd in files.open_descriptors()
     files.close(fd)
 
 
-def test_closed_descriptor_is_not(fd: int) -> None:
+def test_a_closed_descriptor_is_not_owned(fd: int) -> None:
     files.close(fd)
     assert fd not in files.noted
     assert fd not in files.open_descriptors()
 
 
-def test_descriptor_that_is_another_file_now_is_not(fd: int, tmp_path: Path) -> None:
+def test_a_descriptor_of_another_file_is_not_owned(fd: int, tmp_path: Path) -> None:
     other = os.open(tmp_path, os.O_RDONLY)
     os.dup2(other, fd)
     ours = files.open_descriptors()
@@ -38,7 +38,7 @@ def test_descriptor_that_is_another_file_now_is_not(fd: int, tmp_path: Path) -> 
     assert fd not in ours
 
 
-def test_descriptor_that_somebody_else_closed_is_not(fd: int) -> None:
+def test_a_descriptor_closed_elsewhere_is_not_owned(fd: int) -> None:
     os.close(fd)
     assert fd not in files.open_descriptors()
 
@@ -67,7 +67,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[Open]:
-    """Opens the file anew, each time an open() of its own."""
+    """Open the file again, each time with a separate open()."""
     descriptors: list[int] = []
 
     def open_it(flags: int = os.O_RDWR) -> int:
@@ -83,7 +83,7 @@ def opened(path: Path) -> Iterator[Open]:
 
 
 class Waiting:
-    """A clock that only sleeping moves."""
+    """A clock that only sleeping advances."""
 
     def __init__(self) -> None:
         self.now = 50.0
@@ -108,7 +108,7 @@ def test_free_lock_is_taken(opened: Open) -> None:
     assert try_lock(opened(os.O_RDWR)) is True
 
 
-def test_lock_is_one_opens_at_a_time(opened: Open) -> None:
+def test_one_open_file_has_the_lock_at_a_time(opened: Open) -> None:
     try_lock(opened(os.O_RDWR))
     assert try_lock(opened(os.O_RDWR)) is False
 
@@ -150,12 +150,12 @@ def test_free_lock_shows_as_free(opened: Open) -> None:
     assert is_locked(opened(os.O_RDONLY)) is False
 
 
-def test_asking_takes_no_lock(opened: Open) -> None:
+def test_checking_takes_no_lock(opened: Open) -> None:
     is_locked(opened(os.O_RDONLY))
     assert try_lock(opened(os.O_RDWR)) is True
 
 
-def test_asking_does_not_end_the_lock(opened: Open) -> None:
+def test_checking_does_not_end_the_lock(opened: Open) -> None:
     try_lock(opened(os.O_RDWR))
     is_locked(opened(os.O_RDONLY))
     assert is_locked(opened(os.O_RDONLY)) is True
@@ -185,7 +185,7 @@ def test_lock_within_gives_up_at_the_deadline(opened: Open, waiting: Waiting) ->
     assert waiting.slept == pytest.approx([RETRY_INTERVAL, RETRY_INTERVAL * 1.5])
 
 
-def test_lock_within_takes_a_lock_that_is_let_go_meanwhile(
+def test_lock_within_takes_a_lock_released_meanwhile(
     opened: Open, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder = opened(os.O_RDWR)
@@ -202,7 +202,7 @@ def without_ofd_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_ofd_locks")
-def test_flock_is_one_opens_at_a_time_too(opened: Open) -> None:
+def test_one_open_file_has_the_flock_at_a_time(opened: Open) -> None:
     assert try_lock(opened(os.O_RDWR)) is True
     assert try_lock(opened(os.O_RDWR)) is False
 
@@ -216,6 +216,6 @@ def test_flock_shows_as_held_and_as_free(opened: Open) -> None:
 
 
 @pytest.mark.usefixtures("without_ofd_locks")
-def test_asking_for_a_flock_leaves_none(opened: Open) -> None:
+def test_checking_a_flock_leaves_none(opened: Open) -> None:
     is_locked(opened(os.O_RDONLY))
     assert try_lock(opened(os.O_RDWR)) is True

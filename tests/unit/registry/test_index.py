@@ -55,13 +55,13 @@ def test_index_is_made_once(file: IndexFile) -> None:
     assert file.load().identity == file.load().identity
 
 
-def test_every_index_has_an_identity_of_its_own(registry_dir: Path, file: IndexFile) -> None:
+def test_every_index_has_its_own_identity(registry_dir: Path, file: IndexFile) -> None:
     first = file.load().identity
     (registry_dir / "index").unlink()
     assert file.load().identity != first
 
 
-def test_limit_of_the_directory_is_its_makers(registry_dir: Path, file: IndexFile) -> None:
+def test_the_first_process_sets_the_limit_of_the_directory(registry_dir: Path, file: IndexFile) -> None:
     file.load()
     assert limited(registry_dir, 5).load().limit == 10_000
 
@@ -85,7 +85,7 @@ def test_damaged_index_is_set_aside(registry_dir: Path, file: IndexFile, content
     assert (registry_dir / "index.set-aside").read_bytes() == content
 
 
-def test_directory_in_the_indexs_place_is_set_aside(registry_dir: Path, file: IndexFile) -> None:
+def test_a_directory_at_the_path_of_the_index_is_set_aside(registry_dir: Path, file: IndexFile) -> None:
     (registry_dir / "index").mkdir()
     file.load()
     assert (registry_dir / "index").is_file()
@@ -100,7 +100,7 @@ def test_damaged_index_under_a_held_lock_is_left_alone(registry_dir: Path, file:
     assert [path.name for path in registry_dir.iterdir()] == ["index"]
 
 
-def test_index_of_another_version_is_refused_and_left_as_it_is(registry_dir: Path, file: IndexFile) -> None:
+def test_an_index_of_another_version_is_refused_and_unchanged(registry_dir: Path, file: IndexFile) -> None:
     file.load()
     data = (registry_dir / "index").read_bytes()
     other = of_version(layout.FORMAT_VERSION + 1, layout.IndexHeader.unpack(data)) + data[layout.COMMITTED_OFFSET :]
@@ -137,7 +137,7 @@ def test_two_processes_never_get_the_same_cells(file: IndexFile) -> None:
     assert place(file, one, COUNTER, "a").first != place(file, other, COUNTER, "b").first
 
 
-def test_what_was_placed_is_loaded(file: IndexFile) -> None:
+def test_placed_series_are_loaded(file: IndexFile) -> None:
     index = file.load()
     place(file, index, COUNTER, "größe\0\udcff")
     loaded = file.load()
@@ -153,7 +153,7 @@ def test_present_cells_are_known_for_the_next_lease(file: IndexFile) -> None:
     assert index.present_cells == [(1, LIVE_SUM)]
 
 
-def test_refresh_takes_what_others_placed(file: IndexFile) -> None:
+def test_refresh_reads_series_placed_by_others(file: IndexFile) -> None:
     one, other = file.load(), file.load()
     place(file, one, COUNTER, "a")
     file.refresh(other)
@@ -171,7 +171,7 @@ def test_family_comes_back_from_its_record(file: IndexFile, family: Family) -> N
 
 
 @pytest.mark.parametrize("body", [None, [], {}, 5, "x", {"name": "c_total"}])
-def test_body_that_describes_no_family_is_none(body: object) -> None:
+def test_a_body_without_a_family_gives_none(body: object) -> None:
     assert family_from(body) is None
 
 
@@ -194,8 +194,8 @@ def test_series_that_another_process_placed_is_found_while_the_lock_is_held(
         assert place(file, index, COUNTER, "a") == placed
 
 
-def test_what_others_placed_is_read_while_the_lock_is_held(registry_dir: Path, file: IndexFile) -> None:
-    """Less is left to read under the lock, which many processes may wait for."""
+def test_series_placed_by_others_are_read_while_the_lock_is_held(registry_dir: Path, file: IndexFile) -> None:
+    """Less is left to read under the lock, for which many processes may wait."""
     index, other = file.load(), file.load()
     place(file, other, COUNTER, "a")
     with (registry_dir / "index").open("r+b") as held:
@@ -249,7 +249,7 @@ def test_no_family_takes_more_than_half(registry_dir: Path) -> None:
     assert sum(number == 0 and values != (OVERFLOW,) for number, values in index.series) == 50
 
 
-def test_status_and_system_stay_apart_in_the_overflow(registry_dir: Path) -> None:
+def test_status_and_system_are_kept_in_the_overflow_series(registry_dir: Path) -> None:
     register_system("rq")
     file = limited(registry_dir, 40)
     index = file.load()
@@ -260,7 +260,7 @@ def test_status_and_system_stay_apart_in_the_overflow(registry_dir: Path) -> Non
     assert overflow == {("rq", OVERFLOW, OVERFLOW, "success"), ("rq", OVERFLOW, OVERFLOW, "failure")}
 
 
-def test_room_for_the_overflow_of_three_systems_is_kept_from_the_start(registry_dir: Path) -> None:
+def test_space_for_the_overflow_of_three_systems_is_reserved_from_the_start(registry_dir: Path) -> None:
     file = limited(registry_dir, 40)
     index = file.load()
     for system in ("python", "one", "two"):
@@ -271,7 +271,7 @@ def test_room_for_the_overflow_of_three_systems_is_kept_from_the_start(registry_
     assert {values[0] for _, values in index.series if OVERFLOW in values} == {"python", "one", "two"}
 
 
-def test_a_further_system_takes_room_with_its_first_series_and_keeps_its_name(registry_dir: Path) -> None:
+def test_a_further_system_takes_space_with_its_first_series_and_keeps_its_name(registry_dir: Path) -> None:
     file = limited(registry_dir, 100)
     index = file.load()
     systems = [f"system{number}" for number in range(5)]
@@ -289,7 +289,7 @@ def test_a_further_system_takes_room_with_its_first_series_and_keeps_its_name(re
     assert overflow == {(systems[-1], OVERFLOW, OVERFLOW, "success"), (OVERFLOW, OVERFLOW, OVERFLOW, "success")}
     assert len(index.series) <= 100
     again = file.load()
-    assert (again._used, again._superseded) == (index._used, index._superseded), "the records say it all"
+    assert (again._used, again._superseded) == (index._used, index._superseded), "the records are sufficient"
 
 
 def test_series_placed_before_the_cap_was_reached_keeps_its_place(registry_dir: Path) -> None:
@@ -301,7 +301,7 @@ def test_series_placed_before_the_cap_was_reached_keeps_its_place(registry_dir: 
     assert place(file, index, COUNTER, "a") == first
 
 
-def test_another_process_keeps_to_the_cap_too(registry_dir: Path) -> None:
+def test_another_process_keeps_the_cap(registry_dir: Path) -> None:
     file = limited(registry_dir, 20)
     one, other = file.load(), file.load()
     for number in range(30):
@@ -316,7 +316,7 @@ def test_directory_never_holds_more_than_its_limit(registry_dir: Path, asked: li
     file = limited(registry_dir, 30)
     index = file.load()
     for number, value in asked:
-        with contextlib.suppress(Refused):  # a family more than there is room for is one way to keep to it
+        with contextlib.suppress(Refused):  # refusing a family without space keeps the limit
             place(file, index, Family(f"c{number}_total", "counter", "", ("user",)), str(value))
     assert len(index.series) <= 30
 
@@ -328,7 +328,7 @@ def test_directory_with_more_families_than_its_limit_never_holds_more(registry_d
         try:
             place(file, index, Family(f"c{number}_total", "counter", "", ("user",)), "a")
         except RegistryError:
-            continue  # refusing is one way to keep to it
+            continue  # refusing keeps the limit
     assert len(index.series) <= 10
 
 
@@ -364,7 +364,7 @@ def with_bounds(number: int) -> Family:
     return Family("h_seconds", "histogram", "", ("user",), buckets=(1.0, 2.0 + number))
 
 
-def test_earlier_declarations_leave_the_newest_its_room(registry_dir: Path) -> None:
+def test_earlier_declarations_leave_space_for_the_newest(registry_dir: Path) -> None:
     file = limited(registry_dir, 100)
     index = file.load()
     for number in range(9):
@@ -383,7 +383,7 @@ def test_no_number_of_declarations_exceeds_twice_the_limit(registry_dir: Path) -
             with contextlib.suppress(Refused):
                 place(file, index, with_bounds(number), str(user))
     assert len(index.series) <= 2 * 40
-    assert place(file, index, with_bounds(0), "0").dropped is False, "what has its place keeps it"
+    assert place(file, index, with_bounds(0), "0").dropped is False, "a placed series keeps its place"
     assert place(file, index, with_bounds(0), "new").dropped is True
 
 
@@ -391,7 +391,7 @@ def test_no_number_of_declarations_exceeds_twice_the_limit(registry_dir: Path) -
 
 
 @pytest.mark.parametrize("bit", range(0, 8 * 40, 7))
-def test_damaged_series_record_costs_that_series_alone(registry_dir: Path, file: IndexFile, bit: int) -> None:
+def test_a_damaged_series_record_loses_only_that_series(registry_dir: Path, file: IndexFile, bit: int) -> None:
     index = file.load()
     place(file, index, COUNTER, "a")
     start = index.fed_to
@@ -414,7 +414,7 @@ def test_series_after_damage_never_shares_cells_with_what_was_damaged(registry_d
     assert place(file, loaded, COUNTER, "new").first >= placed.first + placed.width
 
 
-def test_damaged_family_record_costs_that_family_alone(registry_dir: Path, file: IndexFile) -> None:
+def test_a_damaged_family_record_loses_only_that_family(registry_dir: Path, file: IndexFile) -> None:
     index = file.load()
     place(file, index, COUNTER, "a")
     place(file, index, LIVE, "a")
@@ -423,7 +423,7 @@ def test_damaged_family_record_costs_that_family_alone(registry_dir: Path, file:
     assert {loaded.families[number].name for number, _ in loaded.series} == {"g"}
 
 
-def test_index_cut_short_is_damage_behind_the_cut(registry_dir: Path, file: IndexFile) -> None:
+def test_a_truncated_index_is_damaged_after_the_cut(registry_dir: Path, file: IndexFile) -> None:
     index = file.load()
     place(file, index, COUNTER, "a")
     end = index.fed_to

@@ -27,7 +27,7 @@ Lease = Callable[..., Slot]
 
 @pytest.fixture
 def lease(registry_dir: Path) -> Iterator[Lease]:
-    """Leases a slot of the directory, as another process would: each on opens of its own."""
+    """Lease a slot of the directory as another process would, with separate opens."""
     held: list[Slot] = []
 
     def lease_one(
@@ -52,7 +52,7 @@ def owner(registry_dir: Path, number: int = 0) -> tuple[int, ProcessIdentity]:
     return layout.unpack_owner(data[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
 
 
-# ------------------------------------------------------------------ who gets which
+# ------------------------------------------------------------------ choice of a slot
 
 
 def test_first_slot_is_made(registry_dir: Path, lease: Lease) -> None:
@@ -79,7 +79,7 @@ def test_free_slot_at_the_hint_is_leased_first(lease: Lease) -> None:
     assert lease(hint=2).number == 2
 
 
-def test_hint_of_a_slot_that_is_not_there_makes_no_gap(registry_dir: Path, lease: Lease) -> None:
+def test_a_hint_of_a_missing_slot_makes_no_gap(registry_dir: Path, lease: Lease) -> None:
     assert lease(hint=7).number == 0
 
 
@@ -96,13 +96,13 @@ def test_lease_number_counts_the_owners(registry_dir: Path, lease: Lease) -> Non
     assert owner(registry_dir)[0] == 3
 
 
-def test_owner_record_tells_of_this_process(registry_dir: Path, lease: Lease) -> None:
+def test_the_owner_record_describes_this_process(registry_dir: Path, lease: Lease) -> None:
     lease(owner=SELF._replace(system="celery", role="child", capacity=3))
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     assert owner(registry_dir) == (1, ProcessIdentity(os.getpid(), 77, namespace, "celery", "child", 3))
 
 
-def test_process_start_is_the_kernels() -> None:
+def test_the_process_start_is_that_of_the_kernel() -> None:
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     assert process_start() == int(fields[19])
 
@@ -123,14 +123,14 @@ def test_cells_are_aligned_float64_in_the_file(registry_dir: Path, lease: Lease)
     assert memoryview(data)[offset:].cast("d")[3] == 2.5
 
 
-def test_next_owner_carries_on_from_what_was_counted(lease: Lease) -> None:
+def test_the_next_owner_continues_the_counts(lease: Lease) -> None:
     first = lease()
     first.cells[3] = 2.5
     first.release()
     assert lease().cells[3] == 2.5
 
 
-def test_live_cells_begin_anew_under_the_next_owner(lease: Lease) -> None:
+def test_live_cells_start_at_0_under_the_next_owner(lease: Lease) -> None:
     first = lease()
     for i in range(2, 5):
         first.cells[i] = 1.0
@@ -138,7 +138,7 @@ def test_live_cells_begin_anew_under_the_next_owner(lease: Lease) -> None:
     assert lease(live=[(3, LIVE_SUM)]).cells[2:5].tolist() == [1.0, 0.0, 1.0]
 
 
-def test_last_value_of_a_max_gauge_joins_those_of_earlier_owners(lease: Lease) -> None:
+def test_the_last_value_of_a_max_gauge_is_merged_with_those_of_earlier_owners(lease: Lease) -> None:
     for value in (5.0, 2.0):
         owner = lease(live=[(3, MAX)])
         owner.cells[3] = value
@@ -146,7 +146,7 @@ def test_last_value_of_a_max_gauge_joins_those_of_earlier_owners(lease: Lease) -
     assert lease(live=[(3, MAX)]).cells[2:6].tolist() == [0.0, 0.0, 5.0, 0.0]
 
 
-def test_live_cells_beyond_the_slot_are_passed_over(lease: Lease) -> None:
+def test_live_cells_beyond_the_slot_are_skipped(lease: Lease) -> None:
     assert len(lease(live=[(MIN_CELLS - 1, MAX), (10**6, LIVE_SUM)]).cells) == MIN_CELLS
 
 
@@ -169,7 +169,7 @@ def test_growth_keeps_the_cells(lease: Lease) -> None:
     assert (grown[3], len(grown), slot.cells is grown) == (2.5, 1024, True)
 
 
-def test_what_still_holds_the_mapping_before_growth_writes_to_the_same_cells(lease: Lease) -> None:
+def test_the_mapping_from_before_growth_writes_to_the_same_cells(lease: Lease) -> None:
     slot = lease()
     before = slot.cells
     slot.grow(1000)
@@ -215,7 +215,7 @@ def test_slot_with_a_longer_journal_is_leased(lease: Lease) -> None:
 # ------------------------------------------------------------------ generations and damage
 
 
-def test_free_slot_of_another_generation_is_laid_out_anew(registry_dir: Path, lease: Lease) -> None:
+def test_a_free_slot_of_another_generation_is_laid_out_again(registry_dir: Path, lease: Lease) -> None:
     old = lease(OTHER)
     old.cells[3] = 2.5
     old.release()
@@ -287,7 +287,7 @@ def test_lease_is_gone_when_its_descriptor_is_another_file_now(lease: Lease, tmp
     assert held is False
 
 
-def test_describing_anew_keeps_the_lease(registry_dir: Path, lease: Lease) -> None:
+def test_describing_again_keeps_the_lease(registry_dir: Path, lease: Lease) -> None:
     slot = lease(owner=SELF._replace(system="celery", role="child"))
     described = SELF._replace(start=88, system="rq", role="worker", capacity=2)
     slot.describe(described)

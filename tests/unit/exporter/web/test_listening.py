@@ -58,7 +58,7 @@ def test_a_name_is_listened_on_at_all_its_addresses_with_one_port() -> None:
         assert all(answers(*sock.getsockname()[:2]) for sock in sockets)
 
 
-def test_no_host_is_every_interface() -> None:
+def test_without_a_host_every_interface_is_used() -> None:
     with opened(":0") as (sock,):
         port = sock.getsockname()[1]
         assert answers("127.0.0.1", port)
@@ -85,6 +85,6 @@ def test_a_port_in_use_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:0", "[::zz]:0", f"{'a' * 70}.invalid:0", "192.0.2.1:0"])
-def test_a_host_that_is_not_ours_is_one_clear_line(address: str) -> None:
+def test_a_host_that_is_not_local_is_one_clear_line(address: str) -> None:
     with pytest.raises(JobmetricsError, match=r"^cannot listen on .*: .*address"):
         server.listen(address)

@@ -1,4 +1,4 @@
-"""The pages, without a server: the exporter's own as ASGI, the metrics alone as ASGI and WSGI."""
+"""The pages without a server: all as ASGI, the metrics alone as ASGI and WSGI."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Collectors:
 
 @dataclass
 class Shown:
-    """What an exporter shows, with values of the test's own."""
+    """The contents of an exporter, with values of the test."""
 
     metrics: MetricsPage
     directory: Directory
@@ -98,7 +98,7 @@ def ask(
     encoding: str = "",
     broken: bool = False,
 ) -> Reply:
-    """What the exporter answers; for /metrics the same as the applications for other web processes."""
+    """The exporter's answer; for /metrics, the applications for other web processes must answer the same."""
     headers = {"Accept-Encoding": encoding} | ({} if accept is None else {"Accept": accept})
     metrics = metrics_page(broken=broken)
     shown: Any = Shown(metrics, Directory(reason), Collectors())
@@ -117,7 +117,7 @@ def test_metrics_are_text_unless_something_better_is_asked_for(accept: str | Non
     assert [sample.value for metric in parse_text(body.decode()) for sample in metric.samples] == [2.0]
 
 
-def test_a_version_that_is_none_breaks_nothing() -> None:
+def test_an_invalid_version_breaks_nothing() -> None:
     assert ask("/metrics", accept="application/openmetrics-text;version=x")[0] == 200
 
 
@@ -137,13 +137,13 @@ def test_head_is_get_without_the_body(path: str) -> None:
     assert ask(path, "HEAD") == (status, headers, b"")
 
 
-def test_readiness_tells_the_reason() -> None:
+def test_readiness_shows_the_reason() -> None:
     assert ask("/readyz")[::2] == (200, b"ready\n")
     assert ask("/readyz", reason="/x is \ud800 gone")[::2] == (503, b"not ready: /x is \\ud800 gone\n")
     assert ask("/healthz", reason="/x is gone")[::2] == (200, b"ok\n")
 
 
-def test_gzip_is_given_to_those_who_take_it() -> None:
+def test_gzip_is_used_for_clients_that_accept_it() -> None:
     _, plain_headers, plain = ask("/metrics")
     _, headers, body = ask("/metrics", encoding="gzip, deflate")
     assert "Content-Encoding" not in plain_headers
@@ -153,7 +153,7 @@ def test_gzip_is_given_to_those_who_take_it() -> None:
     assert gzip.decompress(body) == plain
 
 
-def test_the_landing_page_tells_of_the_directory_and_the_collectors() -> None:
+def test_the_landing_page_shows_the_directory_and_the_collectors() -> None:
     _, _, body = ask("/", reason="/a & b is gone")
     assert b"not readable, /a &amp; b is gone" in body
     assert b"<td>redis://***@h is &lt;down&gt;</td>" in body
@@ -168,7 +168,7 @@ def test_the_landing_page_escapes_what_it_shows() -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics/", "/x", "//", "/metrics%00"])
-def test_anything_else_is_not_found(path: str) -> None:
+def test_other_paths_are_not_found(path: str) -> None:
     assert ask(path)[0] == 404
     assert ask(path, "POST")[0] == 404
 
@@ -227,7 +227,7 @@ def test_the_format_that_a_client_accepts(accept: str, chosen: str) -> None:
         ("br, zstd", False),
     ],
 )
-def test_gzip_is_for_clients_that_accept_it(encoding: str, taken: bool) -> None:
+def test_gzip_depends_on_accept_encoding(encoding: str, taken: bool) -> None:
     assert ("Content-Encoding" in ask("/metrics", encoding=encoding)[1]) is taken
 
 
@@ -239,7 +239,7 @@ def test_metrics_are_collected_for_one_request_at_a_time_and_after_it() -> None:
         began.append(len(began))
         number = began[-1]
         assert release.acquire(timeout=60)
-        assert len(began) == number + 1, "another one began meanwhile"
+        assert len(began) == number + 1, "another request began meanwhile"
         return [GaugeMetricFamily("y", "Help.", value=number)]
 
     page = MetricsPage(collect)
@@ -252,7 +252,7 @@ def test_metrics_are_collected_for_one_request_at_a_time_and_after_it() -> None:
         assert sorted(each.result(60)[-6:] for each in later) == [b"y 1.0\n", b"y 2.0\n", b"y 3.0\n"]
 
 
-def test_an_error_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_a_500_without_details(caplog: pytest.LogCaptureFixture) -> None:
     status, _, body = ask("/metrics", broken=True)
     assert status == 500
     assert b"secret" not in body

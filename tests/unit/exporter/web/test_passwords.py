@@ -1,4 +1,4 @@
-"""What passwords cost, and what is remembered of them."""
+"""The cost of password checks, and which results are remembered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def hashed(password: bytes, rounds: int = 4) -> bytes:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rounds of each check that bcrypt makes."""
+    """The rounds of each bcrypt check."""
     made: list[int] = []
     real = bcrypt.checkpw
 
@@ -47,7 +47,7 @@ def test_a_cheaper_hash_costs_as_much_as_the_costliest(checks: list[int]) -> Non
     assert costs == [2**7, 2**7, 2**7]
 
 
-def test_what_was_right_is_known_and_what_was_wrong_never_is() -> None:
+def test_a_valid_password_is_remembered_and_a_wrong_one_is_not() -> None:
     passwords = Passwords({"a": hashed(b"x"), "b": hashed(b"y")})
     assert not passwords.known((b"a", b"x"))
     assert passwords.check((b"a", b"x"))
@@ -57,9 +57,9 @@ def test_what_was_right_is_known_and_what_was_wrong_never_is() -> None:
         assert not passwords.known(other)
 
 
-def test_nothing_readable_is_remembered_and_not_without_end() -> None:
+def test_remembered_passwords_are_hashed_and_bounded() -> None:
     passwords = Passwords({"a": hashed(b"x" * 72)})
-    for number in range(REMEMBERED + 20):  # bcrypt looks at 72 bytes only: all of these are right
+    for number in range(REMEMBERED + 20):  # bcrypt reads only 72 bytes: all of these are valid
         assert passwords.check((b"a", b"x" * 72 + str(number).encode()))
     assert len(passwords._right) == REMEMBERED
     assert all(len(proof) == 32 for proof in passwords._right)

@@ -1,4 +1,4 @@
-"""Which client's password is checked next."""
+"""The order of password checks between clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobmetrics.exporter.web.auth import ALL_WAITING, PLACES, WAITING, Turns, cl
 
 
 class Checks:
-    """Requests that wait for their turn; `next` ends the check under way."""
+    """Requests that wait for their turn; `next` finishes the running check."""
 
     def __init__(self) -> None:
         self.turns = Turns()
@@ -39,7 +39,7 @@ class Checks:
             await self.settle()
 
     async def go_away(self) -> None:
-        """The client of the last request goes away."""
+        """The client of the last request disconnects."""
         self._tasks.pop().cancel()
         await self.settle()
 
@@ -78,7 +78,7 @@ async def test_clients_take_turns(checks: Checks) -> None:
 
 
 @checks
-async def test_who_was_sent_back_comes_before_those_who_came_later(checks: Checks) -> None:
+async def test_a_client_sent_back_comes_before_later_clients(checks: Checks) -> None:
     for number in range(WAITING + 1):
         await checks.ask("proxy", f"guess {number}")
     await checks.ask("proxy", "right")
@@ -93,7 +93,7 @@ async def test_who_was_sent_back_comes_before_those_who_came_later(checks: Check
 
 
 @checks
-async def test_so_many_wait_and_no_more(checks: Checks) -> None:
+async def test_the_number_of_waiting_requests_is_limited(checks: Checks) -> None:
     for client in range(20):
         for number in range(WAITING + 2):
             await checks.ask(f"{client}", f"{client} {number}")
@@ -101,19 +101,19 @@ async def test_so_many_wait_and_no_more(checks: Checks) -> None:
 
 
 @checks
-async def test_a_request_that_ends_while_it_waits_keeps_nobody_waiting(checks: Checks) -> None:
+async def test_a_request_that_ends_while_it_waits_delays_no_other(checks: Checks) -> None:
     await checks.ask("a", "first")
     await checks.ask("a", "gone")
     await checks.go_away()
     await checks.ask("a", "second")
     await checks.next()
     assert checks.checked == ["first", "second"]
-    await checks.go_away()  # while it is checked
+    await checks.go_away()  # during its check
     await checks.ask("a", "third")
     assert checks.checked[-1] == "third"
 
 
-def test_places_are_kept_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_kept_places_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "PLACES", 100)
 
     @checks

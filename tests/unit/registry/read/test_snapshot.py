@@ -29,7 +29,7 @@ Worker = Callable[[], Writer]
 
 @pytest.fixture
 def worker(active_settings: Settings) -> Iterator[Worker]:
-    """Another worker process's writer."""
+    """The writer of another worker process."""
     made: list[Writer] = []
 
     def start() -> Writer:
@@ -49,7 +49,7 @@ def reader(registry_dir: Path, clock: FakeClock) -> Iterator[SnapshotReader]:
 
 
 def value(reader: SnapshotReader, name: str, *values: str) -> float | None:
-    """One counter's or gauge's value; None when it is not shown."""
+    """The value of a counter or gauge; None if it is not shown."""
     for family, found in reader.read().families:
         if family.name == name:
             return next((sample.value for sample in found if sample.values == values), None)
@@ -60,15 +60,15 @@ def count(worker: Writer, amount: float, user: str = "a") -> None:
     BoundCounter(worker, COUNTER, (user,)).inc(amount)
 
 
-# ------------------------------------------------------------------ what is there
+# ------------------------------------------------------------------ contents of the directory
 
 
-def test_directory_that_nobody_recorded_in_is_empty(reader: SnapshotReader, clock: FakeClock) -> None:
+def test_a_directory_without_records_is_empty(reader: SnapshotReader, clock: FakeClock) -> None:
     found = reader.read()
     assert (found.families, found.series, found.live, found.taken_at) == ([], 0, 0, clock.now)
 
 
-def test_missing_directory_is_an_error_of_its_own(tmp_path: Path) -> None:
+def test_a_missing_directory_has_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(DirectoryMissing):
         SnapshotReader(str(tmp_path / "none")).read()
 
@@ -79,7 +79,7 @@ def test_directory_that_anyone_may_write_to_is_refused(registry_dir: Path, reade
         reader.read()
 
 
-def test_index_that_is_being_made_is_no_error(registry_dir: Path, reader: SnapshotReader) -> None:
+def test_an_unfinished_index_is_not_an_error(registry_dir: Path, reader: SnapshotReader) -> None:
     (registry_dir / "index").write_bytes(b"")
     assert reader.read().families == []
 
@@ -139,7 +139,7 @@ def test_counters_of_dead_workers_still_count(reader: SnapshotReader, worker: Wo
     assert value(reader, "c_total", "a") == 1.0
 
 
-def test_histogram_shows_counts_a_bucket_and_the_sum(reader: SnapshotReader, worker: Worker) -> None:
+def test_histogram_shows_counts_per_bucket_and_the_sum(reader: SnapshotReader, worker: Worker) -> None:
     for each in (worker(), worker()):
         for amount in (0.5, 1.0, 1.5, 9.0):
             BoundHistogram(each, SIZES, ()).observe(amount)
@@ -165,7 +165,7 @@ def test_live_gauge_of_a_slot_without_a_complete_owner_does_not_count(
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(MAX, 7.0), (MIN, -3.0)])
-def test_extreme_gauge_is_the_extreme_of_all_slots(
+def test_max_and_min_gauges_are_those_of_all_slots(
     reader: SnapshotReader, worker: Worker, mode: str, expected: float
 ) -> None:
     family = Family("x", "gauge", "", (), mode)
@@ -187,7 +187,7 @@ def test_most_recent_gauge_is_the_one_set_last(
 
 
 @pytest.mark.parametrize("mode", [MAX, MIN])
-def test_extreme_gauge_that_no_process_has_set_is_0(reader: SnapshotReader, worker: Worker, mode: str) -> None:
+def test_a_max_or_min_gauge_that_no_process_has_set_is_0(reader: SnapshotReader, worker: Worker, mode: str) -> None:
     family = Family("x", "gauge", "", (), mode)
     unset, one = worker(), worker()
     unset.bind(BoundGauge(unset, family, ()), lambda _: None)
@@ -228,7 +228,7 @@ def test_counter_never_falls_when_a_worker_starts_or_ends(reader: SnapshotReader
     assert len(numbers) == 6
 
 
-# ------------------------------------------------------------------ what runs
+# ------------------------------------------------------------------ running executions
 
 
 def test_running_executions_are_counted_with_the_oldest_start(reader: SnapshotReader, worker: Worker) -> None:
@@ -239,7 +239,7 @@ def test_running_executions_are_counted_with_the_oldest_start(reader: SnapshotRe
     assert (entry.values, entry.count, entry.oldest) == (("rq", "f", "q"), 2, 50.0)
 
 
-def test_what_a_dead_worker_was_running_is_gone(reader: SnapshotReader, worker: Worker) -> None:
+def test_executions_of_a_dead_worker_are_gone(reader: SnapshotReader, worker: Worker) -> None:
     each = worker()
     each.begin(BoundSeries(each, JOBS_ACTIVE, ("rq", "f", "q")), 1, 50.0)
     die(each)
@@ -247,7 +247,7 @@ def test_what_a_dead_worker_was_running_is_gone(reader: SnapshotReader, worker: 
     assert (entry.count, entry.oldest) == (0, None)
 
 
-def test_what_a_dead_worker_was_running_is_not_its_successors(reader: SnapshotReader, worker: Worker) -> None:
+def test_executions_of_a_dead_worker_are_not_shown_for_its_successor(reader: SnapshotReader, worker: Worker) -> None:
     gone = worker()
     gone.begin(BoundSeries(gone, JOBS_ACTIVE, ("rq", "f", "q")), 1, 50.0)
     die(gone)
@@ -255,7 +255,7 @@ def test_what_a_dead_worker_was_running_is_not_its_successors(reader: SnapshotRe
     assert [entry.count for entry in reader.read().active] == [0]
 
 
-def test_journal_family_is_no_gauge_of_its_own(reader: SnapshotReader, worker: Worker) -> None:
+def test_the_journal_family_is_not_shown_as_a_gauge(reader: SnapshotReader, worker: Worker) -> None:
     each = worker()
     each.begin(BoundSeries(each, JOBS_ACTIVE, ("rq", "f", "q")), 1, 50.0)
     assert reader.read().families == []
@@ -274,7 +274,7 @@ def test_slots_are_counted_by_state(registry_dir: Path, reader: SnapshotReader, 
     assert (found.live, found.free, found.damaged) == (1, 1, 1)
 
 
-def test_owners_of_live_slots_are_told(reader: SnapshotReader, worker: Worker) -> None:
+def test_owners_of_live_slots_are_listed(reader: SnapshotReader, worker: Worker) -> None:
     gone, alive = worker(), worker()
     alive.describe("rq", "worker", 3)
     count(gone, 1.0)
@@ -308,7 +308,7 @@ def histogram(worker: Worker, *bounds: float) -> BoundHistogram:
 
 
 def shown(reader: SnapshotReader) -> list[tuple[tuple[float, ...], tuple[float, ...], float]]:
-    """Bounds, counts and sum of each histogram's series."""
+    """Bounds, counts and sum of each series of a histogram."""
     return [
         (family.buckets, sample.buckets, sample.sum) for family, found in reader.read().families for sample in found
     ]
@@ -333,7 +333,9 @@ def test_counts_of_nested_earlier_buckets_are_shown_in_the_newest(
     for value in (0.5, 3.0, 9.0):
         earlier.observe(value)
     newest = histogram(worker, *after)
-    BoundHistogram(worker(), newest.family, ("b",)).observe(0.0)  # declares it; series a is of the earlier one alone
+    BoundHistogram(worker(), newest.family, ("b",)).observe(
+        0.0
+    )  # declares it; series a exists only with the earlier definition
     assert (after, counts, 12.5) in shown(reader)
     newest.observe(0.5)
     assert (after, (counts[0] + 1.0, *counts[1:]), 13.0) in shown(reader)
@@ -360,7 +362,7 @@ def test_several_earlier_declarations_are_added_in_their_order(reader: SnapshotR
     assert shown(reader)[0][2] >= before
 
 
-def test_what_was_removed_of_an_earlier_declaration_stays_away(reader: SnapshotReader, worker: Worker) -> None:
+def test_series_removed_from_an_earlier_declaration_stay_removed(reader: SnapshotReader, worker: Worker) -> None:
     old = worker()
     sizes = histogram(lambda: old, 1.0, 2.0)
     for size in (0.5, 1.5):
@@ -408,7 +410,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 @pytest.fixture
 def two_slots(reader: SnapshotReader, worker: Worker) -> None:
-    """Two free slots with 1 and 2 counted; the reader has read both."""
+    """Make two free slots that have counted 1 and 2, and read both."""
     first, second = worker(), worker()
     count(first, 1.0)
     count(second, 2.0)
@@ -419,7 +421,7 @@ def two_slots(reader: SnapshotReader, worker: Worker) -> None:
 
 @pytest.mark.usefixtures("two_slots")
 @pytest.mark.parametrize("size", [0, 10, 100, 4095, 4096, 5000, 8191])
-def test_truncated_slot_is_served_as_it_was_last(registry_dir: Path, reader: SnapshotReader, size: int) -> None:
+def test_the_last_row_of_a_truncated_slot_is_served(registry_dir: Path, reader: SnapshotReader, size: int) -> None:
     os.truncate(registry_dir / "slot-00000", size)
     assert value(reader, "c_total", "a") == 3.0
     assert reader.read().damaged == 1
@@ -427,7 +429,7 @@ def test_truncated_slot_is_served_as_it_was_last(registry_dir: Path, reader: Sna
 
 @pytest.mark.usefixtures("two_slots")
 @pytest.mark.parametrize("byte", [0, 9, 13, 17, 33, 49])
-def test_slot_with_a_flipped_header_is_served_as_it_was_last(
+def test_the_last_row_of_a_slot_with_a_flipped_header_is_served(
     registry_dir: Path, reader: SnapshotReader, byte: int
 ) -> None:
     path = registry_dir / "slot-00000"
@@ -437,22 +439,20 @@ def test_slot_with_a_flipped_header_is_served_as_it_was_last(
 
 
 @pytest.mark.usefixtures("two_slots")
-def test_slot_that_is_gone_still_counts(registry_dir: Path, reader: SnapshotReader) -> None:
+def test_a_removed_slot_still_counts(registry_dir: Path, reader: SnapshotReader) -> None:
     (registry_dir / "slot-00000").unlink()
     assert value(reader, "c_total", "a") == 3.0
 
 
 @pytest.mark.usefixtures("two_slots")
-def test_slot_that_was_replaced_counts_on_top(registry_dir: Path, reader: SnapshotReader, worker: Worker) -> None:
+def test_a_replaced_slot_adds_to_the_earlier_counts(registry_dir: Path, reader: SnapshotReader, worker: Worker) -> None:
     (registry_dir / "slot-00000").unlink()
     count(worker(), 4.0)  # leases slot 1
-    count(worker(), 8.0)  # makes slot 0 anew
+    count(worker(), 8.0)  # makes slot 0 again
     assert value(reader, "c_total", "a") == 15.0
 
 
-def test_zeroed_cells_bring_nothing_back_that_was_erased(
-    registry_dir: Path, reader: SnapshotReader, worker: Worker
-) -> None:
+def test_zeroed_cells_do_not_restore_erased_series(registry_dir: Path, reader: SnapshotReader, worker: Worker) -> None:
     one = worker()
     count(one, 5.0)
     one.erase(BoundCounter(one, COUNTER, ("a",)), hide=False)
@@ -479,14 +479,14 @@ def test_gauge_of_a_slot_that_was_replaced_is_not_added(
 
 
 @pytest.mark.usefixtures("two_slots")
-def test_damaged_slot_that_a_new_reader_meets_costs_itself_alone(registry_dir: Path) -> None:
+def test_a_new_reader_skips_only_the_damaged_slot(registry_dir: Path) -> None:
     overwrite(registry_dir / "slot-00000", 0, b"x")
     assert readings.values(registry_dir, "c_total") == {("a",): 2.0}
 
 
 @pytest.mark.usefixtures("two_slots")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1.0])
-def test_impossible_cell_costs_that_cell_alone(registry_dir: Path, bad: float) -> None:
+def test_an_impossible_value_loses_only_its_cell(registry_dir: Path, bad: float) -> None:
     overwrite(registry_dir / "slot-00000", layout.SlotHeader(64, bytes(16)).cells_offset, np.float64(bad).tobytes())
     assert readings.values(registry_dir, "c_total") == {("a",): 2.0}
 
@@ -521,7 +521,7 @@ def test_reader_follows_to_a_new_index(registry_dir: Path, reader: SnapshotReade
     assert value(reader, "c_total", "a") == 2.0
 
 
-# ------------------------------------------------------------------ hiding what has not changed
+# ------------------------------------------------------------------ hiding unchanged series
 
 
 @pytest.fixture
@@ -541,9 +541,7 @@ def test_series_without_a_change_is_hidden(hiding: SnapshotReader, worker: Worke
     assert hiding.read().hidden == 1
 
 
-def test_what_was_reset_is_no_hidden_series_of_its_own(
-    hiding: SnapshotReader, worker: Worker, clock: FakeClock
-) -> None:
+def test_a_reset_series_is_not_hidden_separately(hiding: SnapshotReader, worker: Worker, clock: FakeClock) -> None:
     one = worker()
     count(one, 1.0)
     one.erase(BoundCounter(one, COUNTER, ("a",)), hide=False)

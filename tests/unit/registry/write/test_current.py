@@ -18,11 +18,11 @@ def test_process_has_one_writer(active_settings: settings.Settings) -> None:
     assert current.writer() is current.writer()
 
 
-def test_writer_records_into_the_active_directory(active_settings: settings.Settings, registry_dir: Path) -> None:
+def test_the_writer_records_into_the_active_directory(active_settings: settings.Settings, registry_dir: Path) -> None:
     assert current.writer().directory.path == str(registry_dir)
 
 
-def test_settings_made_active_later_make_another_writer(active_settings: settings.Settings, tmp_path: Path) -> None:
+def test_settings_activated_later_make_another_writer(active_settings: settings.Settings, tmp_path: Path) -> None:
     first = current.writer()
     settings.configure(dir=tmp_path / "other")
     assert current.writer() is not first
@@ -40,7 +40,7 @@ BAD_LINES = ["max_series = inf", "dir = 5", "nonsense", "buckets = {x = [1, 1" +
 
 @pytest.fixture
 def default_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Where recording goes without any setting, for this test."""
+    """The default directory, for this test."""
     path = str(tmp_path / "default")
     monkeypatch.setattr(settings, "default_dir", lambda app="": path)
     monkeypatch.setattr(settings.Settings.__dataclass_fields__["dir"], "default_factory", lambda: path)
@@ -54,7 +54,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "value"), [("MAX_SERIES", "many"), ("MAX_SERIES", "0"), ("ENABLED", "maybe"), ("DIR", "")]
 )
-def test_bad_value_in_the_environment_does_not_keep_from_recording(
+def test_a_bad_value_in_the_environment_does_not_prevent_recording(
     monkeypatch: pytest.MonkeyPatch, default_dir: str, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"JOBMETRICS_{name}", value)
@@ -74,7 +74,7 @@ def test_a_default_directory_that_another_user_holds_is_logged_once(
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
-def test_bad_file_does_not_keep_from_recording(
+def test_a_bad_file_does_not_prevent_recording(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, default_dir: str, line: str
 ) -> None:
     file = tmp_path / "jobmetrics.toml"
@@ -116,7 +116,7 @@ DROPPED = {"reason": "negative", "metric": "shop_rows_total"}
 
 
 @pytest.mark.parametrize("by", ["refresh", "labels", "a metric without labels"])
-def test_what_is_dropped_is_shown_where_no_job_runs(
+def test_dropped_updates_are_shown_without_jobs(
     by: str, active_settings: settings.Settings, registry_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, plain = Counter("shop_rows", "Rows.", ["shop"]), Counter("shop_sales", "Sales.")
@@ -134,7 +134,7 @@ def test_what_is_dropped_is_shown_where_no_job_runs(
     assert read_sample(INTERNAL_ERRORS.name, {"where": "here"}, directory=str(registry_dir)) == 1
 
 
-def test_what_is_dropped_is_shown_where_a_process_ends(registry_dir: Path) -> None:
+def test_dropped_updates_are_shown_when_a_process_ends(registry_dir: Path) -> None:
     script = "import sys, jobmetrics as j; j.configure(dir=sys.argv[1]); j.Counter('shop_rows', 'Rows.').inc(-1)"
     subprocess.run([sys.executable, "-c", script, str(registry_dir)], check=True)
     assert read_sample(DROPPED_UPDATES.name, DROPPED, directory=str(registry_dir)) == 1

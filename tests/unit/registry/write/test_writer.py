@@ -37,7 +37,7 @@ def counted(registry_dir: Path) -> dict[tuple[str, ...], float]:
 
 @pytest.fixture
 def held_index(registry_dir: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The index's lock, held by somebody else until this descriptor is closed."""
+    """The index's lock, held by another process until this descriptor is closed."""
     monkeypatch.setattr(session, "LOCK_WAIT", 0.0)
     counter(writer, "first").inc()
     fd = os.open(registry_dir / "index", os.O_RDWR)
@@ -47,11 +47,11 @@ def held_index(registry_dir: Path, writer: Writer, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def swallowing() -> None:
-    """Errors are kept from the caller, as they are in production."""
+    """Errors are suppressed, as in production."""
     settings.use(Settings())
 
 
-# ------------------------------------------------------------------ the plain way
+# ------------------------------------------------------------------ without failures
 
 
 def test_nothing_is_opened_until_something_is_recorded(registry_dir: Path, writer: Writer) -> None:
@@ -117,20 +117,20 @@ def test_index_is_prepared_without_leasing_a_slot(registry_dir: Path, writer: Wr
     assert writer.slot is None
 
 
-def test_dropped_updates_are_told_once(writer: Writer) -> None:
+def test_dropped_updates_are_returned_once(writer: Writer) -> None:
     writer.drop("x", "m")
     writer.drop("x", "m")
     assert [writer.take_dropped_updates(), writer.take_dropped_updates()] == [{("x", "m"): 2}, {}]
 
 
-def test_owner_record_says_what_was_described_before_the_lease(registry_dir: Path, writer: Writer) -> None:
+def test_the_owner_record_has_the_description_from_before_the_lease(registry_dir: Path, writer: Writer) -> None:
     writer.describe("celery", "child", 2)
     counter(writer).inc()
     (owner,) = readings.snapshot(registry_dir).owners
     assert (owner.pid, owner.system, owner.role, owner.capacity) == (os.getpid(), "celery", "child", 2)
 
 
-def test_owner_record_says_what_is_described_after_the_lease(registry_dir: Path, writer: Writer) -> None:
+def test_the_owner_record_has_the_description_from_after_the_lease(registry_dir: Path, writer: Writer) -> None:
     counter(writer).inc()
     writer.describe("celery", "child", 2)
     (owner,) = readings.snapshot(registry_dir).owners
@@ -162,7 +162,7 @@ def test_update_under_a_held_lock_waits_in_memory(registry_dir: Path, writer: Wr
     assert writer.take_dropped_updates() == {}
 
 
-def test_what_waited_in_memory_is_counted_once_the_lock_is_free(
+def test_updates_in_memory_are_counted_once_the_lock_is_free(
     registry_dir: Path, writer: Writer, clock: FakeClock, held_index: int
 ) -> None:
     series = counter(writer)
@@ -175,7 +175,7 @@ def test_what_waited_in_memory_is_counted_once_the_lock_is_free(
     assert counted(registry_dir) == {("first",): 1.0, ("a",): 8.0}
 
 
-def test_what_waited_in_memory_is_counted_at_the_end_of_a_job_of_a_second(
+def test_updates_in_memory_are_counted_at_the_end_of_a_job_of_a_second(
     registry_dir: Path, writer: Writer, clock: FakeClock, held_index: int
 ) -> None:
     counter(writer).inc(5.0)
@@ -185,7 +185,7 @@ def test_what_waited_in_memory_is_counted_at_the_end_of_a_job_of_a_second(
     assert counted(registry_dir)["a",] == 5.0
 
 
-def test_ends_of_jobs_place_what_waits_one_by_one_once_the_lock_is_free(
+def test_each_end_of_a_job_places_one_waiting_series_once_the_lock_is_free(
     registry_dir: Path, writer: Writer, clock: FakeClock, held_index: int
 ) -> None:
     for name in ("a", "b", "c"):
@@ -197,7 +197,7 @@ def test_ends_of_jobs_place_what_waits_one_by_one_once_the_lock_is_free(
         assert len(counted(registry_dir)) == placed
 
 
-def test_what_waited_in_memory_is_counted_where_the_process_ends(
+def test_updates_in_memory_are_counted_when_the_process_ends(
     registry_dir: Path, writer: Writer, held_index: int
 ) -> None:
     counter(writer).inc(5.0)
@@ -206,7 +206,7 @@ def test_what_waited_in_memory_is_counted_where_the_process_ends(
     assert counted(registry_dir)["a",] == 5.0
 
 
-def test_what_waits_after_a_first_end_is_counted_at_the_next(
+def test_updates_in_memory_after_a_first_end_are_counted_at_the_next(
     registry_dir: Path, writer: Writer, held_index: int
 ) -> None:
     counter(writer).inc(5.0)
@@ -298,7 +298,7 @@ def test_unusable_directory_is_not_tried_again_at_once(writer: Writer, unusable:
     assert guard.take_counts() == {"lease": 1}
 
 
-def test_recording_resumes_with_what_was_kept_in_memory(writer: Writer, unusable: Path, clock: FakeClock) -> None:
+def test_recording_resumes_with_the_updates_in_memory(writer: Writer, unusable: Path, clock: FakeClock) -> None:
     counter(writer).inc(3.0)
     usable_again(unusable)
     clock.advance(FIRST_PAUSE + CHECK_INTERVAL)
@@ -306,7 +306,7 @@ def test_recording_resumes_with_what_was_kept_in_memory(writer: Writer, unusable
     assert counted(unusable) == {("a",): 3.0}
 
 
-def test_pause_doubles_up_to_its_longest(writer: Writer, unusable: Path, clock: FakeClock) -> None:
+def test_the_pause_doubles_up_to_its_maximum(writer: Writer, unusable: Path, clock: FakeClock) -> None:
     pauses = []
     for number in range(10):
         counter(writer, str(number)).inc()
@@ -317,15 +317,13 @@ def test_pause_doubles_up_to_its_longest(writer: Writer, unusable: Path, clock: 
     assert pauses[-1] == LONGEST_PAUSE
 
 
-def test_errors_surface_when_they_are_told_to(writer: Writer, registry_dir: Path) -> None:
+def test_errors_propagate_if_configured(writer: Writer, registry_dir: Path) -> None:
     registry_dir.chmod(0o777)
     with pytest.raises(Exception, match="may be written by anyone"):
         counter(writer).inc()
 
 
-def test_help_text_beyond_all_bounds_never_reaches_the_job(
-    registry_dir: Path, writer: Writer, swallowing: None
-) -> None:
+def test_an_excessive_help_text_never_raises_in_the_job(registry_dir: Path, writer: Writer, swallowing: None) -> None:
     BoundCounter(writer, Family("long_total", "counter", "x" * (1 << 20)), ()).inc()
     assert sum(guard.take_counts().values()) == 1
 
@@ -344,7 +342,7 @@ def test_lost_lease_is_replaced_and_no_count_is_lost(registry_dir: Path, writer:
     assert readings.snapshot(registry_dir).live == 1
 
 
-def test_wiped_index_is_noticed_at_the_next_look(registry_dir: Path, writer: Writer, clock: FakeClock) -> None:
+def test_a_wiped_index_is_noticed_at_the_next_check(registry_dir: Path, writer: Writer, clock: FakeClock) -> None:
     series = counter(writer)
     series.inc()
     (registry_dir / "index").unlink()
@@ -373,7 +371,7 @@ def test_wiped_index_is_noticed_at_the_next_new_series(registry_dir: Path, write
     assert counted(registry_dir) == {("new",): 1.0, ("old",): 2.0}
 
 
-def test_old_slot_stays_held_after_a_move(registry_dir: Path, writer: Writer) -> None:
+def test_the_old_slot_stays_leased_after_a_move(registry_dir: Path, writer: Writer) -> None:
     counter(writer, "old").inc()
     (registry_dir / "index").unlink()
     counter(writer, "new").inc()
@@ -408,10 +406,10 @@ def test_present_value_follows_to_a_slot_with_a_longer_journal(registry_dir: Pat
     assert readings.values(registry_dir, "x") == values
 
 
-def test_live_gauge_that_finds_no_room_in_the_new_generation_waits_in_memory(
+def test_a_live_gauge_without_space_in_the_new_generation_waits_in_memory(
     registry_dir: Path, writer: Writer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the memory is being emptied, at that: what it waits in is not forgotten with what has gone."""
+    """Its memory is being emptied meanwhile: the waiting value is not discarded with the others."""
     level = BoundGauge(writer, LIVE, ())
     level.set(3.0)
     place, refusals = writer.session.file.place, [Contended(), Contended()]
@@ -436,8 +434,8 @@ def test_live_gauge_that_finds_no_room_in_the_new_generation_waits_in_memory(
 # ------------------------------------------------------------------ recording while in the slow path
 
 
-def test_update_from_within_the_slow_path_is_made_later(registry_dir: Path, writer: Writer) -> None:
-    writer.session.process.in_slow_path(counter(writer).inc, 3.0)  # a signal handler's
+def test_an_update_during_the_slow_path_is_made_later(registry_dir: Path, writer: Writer) -> None:
+    writer.session.process.in_slow_path(counter(writer).inc, 3.0)  # as in a signal handler
     assert list(registry_dir.iterdir()) == []
     counter(writer, "b").inc()
     assert counted(registry_dir) == {("a",): 3.0, ("b",): 1.0}
@@ -508,7 +506,7 @@ def test_no_execution_is_found_in_a_directory_that_is_gone(registry_dir: Path, w
     assert writer.find_execution(1) == []
 
 
-def test_zeros_that_end_with_the_process_are_no_lost_updates(
+def test_zeros_that_end_with_the_process_are_not_lost_updates(
     writer: Writer, monkeypatch: pytest.MonkeyPatch, held_index: int
 ) -> None:
     gauge = BoundGauge(writer, Family("latest", "gauge", "", (), MOST_RECENT), ())
