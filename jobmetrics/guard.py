@@ -114,5 +114,5 @@ def _own_counts() -> dict[str, int]:
 
 
 def _propagates() -> bool:
-    active_settings = settings.peek()  # reading them here could itself raise
+    active_settings = settings.peek()  # peek, because reading the settings here could raise
     return active_settings is not None and active_settings.propagate_errors

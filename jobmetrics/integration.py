@@ -149,7 +149,7 @@ class System:
                 raise ValueError(f"the option {option.name!r} of {name} is not allowed; it begins with {name}_")
 
     def is_asked_for(self, options: "CollectorOptions") -> bool:
-        """Whether the options select this system: one of its own is given, or it has none."""
+        """Whether the options select this system: one of its options is given, or it has no options."""
         return not self.options or any(options.get(option.keyword) for option in self.options)
 
 

@@ -20,7 +20,7 @@ from jobmetrics.findings import PROBLEM, Finding, configuration, summary
 @click.option("--listen", metavar="HOST:PORT", help="Address of the exporter.  [default: 127.0.0.1:9909]")
 @reading
 def check(
-    dir: str | None,  # noqa: A002 - the option is called so
+    dir: str | None,  # noqa: A002 - the option's name
     listen: str | None,
     namespace: str | None,
     labels: tuple[str, ...],

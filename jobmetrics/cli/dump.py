@@ -16,7 +16,7 @@ from jobmetrics.cli.options import collector_options, reading, settings_from, wa
 @click.command()
 @reading
 def dump(
-    dir: str | None,  # noqa: A002 - the option is called so
+    dir: str | None,  # noqa: A002 - the option's name
     namespace: str | None,
     labels: tuple[str, ...],
     log_level: str | None,

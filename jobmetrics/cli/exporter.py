@@ -50,7 +50,7 @@ NOTIFY_VARIABLE = "NOTIFY_SOCKET"
 def exporter(
     listen: str | None,
     web_config: str | None,
-    dir: str | None,  # noqa: A002 - the option is called so
+    dir: str | None,  # noqa: A002 - the option's name
     namespace: str | None,
     labels: tuple[str, ...],
     log_level: str | None,

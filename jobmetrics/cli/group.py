@@ -14,12 +14,8 @@ from jobmetrics.cli.shipped import dashboards, rules
 from jobmetrics.cli.top import top
 from jobmetrics.errors import SettingsError
 
-READERS = (
-    "exporter",
-    "dump",
-    "top",
-    "check",
-)  # they read the file's table [exporter]
+# The commands that take defaults from the table [exporter] of the configuration file.
+READERS = ("exporter", "dump", "top", "check")
 
 SETTINGS_HELP = """
 Every setting is also an environment variable (JOBMETRICS_DIR, JOBMETRICS_LISTEN,

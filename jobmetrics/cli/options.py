@@ -159,7 +159,7 @@ REFRESH_VARIABLE = _variable("refresh")
 WEB_CONFIG_VARIABLE = _variable("web_config")
 LOG_FORMAT_VARIABLE = _variable("log_format")
 HIDE_VARIABLE = _variable("hide_after")
-# Keys of the table [exporter] in the file that JOBMETRICS_CONFIG names, by the parameter they stand for.
+# Keys of the table [exporter] in the file that JOBMETRICS_CONFIG names, by the parameter that they set.
 _FILE_KEYS = {
     **{option.name: option.keyword for option in SYSTEM_OPTIONS},
     "timeout": "timeout",

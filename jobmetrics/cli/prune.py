@@ -14,7 +14,7 @@ from jobmetrics.errors import SettingsError
 @click.command()
 @directory_option
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def prune(dir: str | None, yes: bool) -> int:  # noqa: A002 - the option is called so
+def prune(dir: str | None, yes: bool) -> int:  # noqa: A002 - the option's name
     """Remove everything recorded so far, after all workers have stopped.
 
     This removes the index, all slots and the damaged files that were set aside. Counts begin again at 0.

@@ -17,7 +17,7 @@ RULES = ("jobmetrics.recording.yml", "jobmetrics.alerts.yml")
 DASHBOARDS = "jobmetrics-*.json"
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel holds the files in the package; a checkout holds them beside it, or beside the folder that the package is in.
+# In a wheel the files are in the package; in a checkout they are beside the package or its parent folder.
 _PLACES = (_PACKAGE / "shipped", *_PACKAGE.parents[:2])
 
 namespace_option = click.option(

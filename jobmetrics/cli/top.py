@@ -37,7 +37,7 @@ def top(
     url: str | None,
     once: bool,
     interval: float,
-    dir: str | None,  # noqa: A002 - the option is called so
+    dir: str | None,  # noqa: A002 - the option's name
     namespace: str | None,
     labels: tuple[str, ...],
     log_level: str | None,

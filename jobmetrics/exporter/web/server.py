@@ -64,9 +64,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        accepting = cast(
-            "asyncio.Task[None]", asyncio.current_task()
-        )  # asyncio's task, which ends after the TLS handshake
+        accepting = cast("asyncio.Task[None]", asyncio.current_task())  # asyncio's; it ends after the handshake
         accepting.add_done_callback(self._accepted)
         self.transport = cast("asyncio.Transport", SimpleNamespace(abort=accepting.cancel, close=accepting.cancel))
         self.waiting_since = self.loop.time()  # infinite while a request is being answered
