@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from jobmetrics.registry import BoundSeries, Journal
 
 
-# No `from __future__ import annotations`: NamedTuple would compile each string at import.
-
-
 class ExecutionRecorder(Protocol):
     """The methods of the recorder that a running execution uses. The recorder itself is in a higher layer."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobmetrics import settings
-from jobmetrics.celery import signals as handlers
+from jobmetrics.celery import signals
 from jobmetrics.findings import OK, PROBLEM, Finding, configuration, directory_access, summary
 from jobmetrics.registry import INDEX_NAME, Directory
 
@@ -17,7 +17,7 @@ from jobmetrics.registry import INDEX_NAME, Directory
 def findings(app: Any) -> Iterator[Finding]:
     """Yield the findings about this app, the most basic first."""
     app.loader.import_default_modules()
-    if handlers.is_connected():
+    if signals.is_connected():
         yield Finding(OK, "this app is instrumented")
     else:
         yield Finding(

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from jobmetrics import __version__
 from jobmetrics.collector_api import CollectorOptions
-from jobmetrics.exporter import collectors as collecting
-from jobmetrics.exporter.collectors import DEFAULT_REFRESH, BackgroundCollector, BackgroundCollectors
+from jobmetrics.exporter.collectors import DEFAULT_REFRESH, BackgroundCollector, BackgroundCollectors, find
 from jobmetrics.exporter.metrics_page import Exposition, MetricsPage, Scrape
 from jobmetrics.exporter.registry_reader import RegistryDirectory
 from jobmetrics.log_throttle import ThrottledLog
@@ -59,7 +58,7 @@ def build(
     collectors = BackgroundCollectors(
         [
             BackgroundCollector(collector, refresh=refresh, timeout=options.timeout, log=log)
-            for collector in collecting.find(options)
+            for collector in find(options)
         ]
     )
     scrape = Scrape(directory, collectors, exposition, __version__)
