@@ -1,4 +1,4 @@
-"""Instruments that record into the directory of the active settings, from any thread of any forked process."""
+"""Instruments: they record into the directory of the active settings, from any thread and forked process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Metrics without a definition of their own: declared on first use, from any process, and never an error in a job.
+"""Metrics without a definition, declared on first use.
 
-Label names and the kind of metric are what the first use in a process says; a use that contradicts it is counted,
-logged and not recorded.
+The first use in a process sets the type and the label names. A contradicting use is counted, logged and not recorded;
+it does not raise into a job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HELP = "Recorded without a definition."
 
 
 class AdHocMetrics:
-    """The metrics that this process recorded without a definition, by type, name, unit and label names."""
+    """Metrics that this process recorded without a definition, by type, name, unit and label names."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str, str, tuple[str, ...]], Labelled[Any]] = {}
@@ -32,27 +32,27 @@ class AdHocMetrics:
 
 @guarded("increment")
 def increment(name: str, amount: float = 1.0, /, **labels: object) -> None:
-    """Add to the counter of this name, which gets the suffix _total if it has none."""
+    """Add to the counter of this name. A name without the suffix _total gets it."""
     _series(COUNTER, name, labels).inc(amount)
 
 
 @guarded("set_gauge")
 def set_gauge(name: str, value: float, /, **labels: object) -> None:
-    """Set the gauge of this name; of several processes' values the one set last is shown."""
+    """Set the gauge of this name. Of several processes' values, the most recent one is shown."""
     _series(GAUGE, name, labels).set(value)
 
 
 @guarded("observe")
 def observe(name: str, value: float, /, **labels: object) -> None:
-    """Count a value in the histogram of this name; its buckets are the settings' or the default ones."""
+    """Count a value in the histogram of this name. Its buckets are those of the settings, or the default ones."""
     _series(HISTOGRAM, name, labels).observe(value)
 
 
 class duration(TimedBlock[float]):  # noqa: N801 - it is used as a function is
-    """Observe the seconds a block took, however it ended: a context manager and a decorator, sync and async.
+    """Observe the seconds that a block took, also after an exception: a context manager and decorator, sync and async.
 
-    The histogram's name gets the suffix _seconds if it has none. Works in a job and anywhere else. Make a new one
-    for each block; as a decorator one serves all calls.
+    A name without the suffix _seconds gets it. Works inside and outside jobs. Make a new one for each block; one
+    decorator serves all calls.
     """
 
     __slots__ = ("_labels", "_name")
@@ -72,10 +72,10 @@ class duration(TimedBlock[float]):  # noqa: N801 - it is used as a function is
 
 
 def _series(type_: str, name: str, labels: dict[str, object], unit: str = "") -> Any:
-    """The bound series.
+    """Return the bound series.
 
     Raises:
-        InstrumentError: when name or labels are not allowed, or not those of the first use.
+        InstrumentError: when name or labels are not allowed, or differ from the first use.
     """
     key = (type_, name, unit, tuple(labels))
     known = runtime.state(AdHocMetrics).known
@@ -102,7 +102,7 @@ def _metric(type_: str, name: str, labels: tuple[str, ...], unit: str) -> Labell
     else:
         declare(family)
     in_code = defined(family.name)
-    # One that was declared in another registry, as tests have, may be another metric by the same name.
+    # A metric declared in another test's registry may have the same name and another type.
     if in_code is None or in_code.family.type != type_ or set(in_code.family.labels) != set(labels):
         return Labelled(_bound_class(family), family)
     return in_code
@@ -115,7 +115,7 @@ def _bound_class(family: Family) -> Any:
 
 
 class Batch:
-    """Several updates that are applied together, at the end of a block; none of them if it raises.
+    """Updates that are applied together at the end of a block, and discarded if it raises.
 
     with Batch() as batch:
         batch.inc(ROWS.labels("a"), 3)
@@ -138,7 +138,7 @@ class Batch:
         self._updates.append((series.observe, amount))
 
     def apply(self) -> None:
-        """Apply what was collected, in order."""
+        """Apply the collected updates in order."""
         updates, self._updates = self._updates, []
         for update, value in updates:
             update(value)

@@ -1,4 +1,4 @@
-"""Blocks that record when they end: context managers and decorators, sync and async, of which no part raises."""
+"""Blocks that record at their end: context managers and decorators, sync and async. Recording never raises."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ Begun = TypeVar("Begun")
 
 
 def with_signature_of(function: Callable[..., Any], wrapped: Any) -> Any:
-    """Give a wrapper the name and the signature of the function: some job systems check arguments by it, and do not
-    follow `__wrapped__`."""
+    """Give a wrapper the name and the signature of the function.
+
+    Some job systems check arguments by the signature and do not follow `__wrapped__`.
+    """
     wrapped = functools.wraps(function)(wrapped)
     try:
         wrapped.__signature__ = inspect.signature(function)
@@ -26,7 +28,7 @@ def with_signature_of(function: Callable[..., Any], wrapped: Any) -> Any:
 
 
 def in_block(function: F, begin: Callable[[], Begun], end: Callable[[Begun, BaseException | None], object]) -> F:
-    """A function or coroutine function that calls `begin` before and `end`, with any error, after each call."""
+    """Return a function or coroutine function that calls `begin` before each call and `end` after it."""
 
     async def call_async(*args: Any, **kwargs: Any) -> Any:
         begun = begin()
@@ -52,19 +54,19 @@ def in_block(function: F, begin: Callable[[], Begun], end: Callable[[Begun, Base
 
 
 class TimedBlock(Generic[Begun]):
-    """What `with`, `async with` and `@` of a timed block do. `begin` and `end` are the subclass's, and never raise."""
+    """`with`, `async with` and `@` of a timed block. Subclasses implement `begin` and `end`, which never raise."""
 
     __slots__ = ("_begun",)
 
     def __init__(self) -> None:
-        self._begun: list[Begun] = []  # blocks of one object within each other
+        self._begun: list[Begun] = []  # of nested blocks of one object
 
     def begin(self) -> Begun:
-        """What `end` wants to know of the beginning."""
+        """Return the value that `end` is called with."""
         raise NotImplementedError
 
     def end(self, begun: Begun) -> None:
-        """The block is over, however it ended."""
+        """Called at the block's end, also after an exception."""
         raise NotImplementedError
 
     def __enter__(self) -> None:
@@ -80,10 +82,10 @@ class TimedBlock(Generic[Begun]):
         self.__exit__()
 
     def __call__(self, function: F) -> F:
-        """A function or coroutine function each call of which is such a block.
+        """Decorate a function or coroutine function: each call is such a block.
 
         Raises:
-            InstrumentError: for a generator function, whose call only makes the generator.
+            InstrumentError: for a generator function. Its call only makes the generator.
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             kind = type(self).__name__
@@ -93,9 +95,9 @@ class TimedBlock(Generic[Begun]):
 
 
 class MetricBlock(Generic[Begun]):
-    """A block of a metric, as prometheus_client has them: it may be kept, entered again, and entered within itself.
+    """A block of a metric, as in prometheus_client: it can be kept, entered again, and nested in itself.
 
-    `_begin` and `_end` are the subclass's. On a generator function it is about the call, which makes the generator.
+    Subclasses implement `_begin` and `_end`. On a generator function the block is the call that makes the generator.
     """
 
     __slots__ = ("_begun",)
@@ -122,20 +124,20 @@ class MetricBlock(Generic[Begun]):
 class Timer(MetricBlock[float]):
     """Records the seconds that a block or a call of a decorated function took.
 
-    duration: of the block that ended last, in seconds; None before.
+    duration: seconds of the block that ended last; None before.
     """
 
     __slots__ = ("_labelled", "_series", "_update", "duration")
 
     def __init__(self, metric: Any, update: str) -> None:
-        """metric: what has a method by the name `update` and, for `labels`, one of that name."""
+        """metric: a metric or series with a method named `update`; `labels` needs a metric."""
         super().__init__()
         self._labelled = self._series = metric
         self._update = update
         self.duration: float | None = None
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> None:
-        """Record into the series with these label values, which may be known only within the block."""
+        """Record into the series with these label values. May be called in the block, once they are known."""
         self._series = self._labelled.labels(*labelvalues, **labelkwargs)
 
     def __enter__(self) -> Timer:  # noqa: PYI034 - Self is not in the standard library of Python 3.10
@@ -150,13 +152,13 @@ class Timer(MetricBlock[float]):
 
     def _end(self, begun: float, error: BaseException | None) -> None:
         self.duration = time.perf_counter() - begun
-        if hasattr(self._series, "writer"):  # a series; a metric does so itself
+        if hasattr(self._series, "writer"):  # a series; a metric calls look() itself
             self._series.writer.look()
         getattr(self._series, self._update)(self.duration)
 
 
 class _Silent(MetricBlock[None]):
-    """A block that gives its body nothing."""
+    """A block that returns nothing on entry."""
 
     __slots__ = ()
 
@@ -167,11 +169,11 @@ class _Silent(MetricBlock[None]):
         self._begun.append(self._begin())
 
 
-class _Counts(Protocol):
+class _Inc(Protocol):
     def inc(self, amount: float = 1.0) -> None: ...
 
 
-class _GoesBothWays(_Counts, Protocol):
+class _IncDec(_Inc, Protocol):
     def dec(self, amount: float = 1.0) -> None: ...
 
 
@@ -180,7 +182,7 @@ class InProgress(_Silent):
 
     __slots__ = ("_gauge",)
 
-    def __init__(self, gauge: _GoesBothWays) -> None:
+    def __init__(self, gauge: _IncDec) -> None:
         super().__init__()
         self._gauge = gauge
 
@@ -196,7 +198,7 @@ class ExceptionCounter(_Silent):
 
     __slots__ = ("_counter", "_exception")
 
-    def __init__(self, counter: _Counts, exception: type[BaseException] | tuple[type[BaseException], ...]) -> None:
+    def __init__(self, counter: _Inc, exception: type[BaseException] | tuple[type[BaseException], ...]) -> None:
         super().__init__()
         self._counter = counter
         self._exception = exception

@@ -1,6 +1,6 @@
-"""One series each, with all its label values: the hot path.
+"""Bound series, with all their label values: the hot path.
 
-A bound update makes no system call and takes no lock: under the GIL, `cells[i] += x` with exact floats is one step.
+An update makes no system call and takes no lock: under the GIL, `cells[i] += x` with exact floats is one step.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from jobmetrics.registry import NOWHERE, BoundSeries, Row, SeriesWriter, raise_t
 
 
 def _exact(value: object) -> float:
-    """A plain float, whatever number was given: a type with its own __add__ could lose updates.
+    """Return a plain float for any number: a type that defines __add__ could lose updates.
 
-    What is no number becomes infinite, which every instrument drops.
+    A value that is not a number becomes infinite, which every instrument drops.
     """
     try:
-        return float(value)  # type: ignore[arg-type]  # whatever cannot be one raises
-    except Exception as error:  # a number type's own __float__ may raise anything
+        return float(value)  # type: ignore[arg-type]  # the error is handled below
+    except Exception as error:  # a __float__ may raise anything
         if guard.passes(error):
             raise
         return inf
 
 
-LARGEST = 1e300  # what is larger could make a sum infinite, for good
+LARGEST = 1e300  # larger values could make a sum infinite permanently
 
 
 def _refusal(value: float, *, negative: bool = True) -> str:
-    """Why a value is dropped, as the label of the dropped updates says it. negative: whether such may be recorded."""
+    """Return the label value of the reason to drop a value. negative: whether negative values are allowed."""
     if value < 0.0 and not negative:
         return "negative"
     return "too large" if -inf < value < inf else "not finite"
 
 
-def nowhere(series: Any) -> Any:
-    """The same series, recording nothing from now on."""
+def discard_updates(series: Any) -> Any:
+    """Make a series discard its updates, and return it."""
     series.where = NOWHERE
     return series
 
 
 class _Bound(BoundSeries):
-    """A series as a job holds it."""
+    """A series that user code holds."""
 
     __slots__ = ()
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Any:
-        """A misuse: the series has its labels. Counted and logged; the series returned records nothing."""
+        """Count and log a misuse: the series has its labels already. The returned series discards its updates."""
         guard.note("labels", InstrumentError(f"{self.family.name} has its labels already"))
-        return nowhere(type(self)(self.writer, self.family, self.values))
+        return discard_updates(type(self)(self.writer, self.family, self.values))
 
     def _drop(self, value: float, *, negative: bool = True) -> None:
         self.writer.drop(_refusal(value, negative=negative), self.family.name)
@@ -69,9 +69,11 @@ class BoundCounter(_Bound):
     __slots__ = ()
 
     def inc(self, amount: float = 1.0, exemplar: object = None) -> None:
-        """Add a number. One that is negative or not finite is dropped and counted: a job never fails of it.
+        """Add a number. A negative or non-finite number is dropped and counted; it does not fail a job.
 
-        exemplar: for prometheus_client's sake; ignored.
+        Args:
+            amount: The number to add.
+            exemplar: Accepted for compatibility with prometheus_client, and ignored.
         """
         if type(amount) is not float:
             amount = _exact(amount)
@@ -88,7 +90,7 @@ class BoundCounter(_Bound):
                     return
 
     def reset(self) -> None:
-        """Begin at 0 again, which Prometheus takes for a restart; other processes' parts stay."""
+        """Set this process's part to 0, which Prometheus treats as a restart. Other processes' parts stay."""
         self.writer.erase(self, hide=False)
 
     def count_exceptions(
@@ -101,8 +103,8 @@ class BoundCounter(_Bound):
 class BoundGauge(_Bound):
     """A gauge with all its label values.
 
-    For the modes livesum, max and min its cell is this process's present value: a new cell is 0.0, and a value of 0
-    is stored as -0.0, so that a max or min gauge shows whether it was set.
+    In the modes livesum, max and min its cell is this process's present value. A new cell is 0.0, and a value of 0 is
+    stored as -0.0, so that an unset max or min gauge differs from one set to 0.
     """
 
     __slots__ = ("_is_present",)
@@ -112,8 +114,12 @@ class BoundGauge(_Bound):
         self._is_present = family.mode not in (families.MOST_RECENT, families.HIGH_WATER)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add to this process's value; NaN makes it unknown until it is set. What is infinite is dropped and counted,
-        and so is any number where the mode is mostrecent: with `propagate_errors` on that raises InstrumentError.
+        """Add to this process's value. NaN makes it unknown until it is set; an infinite number is dropped and counted.
+
+        In the mode mostrecent every number is counted as an error and not recorded.
+
+        Raises:
+            InstrumentError: in the mode mostrecent with `propagate_errors` on.
         """
         if type(amount) is not float:
             amount = _exact(amount)
@@ -135,11 +141,11 @@ class BoundGauge(_Bound):
                     return
 
     def dec(self, amount: float = 1.0) -> None:
-        """Take away, as `inc` adds."""
+        """Subtract from this process's value, as `inc` adds."""
         self.inc(-_exact(amount))
 
     def set(self, value: float) -> None:
-        """Set this process's value. NaN means unknown. An infinite value is dropped and counted."""
+        """Set this process's value. NaN means unknown; an infinite value is dropped and counted."""
         if type(value) is not float:
             value = _exact(value)
         if not -LARGEST <= value <= LARGEST and not isnan(value):
@@ -170,26 +176,29 @@ class BoundGauge(_Bound):
         return InProgress(self)
 
     def time(self) -> Timer:
-        """Set to the seconds a block or a decorated function took."""
+        """Set to the seconds that a block or a decorated function took."""
         return Timer(self, "set")
 
 
 class BoundSumGauge(BoundGauge):
-    """A gauge whose values outlive their processes: `set` sets this process's share, on top of what the
-    slot's earlier owners left. All definitions of the metric in a process have one share."""
+    """A gauge of the mode sum: values outlive their processes.
+
+    `set` sets this process's share, on top of the value that the slot's earlier owners left. All definitions of the
+    metric in a process have one share.
+    """
 
     __slots__ = ()
 
     def leased(self, row: Row, first: int) -> None:
-        """Remember what earlier owners left."""
+        """Remember the value that earlier owners left."""
         self.writer.left(row, first)
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to this process's share."""
         amount = _exact(amount)
-        while -LARGEST <= amount <= LARGEST or isnan(amount):  # what is neither is dropped below
+        while -LARGEST <= amount <= LARGEST or isnan(amount):  # others are dropped below
             try:
-                self.writer.left(*self.where)  # noted before anything of this process is in the cell
+                self.writer.left(*self.where)  # read before this process records in the cell
                 break
             except IndexError:
                 if not self.writer.bind(self, self.inc, amount):
@@ -197,7 +206,7 @@ class BoundSumGauge(BoundGauge):
         super().inc(amount)
 
     def set(self, value: float) -> None:
-        """Set this process's share. NaN makes the sum unknown until it is set; infinite is dropped and counted."""
+        """Set this process's share. NaN makes the sum unknown until it is set; infinity is dropped and counted."""
         value = _exact(value)
         if not -LARGEST <= value <= LARGEST and not isnan(value):
             self._drop(value)
@@ -223,9 +232,11 @@ class BoundHistogram(_Bound):
         self._sum = family.width - 1
 
     def observe(self, amount: float, exemplar: object = None) -> None:
-        """Count a value, in the metric's unit. One that is not finite is dropped and counted.
+        """Count a value. A non-finite value is dropped and counted.
 
-        exemplar: for prometheus_client's sake; ignored.
+        Args:
+            amount: The value, in the metric's unit.
+            exemplar: Accepted for compatibility with prometheus_client, and ignored.
         """
         if type(amount) is not float:
             amount = _exact(amount)
@@ -237,7 +248,7 @@ class BoundHistogram(_Bound):
             row, i = self.where
             cells = row.cells
             try:
-                cells[i + self._sum] += amount  # the cell further out first: both or neither are there
+                cells[i + self._sum] += amount  # the last cell first: an IndexError then leaves both unchanged
                 cells[i + bucket] += 1.0
                 return
             except IndexError:
@@ -245,14 +256,14 @@ class BoundHistogram(_Bound):
                     return
 
     def time(self) -> Timer:
-        """Observe the seconds a block or a decorated function took."""
+        """Observe the seconds that a block or a decorated function took."""
         return Timer(self, "observe")
 
 
 def locked(update: Callable[..., None]) -> Callable[..., None]:
-    """The same update under the writer's lock, for builds where no GIL makes it one step.
+    """Return an update that takes the writer's lock, for builds without the GIL.
 
-    One wrapper for each signature: passing any arguments on would cost a fifth more.
+    One wrapper for each signature: passing on `*args` takes a fifth longer.
     """
 
     def inc(self: BoundSeries, amount: float = 1.0, exemplar: object = None) -> None:  # noqa: ARG001 - for prometheus_client's sake

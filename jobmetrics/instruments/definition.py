@@ -1,4 +1,4 @@
-"""What may be defined: names, labels and buckets after Prometheus's rules, once a process."""
+"""Definitions of metrics: names, labels and buckets by Prometheus's rules, one definition for each name."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jobmetrics.families import COUNTER, HISTOGRAM, Family
 from jobmetrics.registry import UNBOUND, BoundSeries, Writer, current
 from jobmetrics.settings import Settings
 
-MAX_DOCUMENTATION = 1024  # characters; what is longer is cut
-# Texts: re compiles and keeps them when the first metric of a user's own is defined, if there is one.
+MAX_DOCUMENTATION = 1024  # characters; longer texts are cut
+# Strings, not compiled patterns: re compiles and caches them at the first definition.
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z"
 _LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*\Z"
 GAUGE_MODES = {
@@ -28,17 +28,17 @@ GAUGE_MODES = {
 
 
 class Definitions:
-    """Families that this process declared, by every name that they take in the exposition."""
+    """Families that this process declared, by each of their names in the exposition."""
 
     def __init__(self) -> None:
         self.declared: dict[str, Family] = {}
 
 
 def declare(family: Family) -> None:
-    """Refuse a second, different definition within this process, and names that another metric's samples have.
+    """Declare a family. Refuses a second, different definition in this process, and names of another metric's samples.
 
     Raises:
-        InstrumentError: one line that names both and the way out.
+        InstrumentError: one line that names both metrics and a solution.
     """
     declared = runtime.state(Definitions).declared
     for name in family.exposed_names:
@@ -53,7 +53,7 @@ def declare(family: Family) -> None:
 
 
 def declared(name: str) -> Family | None:
-    """What this process defined under this name, if anything."""
+    """Return the family that this process declared under this name, if any."""
     return runtime.state(Definitions).declared.get(name)
 
 
@@ -69,10 +69,10 @@ def define(
     mode: str = families.SUM,
     buckets: Sequence[float] = (),
 ) -> Family:
-    """A user's family, checked after Prometheus's rules.
+    """Return a user's family, checked by Prometheus's rules.
 
     Raises:
-        InstrumentError: one line that names what is wrong and what is allowed.
+        InstrumentError: one line with the invalid value and what is allowed.
     """
     full = "_".join(filter(None, (namespace, subsystem, name))) if isinstance(name, str) else ""
     base = full[: -len("_total")] if type_ == COUNTER and full.endswith("_total") else full
@@ -101,16 +101,16 @@ def define(
 
 
 def _bound(value: object) -> object:
-    """A bucket's bound as a plain float, so that numpy's numbers are taken; anything else as it is, to be refused."""
+    """Return a bucket's bound as a plain float, also for numpy's numbers; any other value unchanged, to be refused."""
     try:
-        return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # what has no float raises
+        return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # the error is handled below
     except (TypeError, ValueError, OverflowError):
         return value
 
 
 @functools.cache
 def _own_names() -> dict[str, str]:
-    """The metrics of jobmetrics itself, by every name that each takes in the exposition."""
+    """Return the built-in metrics by each of their names in the exposition."""
     return {name: own.name for own in families.BUILT_IN for name in own.exposed_names}
 
 
@@ -125,9 +125,9 @@ def _check_own_names(family: Family) -> None:
 
 
 def _limits() -> Settings:
-    """The active settings or, while none are, those that the environment would give; nothing is put in force.
+    """Return the active settings, or those of the environment without making them active.
 
-    A bad environment is reported where recording begins, not where a metric is defined.
+    Errors in the environment are reported when recording begins, not when a metric is defined.
     """
     return settings.peek() or settings.read()[0]
 
@@ -139,7 +139,7 @@ def _check_labels(name: str, type_: str, labels: tuple[str, ...], limits: Settin
         if not re.match(_LABEL_NAME, label) or label.startswith("__") or len(label) > limits.max_label_name_length:
             most = f"at most {limits.max_label_name_length} characters"
             raise InstrumentError(
-                f"{label!r} is no label name for {name}: letters, digits and _, {most}, not starting with __"
+                f"{label!r} is not a valid label name for {name}: letters, digits and _, {most}, not starting with __"
             )
         if label == "le" and type_ == HISTOGRAM:
             raise InstrumentError(f"{name} may not have the label 'le': a histogram has its own")
@@ -149,32 +149,33 @@ Bound = TypeVar("Bound", bound=BoundSeries)
 
 
 def label_value(value: object) -> str:
-    """A label value as text, cut to what a label may hold by the active settings."""
+    """Return a label value as a string, cut to the length that the active settings allow."""
     text = value if type(value) is str else str(value)
     limit = (settings.peek() or settings.Settings).max_label_value_length
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-# Families that record into the directory of the active settings. A module's own outlive a runtime: code holds them.
+# Families that record into the directory of the active settings. Module-level, not in the runtime: user code holds them
+# longer than a runtime lives.
 _living: weakref.WeakSet[Labelled[Any]] = weakref.WeakSet()
 
 
 class Labelled(Generic[Bound]):
-    """A family with its bound series by label values, as one process records them."""
+    """A family with its bound series by label values."""
 
     def __init__(self, bound: type[Bound], family: Family, writer: Writer | None = None) -> None:
         self._bound = bound
         self.family = family
         self._writer = writer
         self._children: dict[tuple[str, ...], Bound] = {}
-        self._misses = 0  # series asked for since all were looked through in vain
+        self._misses = 0  # series requested since the last scan that evicted nothing
         if writer is None:
             _living.add(self)
 
     def at(self, values: tuple[str, ...]) -> Bound:
-        """The series with these label values, in the family's order; they are texts already.
+        """Return the series with these label values: strings, in the family's order.
 
-        Series beyond the directory's cap are not kept, so that memory stays flat.
+        Series beyond the directory's cap are not kept, so that memory stays bounded.
         """
         child = self._children.get(values)
         if child is not None and not child.dropped:
@@ -194,24 +195,24 @@ class Labelled(Generic[Bound]):
         return child
 
     def _drop_overflowing(self) -> None:
-        """Make room; what was looked through in vain is not looked through again before as many were asked for."""
+        """Evict overflow series; after a scan that evicts nothing, skip scanning for len(children) misses."""
         if 0 < self._misses < len(self._children):
             self._misses += 1
             return
         before = len(self._children)
-        for values, child in self._children.copy().items():  # in one step: other threads add series meanwhile
+        for values, child in self._children.copy().items():  # one step, since other threads add series meanwhile
             if child.dropped:
                 self._children.pop(values, None)
         self._misses = int(len(self._children) == before)
 
 
 def defined(name: str) -> Labelled[Any] | None:
-    """The family of this name that the code has defined and still holds, if any."""
+    """Return the family of this name that user code has defined and still holds, if any."""
     return next((labelled for labelled in list(_living) if labelled.family.name == name), None)
 
 
 def follow(writer: Writer) -> None:
-    """Let every series record through another writer from now on, also those that somebody holds: for tests."""
+    """Make every series record through another writer, also series that user code holds: for tests."""
     for labelled in list(_living):
         for child in labelled._children.values():
             child.writer, child.where, child.dropped = writer, UNBOUND, False

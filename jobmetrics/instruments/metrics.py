@@ -1,4 +1,4 @@
-"""Counter, Gauge and Histogram, with the arguments and methods of prometheus_client's."""
+"""Counter, Gauge and Histogram, with the arguments and methods of prometheus_client."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jobmetrics.errors import InstrumentError
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM
 from jobmetrics.guard import guarded
 from jobmetrics.instruments.blocks import ExceptionCounter, InProgress, Timer
-from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge, nowhere
+from jobmetrics.instruments.bound import BoundCounter, BoundGauge, BoundHistogram, BoundSumGauge, discard_updates
 from jobmetrics.instruments.definition import GAUGE_MODES, Bound, Labelled, declare, define, label_value
 from jobmetrics.registry import current, zeros
 
 
 class _Metric(Labelled[Bound]):
-    """What the three public classes share: definition, validation and labels."""
+    """The base of the three public classes: definition, validation and labels."""
 
     _type: str
     _bound_class: type[Bound]
@@ -49,14 +49,16 @@ class _Metric(Labelled[Bound]):
             current.show_zeros()
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Bound:
-        """The series with these label values, by position or by name.
+        """Return the series with these label values, by position or by name.
 
-        What are not the family's labels is counted and logged, never raised into a job, and the series returned
-        records nothing; with `propagate_errors` on it raises InstrumentError, which is a ValueError.
+        Wrong labels are counted and logged, not raised into a job; the returned series then discards its updates.
+
+        Raises:
+            InstrumentError: for wrong labels with `propagate_errors` on. It is a ValueError.
         """
         if not labelkwargs and self.family.labels:
             try:
-                known = self._children[labelvalues]  # type: ignore[index]  # texts are the keys as they are
+                known = self._children[labelvalues]  # type: ignore[index]  # the keys are tuples of strings
                 if not known.dropped:
                     known.writer.look()
                     return known
@@ -66,8 +68,8 @@ class _Metric(Labelled[Bound]):
             bound = self.at(self._values(labelvalues, labelkwargs))
             bound.writer.look()
             return bound
-        except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
-            return self._instead(error)
+        except Exception as error:  # noqa: BLE001 - a __str__ may raise anything
+            return self._misused(error)
 
     def _new(self, values: tuple[str, ...]) -> Bound:
         child = super()._new(values)
@@ -78,16 +80,16 @@ class _Metric(Labelled[Bound]):
 
     @guarded("remove")
     def remove(self, *labelvalues: object) -> None:
-        """Remove the series with these label values from what is shown, until it is asked for or recorded again.
+        """Hide the series with these label values until it is requested or recorded again.
 
-        What other processes have in it stays shown. Label values that are not the family's are counted as an error;
-        a series that this process does not have is left alone.
+        Values of other processes in it stay visible. Wrong label values are counted as an error. A series that this
+        process does not have is left unchanged.
         """
         self._remove(self._values(labelvalues, {}))
 
     @guarded("remove")
     def remove_by_labels(self, labels: Mapping[str, object]) -> None:
-        """Remove all series that have these label values, as `remove` does; none if there are no labels."""
+        """Remove all series with these label values, as `remove` does; none without labels."""
         names = self.family.labels
         if not set(labels) <= set(names):
             raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labels)}")
@@ -99,7 +101,7 @@ class _Metric(Labelled[Bound]):
 
     @guarded("remove")
     def clear(self) -> None:
-        """Remove all series that this process has, as `remove` does. A metric without labels stays as it is."""
+        """Remove all series of this process, as `remove` does. A metric without labels stays unchanged."""
         if self.family.labels:
             for values in self._children.copy():
                 self._remove(values)
@@ -124,24 +126,24 @@ class _Metric(Labelled[Bound]):
         if bound is None or bound.dropped:
             if self.family.labels:
                 why = InstrumentError(f"{self.family.name} is missing label values: call labels() first")
-                return self._instead(why)
+                return self._misused(why)
             bound = self._new(())
         writer = bound.writer
-        if writer.clock() >= writer.check_at:  # as look() does: most calls are spared
+        if writer.clock() >= writer.check_at:  # as look() does, without a call
             writer.look()
         return bound
 
-    def _instead(self, error: Exception) -> Bound:
-        """After a misuse: a series that records nothing."""
+    def _misused(self, error: Exception) -> Bound:
+        """Count and log a misuse. Returns a series that discards its updates."""
         guard.note("labels", error)
-        instead: Bound = nowhere(self._bound(current.writer(), self.family, ()))
+        instead: Bound = discard_updates(self._bound(current.writer(), self.family, ()))
         return instead
 
 
 class Counter(_Metric[BoundCounter]):
-    """A number that only goes up. The name gets the suffix _total if it has none.
+    """A number that only goes up. A name without the suffix _total gets it.
 
-    `registry` and exemplars are accepted for prometheus_client's sake and ignored.
+    `registry` and exemplars are accepted for compatibility with prometheus_client, and ignored.
     """
 
     _type = COUNTER
@@ -160,11 +162,11 @@ class Counter(_Metric[BoundCounter]):
         self._define(name, documentation, labelnames, namespace, subsystem, unit)
 
     def inc(self, amount: float = 1.0, exemplar: object = None) -> None:
-        """Add a number that is not negative."""
+        """Add a number. A negative or non-finite number is dropped and counted."""
         self._only().inc(amount)
 
     def reset(self) -> None:
-        """Begin at 0 again, which Prometheus takes for a restart; other processes' parts stay."""
+        """Set this process's part to 0, which Prometheus treats as a restart. Other processes' parts stay."""
         self._only().reset()
 
     def count_exceptions(
@@ -177,8 +179,8 @@ class Counter(_Metric[BoundCounter]):
 class Gauge(_Metric[BoundGauge]):
     """A number that goes up and down.
 
-    multiprocess_mode: how processes' values merge: 'livesum' (default), 'sum', 'max', 'min', 'mostrecent'.
-    Modes that put a pid into a label ('all', 'liveall') are refused: a pid a label would grow without end.
+    multiprocess_mode: how processes' values merge: 'livesum' (default), 'sum', 'max', 'min', 'mostrecent'. Modes with a
+    label for the pid ('all', 'liveall') are refused: the number of series would grow without limit.
     """
 
     _type = GAUGE
@@ -205,19 +207,19 @@ class Gauge(_Metric[BoundGauge]):
         self._define(name, documentation, labelnames, namespace, subsystem, unit, mode=mode)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add to it."""
+        """Add to this process's value."""
         self._only().inc(amount)
 
     def dec(self, amount: float = 1.0) -> None:
-        """Take away from it."""
+        """Subtract from this process's value."""
         self._only().dec(amount)
 
     def set(self, value: float) -> None:
-        """Set it."""
+        """Set this process's value."""
         self._only().set(value)
 
     def set_to_current_time(self) -> None:
-        """Set it to the seconds since the epoch."""
+        """Set to the seconds since the epoch."""
         self._only().set_to_current_time()
 
     def track_inprogress(self) -> InProgress:
@@ -225,12 +227,12 @@ class Gauge(_Metric[BoundGauge]):
         return self._only().track_inprogress()
 
     def time(self) -> Timer:
-        """Set it to the seconds a block or a decorated function took; the timer's `labels` says which series."""
+        """Set to the seconds that a block or a decorated function took. The timer's `labels` selects the series."""
         return Timer(self, "set")
 
 
 class Histogram(_Metric[BoundHistogram]):
-    """Counts values by size. buckets: upper bounds in the metric's unit, +Inf may be left out."""
+    """Counts values by size. buckets: upper bounds in the metric's unit; +Inf is optional."""
 
     _type = HISTOGRAM
     _bound_class = BoundHistogram
@@ -261,5 +263,5 @@ class Histogram(_Metric[BoundHistogram]):
         self._only().observe(amount)
 
     def time(self) -> Timer:
-        """Observe the seconds a block or a decorated function took; the timer's `labels` says which series."""
+        """Observe the seconds that a block or a decorated function took. The timer's `labels` selects the series."""
         return Timer(self, "observe")

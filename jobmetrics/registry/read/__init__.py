@@ -1,4 +1,4 @@
-"""The read side: what the exporter reads from a registry directory. Workers import none of it."""
+"""The read side: the exporter's snapshots of a registry directory. Workers do not import it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One slot file, read again and again: its row as it is now, or the last good one while it cannot be read."""
+"""Reads one slot file repeatedly: its present row, or the last good one while it cannot be read."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _ATTEMPTS = 3
 
 
 class Columns:
-    """What each cell of a row may hold. A value that cannot be is damage, and never reaches a sum."""
+    """The kind of each cell of a row. An impossible value is damage and is not added up."""
 
     def __init__(self, index: SeriesIndex) -> None:
         self.count = index.next_cell
-        self._rising = np.zeros(self.count, bool)  # counters and bucket counts: never negative, never lower
+        self._rising = np.zeros(self.count, bool)  # counters and bucket counts: not negative, never fall
         self._whole = np.zeros(self.count, bool)  # bucket counts
-        self._sums: NDArray[np.intp] = np.full(self.count, -1, np.intp)  # of the histogram that a bucket is of
-        self._unknown = np.zeros(self.count, bool)  # gauges: NaN is a value there
-        self._single = np.zeros(self.count, bool)  # of one file: nothing is added to them
+        self._sums: NDArray[np.intp] = np.full(self.count, -1, np.intp)  # by bucket: the sum of its histogram
+        self._unknown = np.zeros(self.count, bool)  # gauges, where NaN is a value
+        self._single = np.zeros(self.count, bool)  # of one file: not added up over files
         for (number, _), place in index.series.items():
             family, first, end = index.families[number], place.first, place.first + place.width
-            if family.mode == ERASED:  # counted as the series that it is of; when, in its last two cells
+            if family.mode == ERASED:  # like the series it belongs to; the last two cells are timestamps
                 self._single[end - 2 : end] = True
                 self._count(first, end - 2)
             elif family.type == GAUGE:
@@ -44,7 +44,7 @@ class Columns:
                 self._count(first, end)
 
     def _count(self, first: int, end: int) -> None:
-        """Take the cells of a counter or, if they are several, of a histogram."""
+        """Note the cell of a counter, or the cells of a histogram."""
         self._rising[first] = True
         if end > first + 1:
             buckets = slice(first, end - 1)
@@ -52,13 +52,13 @@ class Columns:
             self._sums[buckets] = end - 1
 
     def added_up(self, row: Cells) -> Cells:
-        """What of a row goes on counting when another file takes the name of its file."""
+        """Return the part of a row that still counts when another file takes its file's name."""
         kept = row.copy()
         kept[: self.count][self._single[: len(kept)]] = 0.0
         return kept
 
     def impossible(self, row: Cells, last: Cells) -> NDArray[np.intp]:
-        """Which of a row's cells cannot be, given the last good row of the same file. Looks at changes only."""
+        """Return the changed cells with impossible values. last: the last good row of the same file."""
         if len(last) < len(row):
             last = np.concatenate([last, np.zeros(len(row) - len(last))])
         changed = np.flatnonzero(row != last)
@@ -71,12 +71,12 @@ class Columns:
         return changed[bad]
 
     def sums_of(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The sums of the histograms that these cells are buckets of."""
+        """Return the sum cells of the histograms that have these buckets."""
         sums = np.unique(self._sums[cells])
         return sums[sums >= 0]
 
     def could_begin_with(self, cells: NDArray[np.intp], values: Cells) -> NDArray[np.bool_]:
-        """Whether these cells could have counted these values from 0 on."""
+        """Whether these cells may have counted from 0 to these values."""
         could: NDArray[np.bool_] = np.isfinite(values) & (values > 0.0)
         could &= ~self._whole[cells] | (values == np.floor(values))
         return could
@@ -84,8 +84,11 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class SlotReading:
-    """A slot as it was read. row: None when nothing of it counts; owner: its living owner; state: None for a
-    slot of another generation, or one that is gone; problem: what is wrong with it, for the log."""
+    """One reading of a slot.
+
+    row: None when nothing of it counts; owner: its living owner; state: None for a slot of another generation and for a
+    missing one; problem: a description of the damage, for the log.
+    """
 
     row: Cells | None
     owner: layout.ProcessIdentity | None = None
@@ -95,30 +98,30 @@ class SlotReading:
 
 
 class Scratch:
-    """Memory that files are copied into, one at a time."""
+    """A buffer for the content of one file at a time."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._largest = 0  # bytes asked for since the last `shrink`
 
     def view(self, size: int) -> memoryview[int]:
-        """So many bytes of it, whatever is in them."""
+        """Return a view of this number of bytes, which are not cleared."""
         self._largest = max(self._largest, size)
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         return memoryview(self._buffer)[:size]
 
     def shrink(self) -> None:
-        """Give memory back that was not asked for lately. Called once a reading, with no view in use."""
+        """Release unused memory. Called once for each reading, while no view is in use."""
         if len(self._buffer) > 2 * self._largest:
             self._buffer = bytearray()
         self._largest = 0
 
 
 class SlotFile:
-    """One slot number of one generation, whichever files bear its name over time.
+    """One slot number of one generation. Several files may have its name over time.
 
-    keep: keep the descriptor from one reading to the next.
+    keep: keep the descriptor open between readings.
     """
 
     def __init__(self, directory: Directory, number: int, scratch: Scratch, *, keep: bool) -> None:
@@ -126,9 +129,9 @@ class SlotFile:
         self._name = slot_name(number)
         self._fd: int | None = None
         self._inode = 0
-        self._row: Cells = np.zeros(0)  # the last good one of this file
-        self._retired: Cells = np.zeros(0)  # what files that were replaced by this one had counted
-        self._zeroed: NDArray[np.intp] = np.zeros(0, np.intp)  # cells that fell to 0, for which the last row stands in
+        self._row: Cells = np.zeros(0)  # the last good row of this file
+        self._retired: Cells = np.zeros(0)  # counted by the files that this one replaced
+        self._zeroed: NDArray[np.intp] = np.zeros(0, np.intp)  # cells that fell to 0; the last row replaces them
         self._serial = b""
         self._head = b""
         self._header = layout.SlotHeader(layout.MIN_JOURNAL, layout.NO_IDENTITY)
@@ -137,7 +140,7 @@ class SlotFile:
 
     @property
     def serial(self) -> bytes:
-        """Which formatting the last good row is of, b"" while there is none: a copy of the file has the same."""
+        """The serial of the last good row's file, b"" while there is none. A copy of the file has the same."""
         return self._serial
 
     def close(self) -> None:
@@ -147,10 +150,10 @@ class SlotFile:
             self._fd = None
 
     def read(self, index: SeriesIndex, columns: Columns, inode: int) -> SlotReading:
-        """The slot now. inode: of the file that bears its name.
+        """Read the slot. inode: of the file with its name.
 
         Raises:
-            OSError, RegistryError: when the file cannot be read; `last` stands in for it.
+            OSError, RegistryError: when the file cannot be read; use `last` instead.
         """
         fd = self._current(inode)
         try:
@@ -169,7 +172,7 @@ class SlotFile:
         bad = self._without_restarted(columns.impossible(row, self._row), row, columns)
         problem = None
         if len(bad):
-            problem = "holds values that cannot be; the last good ones stand in for them"
+            problem = "has impossible values; the last good ones are used instead"
             row[bad] = 0.0
             known = bad[bad < len(self._row)]
             row[known] = self._row[known]
@@ -179,16 +182,17 @@ class SlotFile:
         return SlotReading(self._total(), owner, running, state, problem)
 
     def _without_restarted(self, bad: NDArray[np.intp], row: Cells, columns: Columns) -> NDArray[np.intp]:
-        """The impossible cells, without those that count again after they fell to 0: what they had is kept apart.
+        """Return the impossible cells without those that count again after they fell to 0.
 
-        One that is as high as it was, or higher, was put back.
+        The former count of a restarted cell is added to the retired row. A cell that is as high as before, or higher,
+        was restored instead.
         """
         if not len(bad) and not len(self._zeroed):
             return bad
         known = bad[bad < len(self._row)]
         fallen = known[row[known] == 0.0]
         sums = columns.sums_of(fallen)
-        sums = np.union1d(sums, self._zeroed[~np.isin(self._zeroed, bad)])  # those sums that are not there again
+        sums = np.union1d(sums, self._zeroed[~np.isin(self._zeroed, bad)])  # sums that were not restored
         sums = sums[(sums < len(row)) & (sums < len(self._row))]
         lower = sums[row[sums] < self._row[sums]]
         again = np.union1d(known, lower)
@@ -204,7 +208,7 @@ class SlotFile:
         return np.setdiff1d(np.union1d(bad, self._zeroed), anew)
 
     def last(self, problem: str | None = None) -> SlotReading:
-        """What counts while the slot cannot be read, or is gone."""
+        """Return the last good reading, for a slot that is missing or cannot be read."""
         total = self._total()
         return SlotReading(total if len(total) else None, state=DAMAGED if problem else None, problem=problem)
 
@@ -221,7 +225,7 @@ class SlotFile:
         return self._fd
 
     def _settle_replacement(self, row: Cells, serial: bytes, columns: Columns) -> None:
-        """Another file may bear the name: a copy goes on where the old one was, a new one begins anew."""
+        """Check for another file of this name: a copy continues the old file's counts, a new one begins at 0."""
         if serial != self._serial:
             self._retired = columns.added_up(self._total())
             self._row = np.zeros(0)
@@ -231,10 +235,10 @@ class SlotFile:
             raise Damaged("is shorter than it was")
 
     def _copy(self, fd: int, cells: int) -> tuple[bytes, layout.SlotHeader]:
-        """Read the header and at most this number of cells, whatever the file's length."""
+        """Read the header and at most this number of cells, regardless of the file's length."""
         size = os.fstat(fd).st_size
         for _ in range(_ATTEMPTS):
-            offset = self._header.cells_offset  # at first that of most slots, then as the file says
+            offset = self._header.cells_offset  # at first that of most slots, then the file's
             wanted = min(size, offset + cells * layout.CELL)
             data = self._scratch.view(wanted)
             if os.preadv(fd, [data], 0) != wanted:
@@ -252,9 +256,9 @@ class SlotFile:
 
 
 def without_copies(readings: Sequence[SlotReading], serials: Sequence[bytes]) -> list[Cells | None]:
-    """The readings' rows, with what is in several copies of one slot counted once: the highest value of each cell.
+    """Return the readings' rows. Copies of one slot are counted once, with the highest value of each cell.
 
-    One of them may have gone on after the copy was made; if each of several has, what the others added is not counted.
+    One of them may have recorded after the copy was made. If several did, the lower increments are not counted.
     """
     rows = [reading.row for reading in readings]
     first: dict[bytes, int] = {}
@@ -284,8 +288,10 @@ def _sum(first: Cells, second: Cells) -> Cells:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One series. value: of a counter or gauge; buckets: a histogram's counts, not cumulated, +Inf last; sum:
-    of its observations."""
+    """One series.
+
+    value: of a counter or gauge; buckets: counts of a histogram, not cumulative, +Inf last; sum: of its observations.
+    """
 
     values: tuple[str, ...]
     value: float = 0.0
@@ -295,7 +301,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class RunningJobs:
-    """What runs of one jobs_active series: how many, and the earliest start (epoch seconds)."""
+    """The running executions of one jobs_active series. oldest: the earliest start, in epoch seconds."""
 
     values: tuple[str, ...]
     count: int

@@ -1,7 +1,7 @@
-"""The read side: all slots of a directory, merged into one value a series.
+"""Snapshots: all slots of a directory, merged into one value for each series.
 
-Readers only read. Rows are copied with pread, never mapped. The last good row of a slot stands in for it while it
-cannot be read.
+Readers write nothing. Rows are copied with pread, not mapped. The last good row of a slot is used while the slot cannot
+be read.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is o
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One reading of a registry directory. series: of the newest declarations, a histogram as one; ahead: series that
-    are left out since their timestamps lie in the future."""
+    """One reading of a registry directory.
+
+    series: of the newest declarations, a histogram as one; superseded: of earlier declarations, not shown; hidden:
+    stale ones; ahead: series that are omitted because their timestamps are in the future.
+    """
 
     taken_at: float
     families: list[tuple[Family, list[Sample]]] = field(default_factory=list)
@@ -75,10 +78,13 @@ class Snapshot:
 
 
 class SnapshotReader:
-    """Reads one directory again and again. Not for several threads at once; `close` when done.
+    """Reads one directory repeatedly. Not thread-safe. Call `close` at the end.
 
-    directory: the registry directory, or its path. clock: epoch seconds. hide_after: seconds without a change
-    after which a series is not shown until it changes again, None for never; no count is lost by it.
+    Args:
+        directory: The registry directory, or its path.
+        clock: Epoch seconds.
+        hide_after: Seconds without a change after which a series is hidden until it changes again; None for never.
+            A hidden series loses no count.
     """
 
     def __init__(
@@ -106,10 +112,10 @@ class SnapshotReader:
         self._index_fd = self._index = None
 
     def read(self) -> Snapshot:
-        """The directory as it is now.
+        """Read the directory.
 
         Raises:
-            RegistryError: when there is no directory, it is not safe to read, or its index is damaged.
+            RegistryError: when the directory is missing or not safe to read, or its index is damaged.
             OSError: when it cannot be read.
         """
         self._directory.check()
@@ -122,7 +128,7 @@ class SnapshotReader:
     # ---------------------------------------------------------------- index
 
     def _current_index(self) -> SeriesIndex | None:
-        """The index, caught up; None while no worker has made one."""
+        """Return the index with all its records; None while no worker has made one."""
         path = self._directory.file(INDEX_NAME)
         if self._index_fd is not None and not same_file(self._index_fd, path):
             self.close()
@@ -139,7 +145,9 @@ class SnapshotReader:
             self._index = SeriesIndex(header)
         index = self._index
         if committed > index.fed_to:
-            end = min(committed, os.fstat(self._index_fd).st_size)  # no more memory than the file has bytes
+            end = min(
+                committed, os.fstat(self._index_fd).st_size
+            )  # a damaged length must not allocate more than the file has
             index.feed(os.pread(self._index_fd, max(0, end - index.fed_to), index.fed_to), committed)
         if index.damaged:
             self._log.warning(
@@ -195,14 +203,14 @@ class SnapshotReader:
         except FileNotFoundError:
             return slot.last()
         except (OSError, RegistryError) as error:
-            reading = slot.last(f"is served as it was last: {error}")
+            reading = slot.last(f"cannot be read, its last good row is used: {error}")
         if reading.problem:
             self._log.warning(slot_name(number), "jobmetrics: %s %s", slot_name(number), reading.problem)
         return reading
 
 
 def _kept_open() -> int:
-    """Descriptors to keep: no more than a quarter of what the process may have."""
+    """Return the number of descriptors to keep open: at most a quarter of the process's limit."""
     try:
         import resource  # not on Windows
     except ImportError:
@@ -211,25 +219,27 @@ def _kept_open() -> int:
     return KEPT_OPEN if soft == resource.RLIM_INFINITY else min(KEPT_OPEN, soft // 4)
 
 
-SET_AHEAD = 1.0  # epoch seconds that stand for a gauge set in the future: before all others, and not never
+SET_AHEAD = 1.0  # epoch seconds for a gauge set in the future: older than all others, but set
 
 
 class SlotTotals:
-    """All slots of one generation, added up. cells: the sums, by cell; owners: the living ones, in slot order;
-    slots: how many are live, free and damaged. now: epoch seconds."""
+    """All slots of one generation, added up.
+
+    cells: the sum of each cell; owners: living owners in slot order; slots: counts of live, free and damaged slots.
+    """
 
     def __init__(self, index: SeriesIndex, now: float) -> None:
         self._index = index
         self.cells: Cells = np.zeros(index.next_cell)
         self.owners: list[layout.ProcessIdentity] = []
         self.slots = {LIVE: 0, FREE: 0, DAMAGED: 0}
-        self._live: Cells = np.zeros(index.next_cell)  # of slots with an owner only
+        self._live: Cells = np.zeros(index.next_cell)  # the same for slots with a living owner
         self._extremes = _Extremes(index, now)
         self._earlier = Earlier(index)
-        self._starts: dict[int, list[float]] = {}  # of what runs, by the first cell of its jobs_active series
+        self._starts: dict[int, list[float]] = {}  # of running executions, by first cell of their jobs_active series
 
     def add(self, reading: SlotReading, counted: Cells | None) -> None:
-        """Take the next slot. counted: what of its row counts towards the sums, None when another slot has it too."""
+        """Add a slot. counted: the row to add to the sums; None when another slot has it too."""
         if reading.state is not None:
             self.slots[reading.state] += 1
         if counted is not None:
@@ -243,7 +253,7 @@ class SlotTotals:
             self._starts.setdefault(entry.series, []).append(entry.start)
 
     def families(self, hidden: frozenset[int]) -> list[tuple[Family, list[Sample]]]:
-        """Each family as it was declared last, with its series. hidden: first cells of those not to be shown."""
+        """Return each family's newest declaration with its series. hidden: first cells of hidden series."""
         index = self._index
         samples: dict[int, list[Sample]] = {number: [] for number in index.newest.values()}
         earlier = self._earlier
@@ -288,7 +298,7 @@ class SlotTotals:
         return None if value is None or (hidden and not value) else Sample(values, value)
 
     def _erased(self, family: Family, values: tuple[str, ...]) -> tuple[bool, Cells | None]:
-        """Whether a series was removed and not asked for again, and what was erased of its cells."""
+        """Return whether a series was removed and not requested again, and the removed values of its cells."""
         place = self._index.find_erased(family, values)
         if place is None:
             return False, None
@@ -302,11 +312,11 @@ class SlotTotals:
 
     @property
     def ahead(self) -> int:
-        """Series that are not shown since all their timestamps lie in the future."""
+        """Series that are not shown because all their timestamps are in the future."""
         return self._extremes.ahead
 
     def active(self) -> list[RunningJobs]:
-        """One entry a jobs_active series, those with nothing running too: their 0 is known to be one."""
+        """Return one entry for each jobs_active series, also for those with a known 0."""
         number = self._index.newest.get(JOBS_ACTIVE.name)
         return [
             RunningJobs(values, len(starts), min((start for start in starts if not isnan(start)), default=None))
@@ -319,16 +329,16 @@ class SlotTotals:
 class _Extremes:
     """Max, min, most recent and high-water gauges, merged over the rows.
 
-    Timestamps in the future are of a clock that was set back, and would be the latest for as long as it was ahead: a
-    high-water mark there does not count, and a gauge that was set there is older than all others.
+    Timestamps in the future were written before the clock was set back. A high-water mark in the future does not count,
+    and a gauge that was set there is older than all others: otherwise they would win until the clock catches up.
     """
 
     def __init__(self, index: SeriesIndex, now: float) -> None:
         self._latest = now + MAX_CLOCK_AHEAD
-        self._ahead: set[int] = set()  # first cells of high-water marks of which one lies in the future
+        self._ahead: set[int] = set()  # first cells of high-water marks with a value in the future
         self._extremes: dict[int, tuple[str, float]] = {}  # mode and value of max and min gauges, by first cell
-        self._marked: dict[int, tuple[str, float, float]] = {}  # mode, when and value of the others
-        self._stamps: dict[int, tuple[float, float]] = {}  # when a series was last removed, and asked for again
+        self._marked: dict[int, tuple[str, float, float]] = {}  # mode, timestamp and value of the others
+        self._stamps: dict[int, tuple[float, float]] = {}  # timestamps of a series' last removal and last request
         for (number, _), place in index.series.items():
             mode = index.families[number].mode
             if mode in (MAX, MIN):
@@ -359,19 +369,22 @@ class _Extremes:
                 self._stamps[first] = max(removed, float(row[first])), max(shown, float(row[first + 1]))
 
     def stamps(self, place: Placement) -> tuple[float, float]:
-        """When the series that this place is about was last removed, and when it was asked for again."""
+        """Return when the series was last removed, and when it was last requested. place: of its removed values."""
         return self._stamps[place.first + place.width - 2]
 
     @property
     def ahead(self) -> int:
-        """High-water marks of which all values lie in the future."""
+        """High-water marks with all values in the future."""
         return sum(not self._marked[first][1] for first in self._ahead)
 
     def value(self, first: int) -> float | None:
-        """The merged value. None for a most recent gauge or a high-water mark that was never set; 0 for a max or min
-        gauge that no process has set."""
+        """Return the merged value.
+
+        A max or min gauge that no process has set is 0. A most recent gauge or a high-water mark that was never set is
+        None.
+        """
         if first in self._extremes:
-            return self._extremes[first][1] + 0.0  # which makes -0.0 a plain 0
+            return self._extremes[first][1] + 0.0  # makes -0.0 a plain 0
         _, when, value = self._marked.get(first, ("", 0.0, 0.0))
         return value if when else None
 
@@ -380,14 +393,14 @@ Labels = tuple[str, ...]
 
 
 class Earlier:
-    """The earlier declarations of one index that are shown under the newest one.
+    """Earlier declarations of one index that are shown under the newest one.
 
     superseded: series of earlier declarations that are not shown.
     """
 
     def __init__(self, index: SeriesIndex) -> None:
         self._index = index
-        self._buckets: dict[int, list[int]] = {}  # by earlier declaration: which of the newest's each of its own is in
+        self._buckets: dict[int, list[int]] = {}  # by earlier declaration: the newest's bucket for each of its own
         self._places: dict[tuple[int, Labels], list[tuple[int, Placement]]] = {}
         self.superseded = 0
         for number, family in index.families.items():
@@ -406,9 +419,9 @@ class Earlier:
                 self.superseded += 1
 
     def add(self, number: int, values: Labels, counts: list[float], cells: Cells) -> list[float]:
-        """The cells of the newest declaration's series, with what was counted before it.
+        """Return the cells of the newest declaration's series plus those of earlier declarations.
 
-        The earliest comes first: a sum in a fixed order never falls by an ulp, also when one more is declared.
+        The earliest is added first: a sum in a fixed order never falls by an ulp, also after another declaration.
         """
         found = self._places.pop((number, values), ()) if self._places else ()
         if not found:
@@ -428,11 +441,11 @@ class Earlier:
         return counted if erased is None else counted - cells[erased.first : erased.first + place.width]
 
     def rest(self) -> list[tuple[int, Labels]]:
-        """Series that the newest declaration itself does not have: its number, and the label values."""
+        """Return the newest declaration's number and the label values of series that only earlier ones have."""
         return list(self._places)
 
     def first_cells(self, number: int, values: Labels) -> list[int]:
-        """First cells of the earlier series that are shown in this one."""
+        """Return the first cells of the earlier series that are shown in this one."""
         return [place.first for _, place in self._places.get((number, values), ())] if self._places else []
 
 
@@ -444,7 +457,7 @@ def _are_nested(earlier: Family, newest: Family) -> bool:
 
 
 class Staleness:
-    """Watches the totals of one generation. Live gauges are never stale: theirs is now.
+    """Finds stale series in the totals of one generation. Live gauges are never stale: they show the present.
 
     hide_after: seconds without a change after which a series is stale.
     """
@@ -455,11 +468,11 @@ class Staleness:
         self._changed_at: Cells = np.zeros(0)
 
     def forget(self) -> None:
-        """A new generation: all begin anew."""
+        """Forget all totals, for a new generation."""
         self._last = self._changed_at = np.zeros(0)
 
     def look(self, index: SeriesIndex, total: Cells, now: float) -> frozenset[int]:
-        """Take this reading into account; the first cells of the series that are stale by now."""
+        """Note a reading's totals. Returns the first cells of the stale series."""
         known = len(self._last)
         changed_at = np.full(len(total), now)
         unchanged = (total[:known] == self._last) | (np.isnan(total[:known]) & np.isnan(self._last))

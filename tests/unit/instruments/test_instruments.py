@@ -1013,7 +1013,7 @@ def test_names_of_built_in_counters_without_suffix_are_refused() -> None:
 
 @pytest.mark.parametrize("label", ["", "1a", "a-b", "__a", "größe", "a\n", "a" * 65])
 def test_bad_label_name_is_refused(label: str) -> None:
-    with pytest.raises(InstrumentError, match="is no label name for g"):
+    with pytest.raises(InstrumentError, match="is not a valid label name for g"):
         Gauge("g", "Things.", [label])
 
 
