@@ -32,7 +32,7 @@ from jobmetrics.events import (
 )
 from jobmetrics.instruments import BoundCounter, BoundGauge, BoundHistogram, Labelled, label_value
 from jobmetrics.job_context import Execution, ExecutionSeries
-from jobmetrics.registry import BoundSeries, Entry, Writer, current, execution_hash, fork_hooks
+from jobmetrics.registry import BoundSeries, Entry, Writer, current, execution_hash, fork_hooks, unended
 from jobmetrics.settings import ActiveSettings, Settings, making
 
 logger = logging.getLogger("jobmetrics")
@@ -387,11 +387,9 @@ class Recorder:
 def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
     """Return the journal entry without an end among the entries of one id, and whether there are any entries.
 
-    Each start is a separate execution, because a rerun has the same id. An entry of a dead process comes before one
-    that still runs.
+    An entry of a dead process comes before one that still runs.
     """
-    ended = {entry.start for entry in entries if not entry.running and not entry.lost}
-    open_ones = [entry for entry in entries if (entry.running or entry.lost) and entry.start not in ended]
+    open_ones = unended(entries)
     return next((entry for entry in open_ones if entry.lost), open_ones[0] if open_ones else None), bool(entries)
 
 

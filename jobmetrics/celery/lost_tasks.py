@@ -14,7 +14,7 @@ from jobmetrics.celery.requests import find_failing_request, runs_here, unwrappe
 from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
-from jobmetrics.registry import Entry, execution_hash
+from jobmetrics.registry import Entry, execution_hash, unended
 
 MAX_PENDING = 10_000
 REPORT_PENDING = "jobmetrics_reported"  # attribute of a request: the main process counts the previous execution
@@ -202,9 +202,7 @@ def _entries(task_id: str) -> list[Entry]:
 
 
 def _open_entries(task_id: str) -> list[Entry]:
-    entries = _entries(task_id)
-    ended = {entry.start for entry in entries if not entry.running and not entry.lost}
-    return [entry for entry in entries if (entry.running or entry.lost) and entry.start not in ended]
+    return unended(_entries(task_id))
 
 
 def _still_runs(task_id: str) -> bool:

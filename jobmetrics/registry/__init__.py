@@ -19,7 +19,7 @@ from jobmetrics.registry.cells import (
 from jobmetrics.registry.directory import INDEX_NAME, Directory, SlotsHeld, prune, slot_name
 from jobmetrics.registry.files import is_ready
 from jobmetrics.registry.index import LOCK_WAIT, Placement, SeriesIndex, parse_index
-from jobmetrics.registry.journal import Entry, Journal, owner_and_running
+from jobmetrics.registry.journal import Entry, Journal, owner_and_running, unended
 from jobmetrics.registry.layout import ProcessIdentity, SlotHeader, execution_hash
 from jobmetrics.registry.slots import pid_namespace
 from jobmetrics.registry.write import current, fork_hooks, zeros
@@ -57,5 +57,6 @@ __all__ = [
     "refresh",
     "set_at",
     "slot_name",
+    "unended",
     "zeros",
 ]

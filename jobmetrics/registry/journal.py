@@ -156,6 +156,15 @@ def owner_and_running(
     return owner, tuple(entry for entry in entries(data, header, lease) if entry.running)
 
 
+def unended(found: list[Entry]) -> list[Entry]:
+    """Return the entries without an end among the entries of one id.
+
+    Each start is a separate execution, because a rerun has the same id.
+    """
+    ended = {entry.start for entry in found if not entry.running and not entry.lost}
+    return [entry for entry in found if (entry.running or entry.lost) and entry.start not in ended]
+
+
 def find(directory: Directory, execution: int) -> list[Entry]:
     """Return the entries of an execution in all slots, the latest start first.
 

@@ -14,7 +14,7 @@ from jobmetrics import recorder
 from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Lost
 from jobmetrics.guard import guarded
 from jobmetrics.job_context import Execution
-from jobmetrics.registry import execution_hash
+from jobmetrics.registry import execution_hash, unended
 from jobmetrics.rq.jobs import job_of
 from jobmetrics.rq.system import SYSTEM
 
@@ -127,10 +127,9 @@ def report_abandoned(job: RQJob, queue: Any, execution_id: str, will_retry: bool
     """Report a job that another worker left behind when it died. Its run time is unknown."""
     record = recorder.default()
     found = record.writer.find_execution(execution_hash(SYSTEM, execution_id))
-    ended = {entry.start for entry in found if not entry.running and not entry.lost}
     if any(entry.running for entry in found):
         return  # its worker is alive, only missed heartbeats, and will count the end
-    if found and all(entry.start in ended for entry in found):
+    if found and not unended(found):
         return
     status = RETRY if will_retry else FAILURE
     # A separate id: under the execution's id the journal has a start, and the recorder would derive a run time from it.
