@@ -134,7 +134,7 @@ MUTATIONS = [
     Mutation(
         "empty_name",
         "an empty metric name is refused",
-        "unit/instruments/test_adhoc.py::test_misuse_surfaces_in_tests",
+        "unit/instruments/test_adhoc.py::test_misuse_raises_in_tests",
     ),
     Mutation(
         "invalid_family",
@@ -199,7 +199,7 @@ MUTATIONS = [
     Mutation(
         "application",
         "each application has its own default directory",
-        "unit/test_settings.py::test_application_has_a_default_dir_of_its_own",
+        "unit/test_settings.py::test_each_application_has_its_own_default_dir",
     ),
     Mutation(
         "connections",

@@ -1,4 +1,4 @@
-"""The command's own manners: one line for what is wrong, and the right exit code."""
+"""Errors of the commands are one line, with the right exit code."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_value_of_the_wrong_type_in_the_file_is_one_line(
 
 
 def command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int | None) -> None:
-    """Let the command group do this instead of running a command."""
+    """Replace a command by this outcome."""
     from jobmetrics.cli.group import jobmetrics
 
     def main(**_: Any) -> int | None:
@@ -142,7 +142,7 @@ READ_SIDE = ("jobmetrics.registry.read",)
 
 
 @pytest.mark.parametrize("missing", ["click", "prometheus_client", "uvicorn", "numpy"])
-def test_without_the_extra_it_says_what_to_install(
+def test_without_the_extra_the_error_names_it(
     missing: str, registry_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in list(sys.modules):

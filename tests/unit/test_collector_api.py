@@ -1,4 +1,4 @@
-"""Targets and their URLs: what is taken, what is refused, and what is never shown."""
+"""Targets and their URLs: which are accepted, which are refused, and which parts are never shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobmetrics.errors import SettingsError
         ("redis+socket:///run/redis.sock", "default", "redis+socket:///run/redis.sock"),
     ],
 )
-def test_a_name_is_what_stands_before_the_first_equals_sign_unless_it_is_a_url(text: str, name: str, url: str) -> None:
+def test_the_name_comes_before_the_first_equals_sign_unless_it_is_a_url(text: str, name: str, url: str) -> None:
     assert Target.parse(text, "--rq-url") == Target(name, url)
 
 
@@ -90,7 +90,7 @@ def test_options_of_job_systems_are_keywords() -> None:
     assert (options.timeout, options.get("rq_queues"), options.get("rq_urls", ())) == (2.0, ("q",), ())
 
 
-def test_queues_with_a_key_of_another_type_are_left_out_and_logged_when_that_begins(
+def test_queues_with_a_key_of_another_type_are_left_out_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     wrong_types = WrongTypes("redis://host:6379/0")

@@ -49,11 +49,11 @@ def selectors(expression: str) -> list[promql_parser.VectorSelector]:
     return found
 
 
-def test_the_files_are_what_the_generator_makes() -> None:
+def test_the_files_match_the_generator() -> None:
     assert main(["--check"]) == 0, "run python -m dashboards"
 
 
-def test_check_tells_stale_missing_and_stray_files_and_changes_none(
+def test_check_reports_stale_missing_and_stray_files_and_changes_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--check"], tmp_path) == 1
@@ -77,7 +77,7 @@ def test_five_dashboards_under_their_uids() -> None:
 
 
 def _in_sight(part: Json) -> Json:
-    """The SDK puts every link that it reads into the controls menu, where nobody sees it."""
+    """The SDK puts every link that it reads into the controls menu, where users rarely look."""
     return {name: value for name, value in part.items() if value != "inControlsMenu"}
 
 
@@ -91,7 +91,7 @@ def test_grafana_reads_the_json_without_losing_anything(uid: str) -> None:
 
 
 @each_row(DASHBOARDS)
-def test_every_panel_has_an_id_and_a_title_of_its_own(uid: str) -> None:
+def test_every_panel_has_a_unique_id_and_title(uid: str) -> None:
     ids = [panel["id"] for panel in DASHBOARDS[uid]["panels"]]
     titles = [panel["title"] for panel in panels(DASHBOARDS[uid])]
     assert len(set(ids)) == len(ids)
@@ -112,7 +112,7 @@ def test_panels_fill_the_grid_without_overlapping(uid: str) -> None:
 
 
 @each_row(PANELS, lambda row: names([row])[0])
-def test_a_panel_says_what_it_shows_and_what_to_do(row: tuple[str, Json]) -> None:
+def test_a_panel_describes_its_contents_and_what_to_do(row: tuple[str, Json]) -> None:
     _, panel = row
     assert panel["type"] in PANEL_TYPES
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -126,7 +126,7 @@ def test_a_panel_says_what_it_shows_and_what_to_do(row: tuple[str, Json]) -> Non
 
 
 @each_row(DASHBOARDS)
-def test_every_query_asks_the_chosen_data_source(uid: str) -> None:
+def test_every_query_uses_the_chosen_data_source(uid: str) -> None:
     chosen = {"type": "prometheus", "uid": "${datasource}"}
     asking = [*panels(DASHBOARDS[uid]), *values_of("targets", DASHBOARDS[uid])]
     for one in asking:
@@ -152,20 +152,20 @@ def test_variables_take_several_values_or_all(uid: str) -> None:
         for expression in values_of("expr", DASHBOARDS[uid])
         for name in re.findall(r"\$\{(\w+)}", expression)
     }  # fmt: skip
-    assert used == set(asked), "every variable narrows a panel, and no query has one that is not there"
-    # Any other matcher would compare the pattern of several values as text, and a format would escape it for no quotes.
+    assert used == set(asked), "every variable is used in a panel, and every query's variables exist"
+    # Any other matcher would compare the pattern of several values literally, and a format would escape it wrongly.
     for expression in values_of("expr", DASHBOARDS[uid]):
         assert len(re.findall(r'\w+=~"\$\{\w+}"', expression)) == expression.count("${")
 
 
-def test_the_variables_that_operators_ask_for() -> None:
+def test_the_variables_are_those_that_operators_need() -> None:
     found = {uid: [v["name"] for v in dashboard["templating"]["list"]] for uid, dashboard in DASHBOARDS.items()}
     overview = ["datasource", "application", "system", "host", "broker", "queue", "job_type", "filters"]
     assert found["jobmetrics-overview"] == overview
     assert all({"datasource", "application"} < set(each) for each in found.values())
 
 
-def test_every_series_and_label_that_is_asked_for_is_one_of_ours() -> None:
+def test_every_queried_series_and_label_exists() -> None:
     for query in QUERIES:
         for selector in selectors(query.expression):
             matched = {matcher.name for matcher in selector.matchers.matchers}
@@ -182,7 +182,7 @@ def test_every_family_is_on_a_dashboard() -> None:
     assert {family.name for family in BUILT_IN} - shown_families == set(WITHOUT_PANEL)
 
 
-def test_what_several_exporters_read_from_a_broker_counts_once() -> None:
+def test_readings_of_one_broker_by_several_exporters_count_once() -> None:
     asked = set()
     for query in QUERIES:
         for family in BUILT_IN:
@@ -195,7 +195,7 @@ def test_what_several_exporters_read_from_a_broker_counts_once() -> None:
     assert len(asked) > 10
 
 
-def test_a_host_does_not_hide_what_another_host_read_from_the_broker() -> None:
+def test_a_host_does_not_hide_the_readings_of_another_host() -> None:
     for query in QUERIES:
         for selector in selectors(query.expression):
             family = SERIES.get(selector.name or "")
@@ -203,7 +203,7 @@ def test_a_host_does_not_hide_what_another_host_read_from_the_broker() -> None:
                 assert "instance" not in {matcher.name for matcher in selector.matchers.matchers}
 
 
-def test_queries_are_promql_with_nothing_of_grafana_left() -> None:
+def test_queries_are_promql_without_grafana_variables() -> None:
     for query in dashboards.queries(rate_interval="7s", interval="3s", time_range="11m"):
         promql_parser.parse(query.expression)
         assert "$" not in query.expression
@@ -251,7 +251,7 @@ def test_links_lead_to_dashboards_and_variables_that_exist() -> None:
 def test_each_dashboard_links_to_all_with_the_variables_and_the_time_kept() -> None:
     for dashboard in DASHBOARDS.values():
         (link,) = dashboard["links"]
-        assert "placement" not in link, "in sight, not in a menu"
+        assert "placement" not in link, "visible, not in a menu"
         assert (link["type"], link["tags"]) == ("dashboards", ["jobmetrics"])
         assert link["includeVars"]
         assert link["keepTime"]

@@ -36,7 +36,7 @@ def drawn(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_what_is_drawn_can_be_read_as_text(tmp_path: Path) -> None:
+def test_plots_contain_their_text(tmp_path: Path) -> None:
     found = texts(drawn(tmp_path / "image.svg").decode())
     assert set(TITLES) <= set(found)
     assert {"failure", "success", "p95", "things go wrong", "minutes"} <= set(found)
@@ -52,7 +52,7 @@ def test_a_panel_without_data_is_not_drawn_empty(tmp_path: Path) -> None:
     assert not (tmp_path / "image.svg").exists()
 
 
-def test_lines_end_where_there_is_no_data(tmp_path: Path) -> None:
+def test_lines_end_without_data(tmp_path: Path) -> None:
     gap = {at: value for at, value in RISING.items() if not 1.0 < at < 3.0}
     first, *others = chosen()
     draw(

@@ -36,7 +36,7 @@ OF_QUEUE = 'system=~"${system}",queue_name=~"${queue}"'
 OF_JOBS = f'{NARROWED},queue_name=~"${{queue}}"'
 
 
-def test_a_rate_is_narrowed_by_the_variables_whose_labels_it_has() -> None:
+def test_a_rate_is_filtered_by_the_variables_of_its_labels() -> None:
     assert SCOPE.rate(f.JOBS).text == f"rate(jobs_total{{{OF_JOBS}}}[$__rate_interval])"
     lost = SCOPE.rate(f.JOBS_WORKER_PROCESSES_LOST)
     assert lost.text == f"rate(jobs_worker_processes_lost_total{{{NARROWED}}}[$__rate_interval])"
@@ -87,7 +87,7 @@ def test_ages_come_from_timestamps() -> None:
     assert not age(oldest).timestamp
 
 
-def test_operands_get_brackets_where_they_need_them() -> None:
+def test_operands_get_necessary_brackets() -> None:
     one, other = sum_by(SCOPE.rate(f.JOBS)), sum_by(SCOPE.rate(f.JOBS_RETRIES))
     assert (one / (one + other)).text == f"{one.text} / ({one.text} + {other.text})"
     assert ((one + other) * 2).text == f"({one.text} + {other.text}) * 2"
@@ -96,19 +96,19 @@ def test_operands_get_brackets_where_they_need_them() -> None:
     assert one.only(0).text == f"{one.text} == 0"
 
 
-def test_a_share_is_nothing_without_a_whole_and_0_without_a_part() -> None:
+def test_a_share_is_absent_without_a_whole_and_0_without_a_part() -> None:
     part, whole = Expr("part", frozenset()), Expr("whole", frozenset())
     assert share(part, whole).text == "(part or (whole * 0)) / (whole > 0)"
 
 
-def test_exporters_are_told_from_other_targets_by_what_they_expose() -> None:
+def test_exporters_are_recognised_by_their_metrics() -> None:
     scraped = SCOPE.scraped(f.BUILD_INFO, "1d")
     host = 'instance=~"${host}"'
     witness = f"last_over_time(jobmetrics_build_info{{{host}}}[1d])"
     assert scraped.text == f"up{{{host}}} and on (job, instance) {witness}"
 
 
-def test_alerts_are_the_firing_ones_of_the_shipped_rules_since_when() -> None:
+def test_alerts_are_the_firing_ones_of_the_shipped_rules_with_their_start() -> None:
     since = Scope((variables.APPLICATION, variables.QUEUE)).alerts()
     ours = 'alertname=~"(Job|Rq).*",job=~"${application}"'
     assert since.text == (f'ALERTS_FOR_STATE{{{ours}}} and ignoring (alertstate) ALERTS{{alertstate="firing",{ours}}}')
@@ -153,7 +153,7 @@ def test_top_and_count() -> None:
         (lambda: _choice(f.JOBS_DURATION), "jobs_duration_seconds has no label"),
     ],
 )  # fmt: skip
-def test_what_prometheus_would_let_pass_is_refused(make: object, message: str) -> None:
+def test_mistakes_that_prometheus_accepts_are_refused(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(QueryError) as raised:
         make()

@@ -44,7 +44,7 @@ def outer(number: int) -> int:
 
 
 @timed_job
-def tell() -> str | None:
+def type_now_of_function() -> str | None:
     execution = current_execution()
     return None if execution is None else execution.job.job_type
 
@@ -74,7 +74,7 @@ def test_success_is_counted_under_module_and_name(registry_dir: Path) -> None:
     assert readings.counts(registry_dir, "jobs_duration_seconds") == {("python", f"{HERE}.double", ""): 1.0}
 
 
-def test_failure_is_counted_by_class_and_raised_as_it_is(registry_dir: Path) -> None:
+def test_a_failure_is_counted_by_class_and_raised_unchanged(registry_dir: Path) -> None:
     error = Refused("x")
     with pytest.raises(Refused) as caught:
         refuse(error)
@@ -104,8 +104,8 @@ def test_call_inside_a_job_systems_execution_is_not_counted_again(registry_dir: 
     assert ended(registry_dir) == {}
 
 
-def test_function_knows_its_execution_and_nobody_after_it() -> None:
-    assert tell() == f"{HERE}.tell"
+def test_the_current_execution_is_set_only_during_the_call() -> None:
+    assert type_now_of_function() == f"{HERE}.type_now_of_function"
     assert current_execution() is None
 
 
@@ -132,7 +132,7 @@ def test_error_in_the_recorder_never_reaches_the_function(registry_dir: Path, mo
     settings.configure(dir=registry_dir)
 
     def broken(*_: object) -> None:
-        raise RuntimeError("ours")
+        raise RuntimeError("jobmetrics")
 
     monkeypatch.setattr(recorder.Recorder, "started", broken)
     assert double(3) == 6
@@ -185,7 +185,7 @@ def test_bad_name_is_refused_at_definition(name: Any) -> None:
         timed_job(name=name)
 
 
-def test_what_is_no_function_is_refused_at_definition() -> None:
+def test_an_object_that_is_not_a_function_is_refused_at_definition() -> None:
     with pytest.raises(InstrumentError, match=r"^timed_job takes a function, not 'report'$"):
         timed_job("report")  # type: ignore[call-overload]
 
@@ -197,7 +197,9 @@ def labels(job_type: str, system: str = "python", queue_name: str = "") -> dict[
 # ------------------------------------------------------------------ processor time
 
 
-def test_processor_time_of_a_function_is_its_threads(registry_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_time_of_a_function_is_that_of_its_thread(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder.default(), "thread_cpu", CountingClock(50.0, step=0.25))
     double(1)
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {("python", f"{HERE}.double", ""): 0.25}
@@ -211,7 +213,7 @@ def test_processor_time_among_greenlets_is_not_recorded(registry_dir: Path, monk
     assert sum(ended(registry_dir).values()) == 2.0
 
 
-def test_processor_time_of_coroutines_is_that_of_their_own_steps(
+def test_processor_time_of_coroutines_covers_only_their_steps(
     registry_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = CountingClock(50.0)
@@ -263,7 +265,7 @@ def test_coroutine_is_counted_once_with_the_coroutines_it_awaits(registry_dir: P
     assert ended(registry_dir) == {("python", f"{HERE}.fetch_more", "", "success"): 1.0}
 
 
-def test_coroutine_that_fails_is_a_failure_and_raises_what_it_raised(registry_dir: Path) -> None:
+def test_a_coroutine_that_fails_is_a_failure_and_raises_its_exception(registry_dir: Path) -> None:
     error = Refused()
     with pytest.raises(Refused) as caught:
         asyncio.run(fetch(1, error))
@@ -300,7 +302,7 @@ def test_cancelled_coroutine_is_a_failure_and_handles_its_cancellation(registry_
     assert readings.values(registry_dir, "jobs_failures_total") == {("python", "waits", "", "CancelledError"): 1.0}
 
 
-def test_tasks_beside_each_other_are_jobs_of_their_own(registry_dir: Path) -> None:
+def test_simultaneous_tasks_are_separate_jobs(registry_dir: Path) -> None:
     async def both() -> None:
         assert sum(await asyncio.gather(fetch(1), fetch(2))) == 5
         assert current_execution() is None
@@ -365,7 +367,7 @@ def test_generator_is_the_running_job_only_within_its_steps(registry_dir: Path) 
     assert ended(registry_dir) == {("python", ITEMS, "", "success"): 1.0}
 
 
-def test_generator_takes_what_is_sent_and_thrown_and_returns() -> None:
+def test_a_generator_receives_sent_values_and_exceptions_and_returns() -> None:
     sequence = Sequence([1, 2, 3])
     generator = sequence.items()
     error = KeyError()
@@ -398,7 +400,7 @@ def test_generator_that_is_never_begun_is_not_counted(registry_dir: Path) -> Non
     assert list(registry_dir.iterdir()) == []
 
 
-def test_generators_read_in_turn_are_jobs_of_their_own(registry_dir: Path) -> None:
+def test_generators_read_in_turn_are_separate_jobs(registry_dir: Path) -> None:
     assert list(zip(Sequence([1, 2]).items(), Sequence([3, 4]).items(), strict=True)) == [(1, 3), (2, 4)]
     assert sum(ended(registry_dir).values()) == 2.0
 
@@ -423,7 +425,7 @@ def test_async_generator_is_the_running_job_only_within_its_steps(registry_dir: 
     assert ended(registry_dir) == {("python", AITEMS, "", "success"): 1.0}
 
 
-def test_async_generator_takes_what_is_sent_and_thrown() -> None:
+def test_an_async_generator_receives_sent_values_and_exceptions() -> None:
     sequence = Sequence([1, 2, 3])
     error = KeyError()
 
@@ -504,7 +506,7 @@ class Weekly(Report):
     pass
 
 
-def test_methods_are_bound_as_ever(registry_dir: Path) -> None:
+def test_methods_are_bound_as_usual(registry_dir: Path) -> None:
     weekly = Weekly()
     assert weekly.plain() is weekly
     assert (Weekly.below(), Weekly.above(), weekly.above()) == (Weekly, Weekly, Weekly)
@@ -519,14 +521,14 @@ def test_methods_are_bound_as_ever(registry_dir: Path) -> None:
     ("function", "job_type"),
     [(functools.partial(int, base=2), "builtins.int"), (Report(), f"{HERE}.Report")],
 )
-def test_callables_without_a_name_have_their_functions_or_classs(
+def test_callables_without_a_name_have_that_of_their_function_or_class(
     registry_dir: Path, function: Callable[[str], object], job_type: str
 ) -> None:
     assert timed_job(function)("11") in (3, "11")
     assert ended(registry_dir) == {("python", job_type, "", "success"): 1.0}
 
 
-def test_signature_is_kept_for_those_that_follow_no_wrappers() -> None:
+def test_the_signature_is_kept_for_readers_that_ignore_wrapped() -> None:
     assert inspect.getfullargspec(double).kwonlyargs == ["plus"]
     assert inspect.getfullargspec(Report.plain).args == ["self"]
 
@@ -536,7 +538,7 @@ def test_signature_is_kept_for_those_that_follow_no_wrappers() -> None:
 
 @contextmanager
 def job(job_type: str, system: str = "rq") -> Iterator[Execution]:
-    """A job of a job system, run here."""
+    """A job of a job system, run in this process."""
     execution = recorder.default().started(Started(Job(system, job_type, "q"), "1"))
     assert execution is not None
     token = running.set(execution)
@@ -557,7 +559,7 @@ async def aresize() -> None:
     pass
 
 
-def test_jobs_own_function_gives_it_its_target(registry_dir: Path) -> None:
+def test_the_function_of_a_job_sets_its_target(registry_dir: Path) -> None:
     with job(f"{HERE}.resize") as execution:
         resize()
         assert execution.target == 2.5
@@ -566,16 +568,16 @@ def test_jobs_own_function_gives_it_its_target(registry_dir: Path) -> None:
     assert ended(registry_dir) == {("rq", f"{HERE}.resize", "q", "success"): 1.0}
 
 
-def test_jobs_own_coroutine_function_gives_it_its_target() -> None:
+def test_the_coroutine_function_of_a_job_sets_its_target() -> None:
     with job(f"{HERE}.aresize") as execution:
         asyncio.run(aresize())
         assert execution.target == 2.5
 
 
-def test_function_that_the_job_system_calls_is_the_jobs_own_by_whatever_name() -> None:
+def test_the_function_called_by_the_job_system_is_the_jobs_under_any_name() -> None:
     code = compile("def perform(function): function()", "job.py", "exec")
     namespace: dict[str, Any] = {"__name__": "rq.job"}
-    exec(code, namespace)  # a caller whose module has this name
+    exec(code, namespace)  # a caller in a module of this name
     with job("thumbnails") as execution:
         namespace["perform"](resize)
         assert execution.target == 2.5
@@ -591,7 +593,7 @@ def test_helper_within_a_job_leaves_its_target_alone(registry_dir: Path, system:
 
 
 class LazyTask:
-    """As Celery's task proxies: it has a name once its app is ready."""
+    """Like Celery's task proxies: it has a name once its app is ready."""
 
     name: str
 
@@ -599,7 +601,7 @@ class LazyTask:
         raise AssertionError
 
 
-def test_task_is_returned_as_it_is_and_its_job_gets_the_target() -> None:
+def test_a_task_is_returned_unchanged_and_its_job_gets_the_target() -> None:
     task = LazyTask()
     assert timed_job(target=4.0)(task) is task  # type: ignore[type-var]
     with job("early", "celery") as execution:
@@ -609,7 +611,7 @@ def test_task_is_returned_as_it_is_and_its_job_gets_the_target() -> None:
         assert execution.target == 4.0
 
 
-def test_what_outlives_a_job_is_not_in_it(registry_dir: Path) -> None:
+def test_a_task_that_outlives_a_job_is_not_in_it(registry_dir: Path) -> None:
     with job("spawns"):
         context = contextvars.copy_context()
     context.run(double, 1)

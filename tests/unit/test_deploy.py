@@ -1,4 +1,4 @@
-"""What is shipped for deployment: valid by the formats' own schemas, and of one mind with itself."""
+"""The files for deployment: valid by the schemas of their formats, and consistent with each other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_dockerfile_passes_its_linter() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_what_is_copied_exists_and_reaches_the_builder() -> None:
+def test_copied_files_exist_and_reach_the_builder() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     let_through = {line[1:] for line in lines if line.startswith("!")}
     copied = {
@@ -83,7 +83,7 @@ def test_images_run_as_a_user_by_number() -> None:
     assert {f"uid={match[1]}", f"gid={match[1]}", "mode=0700"} <= set(options)
 
 
-def test_images_of_others_are_pinned() -> None:
+def test_third_party_images_are_pinned() -> None:
     images = [service["image"] for name, service in load()["services"].items() if name not in OURS]
     images += [stage.parent for stage in stages(ROOT / "Dockerfile").values() if ":" in stage.parent]
     assert len(images) == 5
@@ -113,7 +113,7 @@ def queues_of(command: list[str]) -> list[str]:
     return command[command.index("--queues") + 1].split(",")
 
 
-def test_the_exporters_read_the_queues_that_workers_take_from() -> None:
+def test_the_exporters_read_the_queues_of_the_workers() -> None:
     services = load()["services"]
     wanted = queues_of(services["celery-worker"]["command"])
     (pod,) = [each for each in MANIFESTS if each.stem == "celery-worker"]
@@ -129,7 +129,7 @@ def test_the_exporters_read_the_queues_that_workers_take_from() -> None:
         assert environment["JOBMETRICS_EXPORTER_CELERY_QUEUE"].split() == wanted
 
 
-def test_brokers_are_called_by_their_names_and_passwords() -> None:
+def test_brokers_have_the_configured_names_and_passwords() -> None:
     services = load()["services"]
     rabbitmq = services["rabbitmq"]["environment"]
     urls = [value for service in OURS.values() for value in service["environment"].values() if "://" in value]
@@ -165,7 +165,7 @@ def provisioned(kind: str) -> dict[str, Any]:
     return document
 
 
-def test_grafana_asks_prometheus() -> None:
+def test_grafana_queries_prometheus() -> None:
     services = load()["services"]
     (source,) = provisioned("datasources")["datasources"]
     url = urlsplit(source["url"])

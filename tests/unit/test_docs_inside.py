@@ -1,4 +1,4 @@
-"""The samples of docs/inside-the-job.md run, and do what the page says."""
+"""The samples of docs/inside-the-job.md run, and behave as the page describes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def registry() -> Iterator[None]:
 
 
 def run(sample: str) -> dict[str, Any]:
-    """What a sample defines."""
+    """The namespace of a sample."""
     namespace: dict[str, Any] = {"__name__": "sample"}
     exec(compile(sample, str(PAGE), "exec"), namespace)
     return namespace
@@ -83,14 +83,14 @@ def test_metrics_without_a_definition() -> None:
 
 
 @pytest.mark.parametrize(("sample", "passed"), [("def test_emails_are_counted", 2), ("def test_lines_are_counted", 1)])
-def test_pytest_examples_pass_as_they_are(sample: str, passed: int, tmp_path: Path) -> None:
+def test_pytest_examples_pass_unchanged(sample: str, passed: int, tmp_path: Path) -> None:
     (tmp_path / "test_sample.py").write_text(sample_with(sample))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert f"{passed} passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_limits_are_the_settings_own() -> None:
+def test_limits_are_those_of_the_settings() -> None:
     defaults = Settings()
     for name in ("max_name_length", "max_label_name_length", "max_labels", "max_label_value_length"):
         (row,) = [line for line in PAGE.read_text().splitlines() if f"`{name}`" in line]

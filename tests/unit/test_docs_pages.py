@@ -1,4 +1,4 @@
-"""Every page of the documentation is built, reached, and points only to what is there."""
+"""Every page of the documentation is built and linked, and all its references exist."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOT_METRICS = {"jobmetrics_registry"}  # the fixture
 
 
 def recorded_names() -> set[str]:
-    """The names that recording rules make; what stands between their colons looks like a metric."""
+    """The names that recording rules make; the part between their colons looks like a metric."""
     found = set()
     for path in (ROOT / "rules").glob("*.yml"):
         for group in yaml.safe_load(path.read_text())["groups"]:
@@ -51,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_every_page_is_built_and_reached_from_the_first(site: Path) -> None:
+def test_every_page_is_built_and_linked_from_the_first(site: Path) -> None:
     first = (site / "index.html").read_text()
     pages = [page.relative_to(DOCS) for page in PAGES if not page.stem.endswith("-measured")]
     for page in pages:
@@ -88,7 +88,7 @@ def test_references_are_in_the_site(site: Path) -> None:
 
 
 @each_row(EVERYWHERE, name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for link in links(page):
         if re.match(r"[a-z]+:", link):
             assert link.startswith("https://"), link
@@ -102,7 +102,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @each_row(EVERYWHERE, name_of)
-def test_files_that_are_named_are_there(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     top = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
     for word in code_words(page):
         if re.fullmatch(rf"({top})/[\w./-]+", word):
@@ -125,7 +125,7 @@ def test_each_invariant_names_its_tests_and_its_mutation() -> None:
 
 
 @each_row(EVERYWHERE, name_of)
-def test_metrics_that_are_named_exist(page: Path) -> None:
+def test_named_metrics_exist(page: Path) -> None:
     texts = code_words(page) + [block.text for block in blocks(page) if block.language == "promql"]
     rules = "|".join(map(re.escape, sorted(recorded_names(), reverse=True))) or r"(?!)"
     for text in texts:

@@ -30,7 +30,7 @@ OPTIONS = [
 
 
 def cells(table: str, first: str) -> list[str]:
-    """The cells of the row that begins with this code word, without the escapes of Markdown."""
+    """The cells of the row that begins with this code word, without Markdown escapes."""
     (row,) = {line for line in table.splitlines() if line.startswith((f"| `{first}`", f"| `{first} "))}
     return [cell.strip().replace("\\", "") for cell in row.strip("|").replace("\\|", "/").split(" | ")]
 
@@ -80,7 +80,7 @@ def test_each_setting_has_its_row(name: str) -> None:
         assert f" Default: `{str(default).lower() if isinstance(default, bool) else default}`." in meaning
 
 
-def test_no_reader_sees_the_builders_user() -> None:
+def test_the_pages_do_not_show_the_builders_user() -> None:
     assert "/jobmetrics-<uid>`" in SETTINGS
     for text in (SETTINGS, COMMANDS):
         assert f"jobmetrics-{os.getuid()}" not in text
@@ -98,18 +98,18 @@ def test_each_option_has_its_row(command: str, option: click.Option) -> None:
     assert (option.help or "").split(" [default")[0].split("  [default")[0].strip().rstrip(".") in row
 
 
-def test_each_key_of_the_file_is_told() -> None:
+def test_each_key_of_the_file_is_documented() -> None:
     for key in _FILE_KEYS:
         assert f", `{key}` |" in COMMANDS
 
 
 @pytest.mark.parametrize("page", docs_reference.PAGES, ids=lambda page: page.name)
-def test_the_pages_hold_what_the_code_says(page: Path) -> None:
+def test_the_pages_match_the_code(page: Path) -> None:
     text = page.read_text()
-    assert text == docs_reference.fill_in(text), f"{page.name} is not what make reference writes"
+    assert text == docs_reference.fill_in(text), f"{page.name} differs from what make reference writes"
 
 
-def test_the_benchmarks_file_is_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmarks_file_matches_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         Row("add", 1.0, 8.0, "ns", 0.25),
         Row("import", 16.0, 1.0, "ms", float("nan"), absolute=15.0),
@@ -129,6 +129,6 @@ def test_each_generated_part_has_a_page() -> None:
     assert sorted(found) == sorted(docs_reference.GENERATED)
 
 
-def test_a_part_that_nothing_makes_is_refused() -> None:
+def test_an_unknown_generated_part_is_refused() -> None:
     with pytest.raises(KeyError):
         docs_reference.fill_in("<!-- generated: nothing -->\n<!-- end: nothing -->")

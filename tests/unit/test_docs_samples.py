@@ -1,4 +1,4 @@
-"""Every code sample of the documentation is run, or checked as far as its kind can be."""
+"""Every code sample of the documentation is run or checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ else:
 
 BLOCKS = blocks(*PAGES, *OTHERS)
 KINDS = {"python", "sh", "toml", "yaml", "promql", "text"}
-# By test_docs_inside, which looks at what the samples do, and by tests/e2e/test_integrations.py, which installs them.
+# Checked by test_docs_inside, and by tests/e2e/test_integrations.py, which installs them.
 RUN_ELSEWHERE = {DOCS / "inside-the-job.md", DOCS / "integrations.md"}
 ALONE = ("install", "kubectl", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
 PROMETHEUS_KEYS = {"global", "rule_files", "scrape_configs", "remote_write", "alerting"}
@@ -47,7 +47,7 @@ def of_kind(kind: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.page.name != "CONTRIBUTING.md"], ids=str)
-def test_block_says_what_it_is(block: Block) -> None:
+def test_every_block_has_a_language(block: Block) -> None:
     assert block.fenced, "an indented block has no language"
     assert block.language in KINDS
 
@@ -83,7 +83,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def without_prefix(words: list[str]) -> list[str]:
-    """A command without sudo, variables and where its output goes; of the variables, ours have to exist."""
+    """A command without sudo, variables and redirections; variables of jobmetrics have to exist."""
     rest = words[1:] if words[0] == "sudo" else words
     rest = rest[: rest.index(">")] if ">" in rest else rest
     while rest and (found := ASSIGNMENT.match(rest[0])):
@@ -94,7 +94,7 @@ def without_prefix(words: list[str]) -> list[str]:
 
 
 def options_exist(command: click.Command, words: list[str], context: click.Context | None = None) -> None:
-    """Raises click.UsageError for an option or a subcommand that is not there; no value is looked at."""
+    """Raise click.UsageError for an unknown option or subcommand; values are not checked."""
     context = click.Context(command, parent=context, info_name=command.name, **command.context_settings)
     _, rest, _ = command.make_parser(context).parse_args(words)
     if isinstance(command, click.Group) and rest:
@@ -119,7 +119,7 @@ def check_jobmetrics(words: list[str]) -> None:
     options_exist(jobmetrics, words)
     if words:
         above = click.Context(jobmetrics, info_name=jobmetrics.name, **jobmetrics.context_settings)
-        jobmetrics.commands[words[0]].make_context(words[0], words[1:], parent=above)  # looks at values, too
+        jobmetrics.commands[words[0]].make_context(words[0], words[1:], parent=above)  # checks values too
 
 
 def check_pip(words: list[str]) -> None:
@@ -186,7 +186,7 @@ def test_commands_and_options_exist(block: Block) -> None:
         if words[0] in CHECKS:
             CHECKS[words[0]](words[1:])
         else:
-            assert words[0] in ALONE, f"{block}: nobody checks {words[0]}"
+            assert words[0] in ALONE, f"{block}: {words[0]} is not checked"
             named = [word for word in words if re.match(r"(deploy|rules|dashboards|examples)/", word)]
             assert all((ROOT / word).exists() for word in named), named
 
@@ -204,7 +204,7 @@ def test_a_wrong_command_is_found(line: str) -> None:
 
 
 @pytest.mark.parametrize("block", of_kind("toml"), ids=str)
-def test_toml_is_taken(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_toml_is_accepted(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grp.getgrnam", lambda name: SimpleNamespace(gr_gid=0))  # the reader has a group of that name
     table = tomllib.loads(block.text)
     if "project" in table:
@@ -217,7 +217,7 @@ def test_toml_is_taken(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("block", of_kind("yaml"), ids=str)
-def test_yaml_is_taken(block: Block, tmp_path: Path) -> None:
+def test_yaml_is_accepted(block: Block, tmp_path: Path) -> None:
     content: Any = yaml.safe_load(block.text)
     assert isinstance(content, dict)
     file = tmp_path / "sample.yml"
@@ -231,7 +231,7 @@ def test_yaml_is_taken(block: Block, tmp_path: Path) -> None:
             )
             assert done.returncode == 0, done.stderr
     else:
-        assert content.keys() & {"kind", "services", "apiVersion"}, f"{block}: nobody knows what this is"
+        assert content.keys() & {"kind", "services", "apiVersion"}, f"{block}: unknown kind of YAML"
 
 
 @pytest.mark.parametrize("block", of_kind("promql"), ids=str)

@@ -1,4 +1,4 @@
-"""The figures of docs/scaling.md that follow from others, follow from them."""
+"""The derived figures of docs/scaling.md match the figures that they follow from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEASURED = {
 
 
 def samples(job_types: int) -> int:
-    """Of a host that has recorded what `benchmarks.host` records."""
+    """The samples of a host that has recorded the jobs of `benchmarks.host`."""
     with temporary_registry() as directory:
         record = recorder.default()
         for number in range(job_types):
@@ -39,7 +39,7 @@ def samples(job_types: int) -> int:
             app.close()
 
 
-def test_samples_a_job_type_are_what_is_measured() -> None:
+def test_samples_per_job_type_match_the_measurement() -> None:
     each = samples(3) - samples(2)
     assert {MEASURED[50][0] - MEASURED[10][0], (MEASURED[200][0] - MEASURED[50][0]) / 150 * 40} == {each * 40}
     assert f"has about {each} samples" in PAGE
@@ -52,7 +52,7 @@ def row(name: str) -> list[str]:
     return [cell.strip() for cell in found.strip("|").split("|")]
 
 
-def test_the_estimate_is_worked_out() -> None:
+def test_the_estimate_is_computed() -> None:
     found = re.search(r"10,000 worker processes, (\d+) per host, need (\d+) hosts\. With (\d+) job types", PAGE)
     assert found is not None
     a_host, hosts, job_types = map(int, found.groups())

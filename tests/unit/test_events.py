@@ -21,13 +21,13 @@ def test_equal_jobs_are_one_key() -> None:
     assert {JOB: 1}[Job("celery", "app.resize", "images")] == 1
 
 
-def test_statuses_are_the_contracts() -> None:
+def test_statuses_match_the_contract() -> None:
     assert events.STATUSES == ("success", "failure", "retry", "ignored", "rejected", "revoked")
 
 
-def test_withdrawal_reasons_are_the_contracts() -> None:
+def test_withdrawal_reasons_match_the_contract() -> None:
     assert events.WITHDRAWN_REASONS == ("revoked", "expired", "rejected", "unknown")
 
 
-def test_lost_execution_does_not_claim_a_dead_process_unless_told() -> None:
+def test_a_lost_execution_has_no_dead_process_by_default() -> None:
     assert Lost(JOB, "1", "failure").process_died is False

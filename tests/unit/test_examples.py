@@ -1,4 +1,4 @@
-"""The examples' work on files, apart from any job system."""
+"""The work of the examples on files, without a job system."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_only_old_files_are_cleaned_up(tmp_path: Path) -> None:
 
 
 def outcome(order: orders.Order) -> str:
-    """What comes of a job that works on files, if its delivery is over when it is verified."""
+    """The result of a job on files, if its delivery is over when it is verified."""
     try:
         getattr(work, order.job)(*order.arguments)
     except (ValueError, EOFError, work.ChecksumMismatchError) as error:
@@ -77,7 +77,7 @@ def outcome(order: orders.Order) -> str:
     return "success"
 
 
-def test_damage_is_of_each_kind_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_of_damage_alternate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "UPLOAD_PAUSE_SECONDS", 0)
     failed = []
     for batch in itertools.islice(orders.rounds(tmp_path, damage_every=2), 6):
@@ -94,7 +94,7 @@ def test_damage_is_of_each_kind_in_turn(tmp_path: Path, monkeypatch: pytest.Monk
     ]
 
 
-def test_trouble_comes_on_top_of_each_round(tmp_path: Path) -> None:
+def test_failing_jobs_are_added_to_each_round(tmp_path: Path) -> None:
     quiet, troubled = next(orders.rounds(tmp_path)), next(orders.rounds(tmp_path, 20, orders.TROUBLES, 7.0))
     more = troubled[len(quiet) :]
     assert [order.job for order in more] == ["import_orders", "call_partner", "verify_delivery", "exhaust_memory"]
@@ -104,7 +104,7 @@ def test_trouble_comes_on_top_of_each_round(tmp_path: Path) -> None:
         work.verify_delivery(*map(str, more[2].arguments))
 
 
-def test_files_lie_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_in_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_DIR", str(tmp_path / "some" / "where"))
     assert files.folder() == tmp_path / "some" / "where"
     assert files.folder().is_dir()

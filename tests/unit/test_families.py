@@ -14,7 +14,7 @@ from tests.unit.rows import each_row
 JOB = ("system", "job_type", "queue_name")
 QUEUE = ("system", "broker", "queue_name")
 
-# The contract with whoever writes dashboards and alerts: name, type, labels, merge mode.
+# The contract for dashboards and alerts: name, type, labels, merge mode.
 RECORDED = {
     ("jobs_total", "counter", (*JOB, "status"), "sum"),
     ("jobs_withdrawn_total", "counter", (*JOB, "reason"), "sum"),
@@ -80,16 +80,16 @@ each_family = each_row(BUILT_IN, lambda family: str(family.name))
 histogram = Family("h", "histogram", "", buckets=(1.0, 2.0, 3.0))
 
 
-def test_recorded_metrics_are_the_contracts() -> None:
+def test_recorded_metrics_match_the_contract() -> None:
     found = {(f.name, f.type, f.labels, f.mode) for f in BUILT_IN if f.source == families.RECORDED}
     assert found == RECORDED
 
 
-def test_collected_metrics_are_the_contracts() -> None:
+def test_collected_metrics_match_the_contract() -> None:
     assert {(f.name, f.type, f.labels) for f in BUILT_IN if f.source == families.COLLECTED} == COLLECTED
 
 
-def test_own_metrics_are_the_contracts() -> None:
+def test_metrics_about_jobmetrics_match_the_contract() -> None:
     assert {(f.name, f.type, f.labels) for f in BUILT_IN if f.source == families.OWN} == OWN
 
 
@@ -143,18 +143,18 @@ def test_every_histogram_has_the_default_buckets() -> None:
     assert {family.buckets for family in BUILT_IN if family.type == "histogram"} == {DEFAULT_BUCKETS}
 
 
-def test_nothing_but_a_histogram_has_buckets() -> None:
+def test_only_histograms_have_buckets() -> None:
     assert [family.name for family in BUILT_IN if family.type != "histogram" and family.buckets] == []
 
 
-def test_histogram_takes_a_cell_a_bucket_with_inf_and_the_sum() -> None:
+def test_a_histogram_has_a_cell_for_each_bucket_inf_and_the_sum() -> None:
     assert histogram.width == 5
 
 
 @pytest.mark.parametrize(
     ("mode", "width"), [("sum", 1), ("livesum", 1), ("journal", 1), ("max", 2), ("min", 2), ("mostrecent", 2)]
 )
-def test_gauge_takes_two_cells_where_it_must_know_whether_it_was_set(mode: str, width: int) -> None:
+def test_a_gauge_that_records_whether_it_was_set_has_two_cells(mode: str, width: int) -> None:
     assert Family("g", "gauge", "", mode=mode).width == width
 
 
@@ -164,7 +164,7 @@ def registered() -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_status_and_registered_system_stay_apart_beyond_the_cap() -> None:
+def test_status_and_registered_system_are_kept_beyond_the_cap() -> None:
     assert families.JOBS.overflow(("rq", "app.f", "high", "failure")) == ("rq", OVERFLOW, OVERFLOW, "failure")
     families.register_system("spool_2")
     assert families.JOBS_WORKERS.overflow(("spool_2",)) == ("spool_2",)
@@ -172,22 +172,22 @@ def test_status_and_registered_system_stay_apart_beyond_the_cap() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Spool", "2spool", "a-b", "a b", OVERFLOW, "x" * 33, "ä", "a\n"])
-def test_a_name_that_is_no_label_value_of_a_system_is_refused(name: str) -> None:
+def test_a_reserved_system_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not allowed; it takes a-z"):
         families.register_system(name)
 
 
-def test_withdrawal_reason_stays_apart_beyond_the_cap() -> None:
+def test_withdrawal_reason_is_kept_beyond_the_cap() -> None:
     values = (PYTHON, "app.f", "high", "expired")
     assert families.JOBS_WITHDRAWN.overflow(values) == (PYTHON, OVERFLOW, OVERFLOW, "expired")
 
 
 @pytest.mark.usefixtures("registered")
-def test_unforeseen_value_of_a_closed_label_goes_with_the_others() -> None:
+def test_an_unknown_value_of_a_closed_label_becomes_other() -> None:
     assert families.JOBS.overflow(("dramatiq", "app.f", "high", "lost")) == (OVERFLOW,) * 4
 
 
-def test_a_label_of_a_users_metric_that_is_called_system_is_an_open_one() -> None:
+def test_a_label_system_of_a_user_metric_is_open() -> None:
     mine = Family("c", "counter", "", ("system",))
     assert mine.overflow((PYTHON,)) == (OVERFLOW,)
     assert not mine.is_overflow((PYTHON,))
@@ -207,7 +207,7 @@ def test_an_overflow_series_of_a_system_registered_elsewhere_is_known_as_one() -
     assert not families.JOBS.is_overflow(("dramatiq", OVERFLOW, OVERFLOW, "lost"))
 
 
-def test_overflow_wants_a_value_a_label() -> None:
+def test_overflow_needs_a_value_for_each_label() -> None:
     with pytest.raises(ValueError, match="zip"):
         families.JOBS.overflow(("rq",))
 
@@ -222,5 +222,5 @@ def test_family_without_closed_labels_reserves_one() -> None:
     assert Family("c", "counter", "", ("user",)).reserved == 1
 
 
-def test_overflow_mark_is_no_status_or_reason() -> None:
+def test_the_overflow_value_is_not_a_status_or_reason() -> None:
     assert OVERFLOW not in {*STATUSES, PYTHON, *WITHDRAWN_REASONS}

@@ -1,4 +1,4 @@
-"""What a public forge reads: workflows, issue forms, hooks, and the files that a reader of a project looks for."""
+"""The files for a public forge: workflows, issue forms, hooks, and the usual files of a project."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMAS = {
 
 
 def commands(content: Any) -> list[str]:
-    """What the steps of a workflow or of its part run."""
+    """The commands in the steps of a workflow or action."""
     if isinstance(content, dict):
         own = [content["run"]] if isinstance(content.get("run"), str) else []
         return own + [command for value in content.values() for command in commands(value)]
@@ -45,7 +45,7 @@ def test_the_schema_finds_a_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_workflows_run_what_there_is(path: Path) -> None:
+def test_workflows_run_existing_targets(path: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     lanes = re.search(r"^LANES := (.*)$", makefile, re.MULTILINE)
     assert lanes
@@ -82,5 +82,5 @@ def test_hooks_run_the_tools_of_the_environment() -> None:
 @pytest.mark.parametrize(
     "name", ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"]
 )
-def test_a_reader_finds_the_usual_files(name: str) -> None:
+def test_the_usual_files_exist(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) > 10

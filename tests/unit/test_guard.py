@@ -10,7 +10,7 @@ from jobmetrics.log_throttle import ThrottledLog
 
 
 class TimeLimit(Exception):
-    """A job system's, raised from a signal handler wherever the job is."""
+    """The exception of a job system, raised from a signal handler at any point of a job."""
 
 
 @guarded("here")
@@ -20,7 +20,7 @@ def fails(error: BaseException) -> str:
 
 @guarded("here")
 def works(value: str) -> str:
-    """Says it back."""
+    """Returns its argument, or raises it."""
     return value
 
 
@@ -35,15 +35,15 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_guarded_function_returns_what_it_returns() -> None:
+def test_a_guarded_function_returns_its_result() -> None:
     assert works("x") == "x"
 
 
 def test_guarded_function_keeps_name_and_docstring() -> None:
-    assert (works.__name__, works.__doc__) == ("works", "Says it back.")
+    assert (works.__name__, works.__doc__) == ("works", "Returns its argument, or raises it.")
 
 
-def test_error_is_kept_from_the_caller() -> None:
+def test_an_error_is_suppressed() -> None:
     assert fails(ValueError("x")) is None
 
 
@@ -54,27 +54,27 @@ def test_errors_are_counted_by_place() -> None:
     assert guard.take_counts() == {"here": 2, "there": 1}
 
 
-def test_counts_are_taken_once() -> None:
+def test_counts_are_returned_once() -> None:
     fails(ValueError("x"))
     guard.take_counts()
     assert guard.take_counts() == {}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
-def test_what_ends_a_process_is_never_swallowed(error: BaseException) -> None:
+def test_exceptions_that_end_a_process_are_never_suppressed(error: BaseException) -> None:
     with pytest.raises(type(error)):
         fails(error)
     assert guard.take_counts() == {}
 
 
-def test_error_surfaces_when_errors_propagate() -> None:
+def test_an_error_is_raised_if_errors_propagate() -> None:
     settings.configure(propagate_errors=True)
     with pytest.raises(ValueError, match=r"^x$"):
         fails(ValueError("x"))
     assert guard.take_counts() == {}
 
 
-def test_the_jobs_own_time_limit_passes_through() -> None:
+def test_the_time_limit_of_the_job_passes_through() -> None:
     guard.let_through(TimeLimit)
     with pytest.raises(TimeLimit):
         fails(TimeLimit())
@@ -110,7 +110,7 @@ def test_one_place_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture, now
     assert len(lines(caplog)) == 2
 
 
-def test_another_place_is_logged_beside(caplog: pytest.LogCaptureFixture, now: list[float]) -> None:
+def test_another_place_is_logged_separately(caplog: pytest.LogCaptureFixture, now: list[float]) -> None:
     fails(ValueError("bad"))
     guard.note("there", ValueError("bad"))
     assert len(lines(caplog)) == 2
@@ -122,6 +122,6 @@ def test_traceback_is_for_debugging_only(caplog: pytest.LogCaptureFixture, now: 
     assert [record.levelname for record in caplog.records if record.exc_info] == ["DEBUG"]
 
 
-def test_bad_environment_does_not_turn_a_note_into_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_environment_does_not_turn_a_log_line_into_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "bad")
     assert fails(ValueError("x")) is None

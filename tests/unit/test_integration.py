@@ -1,4 +1,4 @@
-"""What a job system brings, and that nothing outside the job systems' folders names one."""
+"""Job systems as integrations; and no module outside their folders names one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_module_outside_the_folders_names_a_job_system() -> None:
     "package",
     ["jobmetrics.integration", "jobmetrics.celery.system", "jobmetrics.rq.system", "jobmetrics.celery, jobmetrics.rq"],
 )
-def test_importing_it_loads_no_framework_and_nothing_of_the_commands(package: str) -> None:
+def test_importing_it_loads_no_framework_and_no_module_of_the_commands(package: str) -> None:
     code = f"import sys; before = set(sys.modules); import {package}; print(sorted(set(sys.modules) - before))"
     loaded = set(eval(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout))
     unwanted = {"click", "importlib.metadata", "celery", "kombu", "rq", "redis", "numpy", "jobmetrics.collector_api"}
@@ -69,7 +69,7 @@ def test_the_rq_package_has_its_public_names_only() -> None:
 # ------------------------------------------------------------------ systems
 
 
-def test_an_option_is_called_by_one_name_everywhere() -> None:
+def test_an_option_has_one_name_everywhere() -> None:
     repeatable, single = SPOOL.options
     assert (repeatable.flag, repeatable.keyword) == ("--spool-folder", "spool_folders")
     assert (single.flag, single.keyword) == ("--spool-key", "spool_key")
@@ -86,7 +86,7 @@ def test_an_option_that_does_not_begin_with_the_name_is_refused() -> None:
         System("spool", options=[Option("folder", "DIR", "")])
 
 
-def test_a_system_is_asked_for_by_its_options() -> None:
+def test_a_system_is_requested_by_its_options() -> None:
     assert not SPOOL.is_asked_for(CollectorOptions())
     assert not SPOOL.is_asked_for(CollectorOptions(spool_folders=(), spool_key=None, rq_queues=("q",)))
     assert SPOOL.is_asked_for(CollectorOptions(spool_folders=("a",)))
@@ -101,7 +101,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
 
 
-def test_systems_are_in_the_order_of_their_names_and_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systems_are_sorted_by_name_without_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, spool=f"{__name__}:SPOOL", twin=f"{__name__}:AGAIN", rq="jobmetrics.rq.system:RQ")
     systems, broken = find_systems()
     assert [system.name for system in systems] == ["rq", "spool"]
@@ -109,7 +109,7 @@ def test_systems_are_in_the_order_of_their_names_and_one_each(monkeypatch: pytes
     assert known_names() == ("rq", "spool", "python")
 
 
-def test_what_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, a="no_such_module:X", b="os:no_such", c="os:path")
     assert find_systems() == (
         (),
@@ -145,6 +145,6 @@ def test_gauges_show_the_worker_until_it_is_gone(registry_dir: Path) -> None:
 
 
 @pytest.mark.usefixtures("gauges")
-def test_a_worker_that_never_showed_itself_shows_nothing_at_its_end(registry_dir: Path) -> None:
+def test_a_worker_that_never_showed_gauges_shows_none_at_its_end(registry_dir: Path) -> None:
     clear_worker_gauges("spool")
     assert list(registry_dir.iterdir()) == []

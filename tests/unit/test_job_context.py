@@ -24,11 +24,11 @@ def type_now() -> str | None:
     return None if job is None else job.job_type
 
 
-def test_outside_a_job_there_is_none() -> None:
+def test_outside_a_job_the_current_job_is_none() -> None:
     assert current_job() is None
 
 
-def test_job_knows_itself() -> None:
+def test_the_current_job_is_the_running_one() -> None:
     @timed_job(name="imports", target=2.0)
     def run() -> CurrentJob | None:
         return current_job()
@@ -43,8 +43,8 @@ def test_job_knows_itself() -> None:
 
 
 @timed_job(name="imports")
-def told_by(ask: str) -> str | None:
-    """What a helper of the job says."""
+def job_type_seen_by(ask: str) -> str | None:
+    """The job type that a helper of the job sees."""
     said: list[str | None] = []
     if ask == "thread":
         thread = threading.Thread(target=lambda: said.append(type_now()))
@@ -85,21 +85,21 @@ def _ask_in_child() -> str | None:
 
 @pytest.mark.parametrize("ask", ["thread with a copy", "asyncio task", "to_thread", "forked child"])
 def test_context_carries_over(ask: str) -> None:
-    assert told_by(ask) == "imports"
+    assert job_type_seen_by(ask) == "imports"
 
 
-def test_bare_thread_begins_with_what_python_gives_it() -> None:
-    """An empty context up to 3.13; from 3.14 on builds without the GIL, and whoever asks for it, inherit a copy."""
+def test_a_bare_thread_begins_with_pythons_default_context() -> None:
+    """Empty up to 3.13; from 3.14 on a copy is inherited in builds without the GIL, or if requested."""
     inherited: contextvars.ContextVar[bool] = contextvars.ContextVar("inherited", default=False)
     inherited.set(True)
     seen: list[bool] = []
     thread = threading.Thread(target=lambda: seen.append(inherited.get()))
     thread.start()
     thread.join()
-    assert told_by("thread") == ("imports" if seen[0] else None)
+    assert job_type_seen_by("thread") == ("imports" if seen[0] else None)
 
 
-def test_job_in_a_thread_of_its_own_is_a_job_of_its_own() -> None:
+def test_a_job_in_a_separate_thread_is_a_separate_job() -> None:
     said: list[str | None] = []
 
     @timed_job(name="inner")
@@ -117,7 +117,7 @@ def test_job_in_a_thread_of_its_own_is_a_job_of_its_own() -> None:
     assert said == ["inner", "outer"]
 
 
-def test_task_that_outlives_its_job_is_in_none() -> None:
+def test_a_task_that_outlives_its_job_has_no_current_job() -> None:
     said: list[str | None] = []
 
     async def later(event: asyncio.Event) -> None:

@@ -1,4 +1,4 @@
-"""The migration page's differences to prometheus_client's metrics, row by row: both sides of each are looked at."""
+"""The differences to prometheus_client on the migration page, row by row: both sides of each are checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.doubles import die
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration-prometheus-client.md"
 
-# Rows about processes, files and pages, which are looked at where those are.
+# Rows about processes, files and pages, which other tests check.
 ELSEWHERE = {
     "a gauge of a killed process stays until `mark_process_dead`",  # tests/multiprocess/test_live_gauges.py
     "three files per process, which stay",  # tests/multiprocess/test_bounded.py
@@ -38,7 +38,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {}
 
 
 def row(title: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
-    """Make a function the check of the page's row that begins with this title."""
+    """Register a function as the check of the page's row with this title."""
 
     def add(check: Callable[[Path], None]) -> Callable[[Path], None]:
         CHECKS[title] = check
@@ -49,7 +49,7 @@ def row(title: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]
 
 @pytest.fixture(autouse=True)
 def recorded(registry_dir: Path) -> Iterator[None]:
-    """A process that has recorded something, with the settings of a worker."""
+    """A process that has recorded, with the settings of a worker."""
     settings.configure(dir=registry_dir)
     Counter("something", "").inc()
     yield
@@ -65,7 +65,7 @@ def shown(directory: Path, name: str, *labels: str) -> float:
 
 
 def page(directory: Path) -> dict[str, dict[tuple[str, ...], float]]:
-    """What the exporter shows: the values of each sample's name by label values."""
+    """The contents of the exporter: values of each sample by label values."""
     exporter = app.build(Settings(dir=str(directory)), CollectorOptions())
     try:
         return _by_name(exporter.text().decode())
@@ -161,7 +161,9 @@ def _(_: Path) -> None:
     histogram = Histogram("h", "", buckets=[1, 2])
     assert not hasattr(histogram, "_name")
     assert (histogram.family.name, histogram.family.buckets) == ("h", (1.0, 2.0))
-    assert Counter("b_total", "", unit="total").family.name == "b_total_total"  # the sample's name, as theirs
+    assert (
+        Counter("b_total", "", unit="total").family.name == "b_total_total"
+    )  # the name of the sample, as in prometheus_client
 
 
 class _NoText:
@@ -343,7 +345,7 @@ def _(registry_dir: Path) -> None:
 
 @row("`start_http_server` in a worker")
 def _(registry_dir: Path) -> None:
-    registries = [CollectorRegistry() for _ in range(2)]  # of two processes; one of them has the port
+    registries = [CollectorRegistry() for _ in range(2)]  # two processes; one of them has the port
     for registry, times in zip(registries, (1, 5), strict=True):
         prometheus_client.Counter("c", "", registry=registry).inc(times)
     assert _by_name(prometheus_client.generate_latest(registries[0]).decode())["c_total"] == {(): 1.0}
@@ -356,5 +358,5 @@ def _(registry_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("title", CHECKS)
-def test_difference_is_as_the_page_says(title: str, registry_dir: Path) -> None:
+def test_the_difference_matches_the_page(title: str, registry_dir: Path) -> None:
     CHECKS[title](registry_dir)

@@ -1,4 +1,4 @@
-"""Facts about the project that stand in two places, and promises its files make."""
+"""Facts about the project that are in two places, and promises of its files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_version_has_one_source(pyproject: dict[str, Any]) -> None:
     assert ROOT / pyproject["tool"]["hatch"]["version"]["path"] == Path(package_file)
 
 
-def test_development_is_no_published_extra() -> None:
+def test_development_is_not_a_published_extra() -> None:
     extras = importlib.metadata.metadata("jobmetrics").get_all("Provides-Extra") or []
     assert sorted(extras) == ["all", "celery", "exporter", "rq"], "if .venv is older than this: make setup"
 
@@ -105,7 +105,7 @@ def test_systems_and_extras_name_the_same_oldest_versions(pyproject: dict[str, A
         assert (requirement.name, str(requirement.specifier)) == (system.package, f">={system.minimum}")
 
 
-def test_constraints_are_exact_and_name_no_place() -> None:
+def test_constraints_are_exact_and_name_no_index() -> None:
     for each in constraints():
         assert each.url is None, each
         assert [part.operator for part in each.specifier] == ["=="], each
@@ -150,7 +150,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     shipped = {name for name in names if name.startswith("jobmetrics/shipped/")}
     assert names - shipped == {f"jobmetrics/{path.relative_to(package).as_posix()}" for path in files}
-    assert {name.split("/")[2] for name in shipped} == {"rules", "dashboards"}, "what two commands print"
+    assert {name.split("/")[2] for name in shipped} == {"rules", "dashboards"}, "files that two commands print"
 
 
 def test_every_folder_of_tests_is_a_package() -> None:
@@ -182,7 +182,7 @@ def test_make_targets_are_explained() -> None:
 
 
 @pytest.mark.parametrize("script", [".ci/run", "tools/venv.sh", "tools/servers.sh", "tools/debian.sh"])
-def test_scripts_parse(script: str) -> None:
+def test_scripts_have_valid_syntax(script: str) -> None:
     path = ROOT / script
     shell = "bash" if script == ".ci/run" else "sh"
     subprocess.run([shell, "-n", str(path)], check=True)
@@ -191,7 +191,7 @@ def test_scripts_parse(script: str) -> None:
 
 @pytest.fixture
 def bare_path(tmp_path: Path) -> Path:
-    """A PATH without servers, where sudo and apt-get write down how they are called, and id says who runs them."""
+    """A PATH without servers, on which sudo and apt-get log their arguments, and id returns a given user."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sh", "dirname", "env", "mktemp", "rm", "cat", "touch", "chmod"):
@@ -241,7 +241,7 @@ def test_as_root_on_debian_the_set_up_installs_and_starts_no_service(bare_path: 
     update, install = (tmp_path / "calls").read_text().splitlines()
     assert update.endswith(" update")
     assert install.endswith(" install --yes --no-install-recommends redis-server")
-    # The scripts of packages start services by these names, and find ours first.
+    # The scripts of packages start services by these names, and find the stubs first.
     for call in (update, install):
         assert f"DPkg::Path={ROOT}/tools/no-services:/usr" in call
     for name in ("invoke-rc.d", "deb-systemd-invoke"):

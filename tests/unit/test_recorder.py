@@ -73,7 +73,7 @@ def run(record: Recorder, end: Ended = OK, job: Job = JOB, execution_id: str = "
 
 
 def jobs(registry_dir: Path) -> dict[str, float]:
-    """Executions of the one job by status."""
+    """Executions of the job by status."""
     found = readings.values(registry_dir, "jobs_total")
     assert {values[:3] for values in found} <= {LABELS}
     return {values[3]: number for values, number in found.items()}
@@ -83,13 +83,13 @@ def jobs(registry_dir: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_execution_is_counted_by_how_it_ended(registry_dir: Path, record: Recorder, status: str) -> None:
+def test_an_execution_is_counted_by_status(registry_dir: Path, record: Recorder, status: str) -> None:
     run(record, Ended(status))
     assert jobs(registry_dir) == {status: 1.0}
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_duration_is_observed_however_it_ended(
+def test_the_duration_is_observed_for_each_status(
     registry_dir: Path, record: Recorder, clock: FakeClock, status: str
 ) -> None:
     execution = record.started(Started(JOB, "1"))
@@ -100,7 +100,7 @@ def test_duration_is_observed_however_it_ended(
     assert (sum(sample.buckets), sample.sum) == (1.0, 2.25)
 
 
-def test_wall_clock_that_is_set_back_leaves_durations_alone(
+def test_a_wall_clock_set_back_does_not_change_durations(
     registry_dir: Path, record: Recorder, clock: FakeClock, wall: FakeClock
 ) -> None:
     execution = record.started(Started(JOB, "1"))
@@ -130,7 +130,7 @@ def test_end_in_a_forked_child_is_not_counted(
     assert readings.active(registry_dir) == {LABELS: 1}
 
 
-def test_abandoned_execution_is_left_to_others(registry_dir: Path, record: Recorder) -> None:
+def test_an_abandoned_execution_is_left_to_other_processes(registry_dir: Path, record: Recorder) -> None:
     execution = record.started(Started(JOB, "1"))
     assert execution is not None
     record.abandoned(execution)
@@ -151,13 +151,13 @@ def test_ended_execution_is_not_active(registry_dir: Path, record: Recorder) -> 
     assert readings.active(registry_dir) == {}
 
 
-def test_wait_is_from_the_moment_it_could_have_run(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
+def test_the_wait_begins_when_the_job_could_have_run(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
     record.started(Started(JOB, "1", wall.now - 1.5))
     sample = readings.samples(registry_dir, "jobs_queue_wait_seconds")[LABELS]
     assert (sum(sample.buckets), sample.sum) == (1.0, 1.5)
 
 
-def test_wait_of_a_producer_whose_clock_is_ahead_is_none(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
+def test_the_wait_with_a_producer_clock_ahead_is_0(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
     record.started(Started(JOB, "1", wall.now + 5.0))
     sample = readings.samples(registry_dir, "jobs_queue_wait_seconds")[LABELS]
     assert (sum(sample.buckets), sample.sum) == (1.0, 0.0)
@@ -168,7 +168,7 @@ def test_unknown_wait_is_not_observed(registry_dir: Path, record: Recorder) -> N
     assert readings.counts(registry_dir, "jobs_queue_wait_seconds") == {}
 
 
-def test_last_success_is_the_moment_of_its_end(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
+def test_the_last_success_is_the_time_of_its_end(registry_dir: Path, record: Recorder, wall: FakeClock) -> None:
     execution = record.started(Started(JOB, "1"))
     assert execution is not None
     wall.advance(7.0)
@@ -176,12 +176,12 @@ def test_last_success_is_the_moment_of_its_end(registry_dir: Path, record: Recor
     assert readings.values(registry_dir, "jobs_last_success_timestamp_seconds") == {LABELS: wall.now}
 
 
-def test_failure_is_no_last_success(registry_dir: Path, record: Recorder) -> None:
+def test_a_failure_does_not_change_the_last_success(registry_dir: Path, record: Recorder) -> None:
     run(record, Ended("failure"))
     assert readings.values(registry_dir, "jobs_last_success_timestamp_seconds") == {}
 
 
-def test_retry_is_counted_as_asked_for_again(registry_dir: Path, record: Recorder) -> None:
+def test_a_retry_is_counted(registry_dir: Path, record: Recorder) -> None:
     run(record, Ended("retry"))
     assert readings.values(registry_dir, "jobs_retries_total") == {LABELS: 1.0}
 
@@ -202,7 +202,7 @@ def test_failure_is_counted_by_exception(registry_dir: Path, record: Recorder) -
 
 @pytest.fixture
 def metered(writer: Writer, active_settings: Settings) -> Recorder:
-    """Of each execution the process takes 0.5 seconds, its thread 0.25, its process and ended children 0.125."""
+    """In each execution the process takes 0.5 seconds, its thread 0.25, its process and ended children 0.125."""
     return Recorder(
         writer,
         active_settings,
@@ -212,28 +212,28 @@ def metered(writer: Writer, active_settings: Settings) -> Recorder:
     )
 
 
-def test_processor_time_in_the_main_thread_is_the_processs(registry_dir: Path, metered: Recorder) -> None:
+def test_processor_time_in_the_main_thread_is_that_of_the_process(registry_dir: Path, metered: Recorder) -> None:
     run(metered)
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.5}
 
 
-def test_processor_time_in_another_thread_is_its_own(registry_dir: Path, metered: Recorder) -> None:
+def test_processor_time_in_another_thread_is_that_of_the_thread(registry_dir: Path, metered: Recorder) -> None:
     thread = threading.Thread(target=run, args=(metered,))
     thread.start()
     thread.join()
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.25}
 
 
-def test_processor_time_is_counted_however_it_ended(registry_dir: Path, metered: Recorder) -> None:
+def test_processor_time_is_counted_for_each_status(registry_dir: Path, metered: Recorder) -> None:
     for status in STATUSES:
         run(metered, Ended(status))
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.5 * len(STATUSES)}
 
 
-def test_processor_time_among_greenlets_is_nobodys(
+def test_processor_time_among_greenlets_is_not_counted(
     registry_dir: Path, writer: Writer, active_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class local:  # noqa: N801 - as gevent's stands in for the real one
+    class local:  # noqa: N801 - as gevent's replaces the real one
         pass
 
     monkeypatch.setattr(threading, "local", local)
@@ -256,7 +256,7 @@ def test_thread_that_forked_is_the_main_thread_of_its_child(registry_dir: Path, 
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 0.5}
 
 
-def test_job_systems_own_processor_time_counts_instead(registry_dir: Path, metered: Recorder) -> None:
+def test_processor_time_of_the_job_system_counts_instead(registry_dir: Path, metered: Recorder) -> None:
     run(metered, Ended("success", cpu_seconds=1.75))
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 1.75}
 
@@ -267,7 +267,7 @@ def test_processor_time_of_a_lost_execution_counts_when_known(registry_dir: Path
     assert readings.values(registry_dir, "jobs_cpu_seconds_total") == {LABELS: 1.75}
 
 
-def test_what_the_job_system_measured_counts_instead_of_the_recorders_clocks(
+def test_measurements_of_the_job_system_replace_the_recorders_clocks(
     registry_dir: Path, metered: Recorder, clock: FakeClock
 ) -> None:
     execution = metered.started(Started(JOB, "1", cpu=CPU_OF_CALLER))
@@ -279,12 +279,14 @@ def test_what_the_job_system_measured_counts_instead_of_the_recorders_clocks(
 
 
 @pytest.mark.parametrize(
-    ("whose", "seconds"), [(CPU_OF_JOB, 0.5), (CPU_OF_THREAD, 0.25), (CPU_OF_FAMILY, 0.125), (CPU_OF_CALLER, 2.0)]
+    ("source", "seconds"), [(CPU_OF_JOB, 0.5), (CPU_OF_THREAD, 0.25), (CPU_OF_FAMILY, 0.125), (CPU_OF_CALLER, 2.0)]
 )
-def test_processor_time_is_that_of_the_event(registry_dir: Path, metered: Recorder, whose: str, seconds: float) -> None:
-    execution = metered.started(Started(JOB, "1", cpu=whose))
+def test_processor_time_is_that_of_the_event(
+    registry_dir: Path, metered: Recorder, source: str, seconds: float
+) -> None:
+    execution = metered.started(Started(JOB, "1", cpu=source))
     assert execution is not None
-    if whose == CPU_OF_CALLER:
+    if source == CPU_OF_CALLER:
         assert execution.cpu == 0.0
         execution.cpu += 2.0
     metered.ended(execution, OK)
@@ -306,7 +308,7 @@ def test_impossible_processor_time_is_dropped_and_the_rest_counted(
 # ------------------------------------------------------------------ targets, stages, items
 
 
-def test_target_is_shown_before_anything_ended(registry_dir: Path, record: Recorder) -> None:
+def test_a_target_is_shown_before_the_first_end(registry_dir: Path, record: Recorder) -> None:
     execution = record.started(Started(JOB, "1"))
     assert execution is not None
     record.set_target(execution, 2.0)
@@ -376,7 +378,7 @@ def test_long_error_name_is_cut(record: Recorder) -> None:
     assert len(record.error_type(type("E" * 300, (Exception,), {})())) == 256
 
 
-# ------------------------------------------------------------------ what is ignored, and what never started
+# ------------------------------------------------------------------ ignored and withdrawn jobs
 
 
 @pytest.mark.parametrize("pattern", ["app.resize", "app.*", "*", "app.re?ize"])
@@ -389,7 +391,7 @@ def test_ignored_job_type_is_not_recorded(registry_dir: Path, writer: Writer, pa
     assert list(registry_dir.iterdir()) == []
 
 
-def test_ignore_patterns_mind_upper_and_lower_case(writer: Writer) -> None:
+def test_ignore_patterns_are_case_sensitive(writer: Writer) -> None:
     assert recorder_with(writer, ignore="APP.*").ignores("app.resize") is False
 
 
@@ -411,7 +413,7 @@ def test_long_job_type_is_cut(registry_dir: Path, record: Recorder) -> None:
     assert len(values[1]) == 256
 
 
-# ------------------------------------------------------------------ one process speaks for another
+# ------------------------------------------------------------------ one process reports for another
 
 
 def test_execution_of_a_dead_process_is_counted_with_its_duration(
@@ -478,7 +480,7 @@ def test_process_of_an_unknown_or_ignored_job_is_not_counted(registry_dir: Path,
     assert readings.values(registry_dir, "jobs_worker_processes_lost_total") == {}
 
 
-def test_lost_execution_is_counted_once_however_often_it_is_told(
+def test_a_lost_execution_is_counted_once_for_all_reports(
     registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
 ) -> None:
     other_worker.started(Started(JOB, "1"))
@@ -489,14 +491,16 @@ def test_lost_execution_is_counted_once_however_often_it_is_told(
     assert jobs(registry_dir) == {"failure": 1.0}
 
 
-def test_execution_that_no_journal_knows_is_counted_without_a_duration(registry_dir: Path, record: Recorder) -> None:
+def test_an_execution_without_a_journal_entry_is_counted_without_a_duration(
+    registry_dir: Path, record: Recorder
+) -> None:
     assert record.lost(Lost(JOB, "1", "failure")) is True
     assert record.lost(Lost(JOB, "1", "failure")) is False
     assert readings.values(registry_dir, "jobs_duration_unknown_total") == {LABELS: 1.0}
     readings.assert_durations_add_up(registry_dir)
 
 
-def test_execution_of_which_nobody_knows_the_end_has_no_duration(
+def test_an_execution_with_an_unknown_end_has_no_duration(
     registry_dir: Path, record: Recorder, other_worker: Recorder
 ) -> None:
     other_worker.started(Started(JOB, "1"))
@@ -506,7 +510,7 @@ def test_execution_of_which_nobody_knows_the_end_has_no_duration(
     assert readings.counts(registry_dir, "jobs_duration_seconds") == {}
 
 
-def test_execution_that_is_called_abandoned_while_it_runs_is_not_counted(
+def test_a_running_execution_reported_abandoned_is_not_counted(
     registry_dir: Path, record: Recorder, other_worker: Recorder
 ) -> None:
     execution = other_worker.started(Started(JOB, "1"))
@@ -516,7 +520,7 @@ def test_execution_that_is_called_abandoned_while_it_runs_is_not_counted(
     assert jobs(registry_dir) == {"success": 1.0}
 
 
-def test_rerun_of_a_lost_execution_is_another_one(
+def test_a_rerun_of_a_lost_execution_is_a_separate_one(
     registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
 ) -> None:
     other_worker.started(Started(JOB, "1"))
@@ -548,10 +552,10 @@ def test_same_name_in_another_system_is_another_execution(
     assert record.lost(Lost(Job("rq", "f", "q"), "1", "failure")) is True
 
 
-# ------------------------------------------------------------------ what was dropped and kept from jobs
+# ------------------------------------------------------------------ dropped updates and suppressed errors
 
 
-def test_what_was_kept_from_jobs_is_shown(registry_dir: Path, record: Recorder, clock: FakeClock) -> None:
+def test_suppressed_errors_are_shown(registry_dir: Path, record: Recorder, clock: FakeClock) -> None:
     for _ in range(3):
         guard.count("somewhere")
     record.started(Started(JOB, "1"))
@@ -564,7 +568,7 @@ def test_dropped_updates_are_shown_by_reason_and_metric(registry_dir: Path, reco
     assert readings.values(registry_dir, "jobmetrics_dropped_updates_total") == {("not finite", "m"): 1.0}
 
 
-def test_what_was_dropped_is_looked_for_once_a_second(registry_dir: Path, record: Recorder, clock: FakeClock) -> None:
+def test_dropped_updates_are_checked_once_a_second(registry_dir: Path, record: Recorder, clock: FakeClock) -> None:
     record.started(Started(JOB, "1"))
     record.writer.drop("x", "m")
     clock.advance(FLUSH_INTERVAL / 2)
@@ -589,7 +593,7 @@ def test_totals_and_ratios_stay_exact_beyond_the_cap(registry_dir: Path) -> None
     assert len(record._jobs) <= 300
 
 
-# ------------------------------------------------------------------ the process's own
+# ------------------------------------------------------------------ the recorder of the process
 
 
 def test_process_has_one_recorder(active_settings: Settings) -> None:
@@ -605,7 +609,7 @@ def test_recorder_follows_the_active_settings(active_settings: Settings, tmp_pat
     assert recorder.default().writer.directory.path == str(tmp_path / "other")
 
 
-def test_process_with_bad_settings_records(monkeypatch: pytest.MonkeyPatch, registry_dir: Path) -> None:
+def test_a_process_with_bad_settings_records(monkeypatch: pytest.MonkeyPatch, registry_dir: Path) -> None:
     monkeypatch.setenv("JOBMETRICS_DIR", str(registry_dir))
     monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "many")
     execution = recorder.default().started(Started(JOB, "1"))

@@ -18,7 +18,7 @@ PARTS = ("What it means", "How to look", "What to do", "When to tune")
 
 @functools.cache
 def labels_of_rules() -> dict[str, Labels]:
-    """What each rule's result is labelled with; what is recorded is known to the rules after it."""
+    """The labels of each rule's result; recorded series are known to the rules after it."""
     known = known_series()
     found = {}
     for rule in rules():
@@ -29,10 +29,10 @@ def labels_of_rules() -> dict[str, Labels]:
     return found
 
 
-# ---------------------------------------------------------------- held against the families
+# ---------------------------------------------------------------- checked against the families
 
 
-def test_every_rule_asks_for_series_and_labels_that_there_are() -> None:
+def test_every_rule_uses_existing_series_and_labels() -> None:
     assert len(labels_of_rules()) == len(rules())
 
 
@@ -65,16 +65,16 @@ def test_a_recorded_series_is_named_for_its_level_metric_and_operations(rule: Ru
         "queue": {"job", "system", "broker", "queue_name"},
     }
     assert labels_of_rules()[rule.name] == levels[level]
-    bare = metric.removesuffix("_age_seconds")  # an age is told of a moment's family
+    bare = metric.removesuffix("_age_seconds")  # an age is computed from a timestamp's family
     families = {*known_series(), "jobs_success", "jobs_queue_oldest"}
     assert {bare, f"{bare}_count"} & families, metric
 
 
-# ---------------------------------------------------------------- what an operator is told
+# ---------------------------------------------------------------- texts for operators
 
 
 @each_row(alerts(), lambda rule: rule.name)
-def test_an_alert_says_how_bad_what_and_where_to_read_on(rule: Rule) -> None:
+def test_an_alert_has_a_severity_a_text_and_a_runbook_link(rule: Rule) -> None:
     assert rule.labels.keys() == {"severity"}
     assert rule.labels["severity"] in SEVERITIES
     assert rule.annotations.keys() == {"summary", "description", "runbook"}
@@ -98,25 +98,25 @@ def sections() -> dict[str, str]:
     return {heading.strip(): body for heading, _, body in named}
 
 
-def test_every_alert_has_its_section_in_the_runbook_and_the_other_way_round() -> None:
+def test_alerts_and_sections_of_the_runbook_match() -> None:
     assert [*sections()] == [rule.name for rule in alerts()]
 
 
 @each_row(alerts(), lambda rule: rule.name)
-def test_a_section_says_what_how_and_when(rule: Rule) -> None:
+def test_a_section_has_its_required_parts(rule: Rule) -> None:
     body = sections()[rule.name]
     assert [part for part in re.findall(r"\*\*(.+?)\.\*\*", body) if part in PARTS] == [*PARTS]
     assert f"`{rule.labels['severity']}`" in body
 
 
-def test_the_runbook_names_only_series_that_there_are() -> None:
+def test_the_runbook_names_only_existing_series() -> None:
     known = {*known_series(), *labels_of_rules()}
-    told = set(re.findall(r"(?:\b\w+:)?\b(?:jobs|jobmetrics)_[a-z_]+(?::\w+)?\b", RUNBOOK.read_text()))
+    named_series = set(re.findall(r"(?:\b\w+:)?\b(?:jobs|jobmetrics)_[a-z_]+(?::\w+)?\b", RUNBOOK.read_text()))
     histograms = {name.removesuffix("_bucket") for name in known}
-    assert told <= known | histograms, sorted(told - known - histograms)
+    assert named_series <= known | histograms, sorted(named_series - known - histograms)
 
 
-# ---------------------------------------------------------------- what is there to be loaded and run
+# ---------------------------------------------------------------- files to be loaded and run
 
 
 def test_the_shipped_configuration_loads_both_files_and_no_test() -> None:
@@ -124,7 +124,7 @@ def test_the_shipped_configuration_loads_both_files_and_no_test() -> None:
     assert sorted(ROOT.glob(pattern)) == [ALERTS, RECORDING]
 
 
-def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
+def test_every_alert_is_tested_firing_and_not_firing() -> None:
     fires: set[str] = set()
     silent: set[str] = set()
     for path in TESTS:

@@ -25,7 +25,7 @@ class Quota(Exception):
 
 QUOTA = f"{__name__}.Quota"
 
-# key, what is given, what it becomes
+# key, given value, resulting value
 GOOD_KEYWORDS: list[tuple[str, object, object]] = [
     ("dir", "/run/metrics", "/run/metrics"),
     ("dir", Path("/run/metrics"), "/run/metrics"),
@@ -113,7 +113,7 @@ GOOD_TOML: list[tuple[str, str, object]] = [
     ("listen", '"0.0.0.0:9909"', "0.0.0.0:9909"),
 ]
 
-# key, bad value, a word of what the message allows
+# key, bad value, a word of the allowed values in the message
 BAD_KEYWORDS: list[tuple[str, object, str]] = [
     ("dir", "", "path of a directory"),
     ("dir", None, "path of a directory"),
@@ -218,14 +218,14 @@ BAD_TOML: list[tuple[str, str, str]] = [
 
 
 def toml(tmp_path: Path, text: str) -> dict[str, str]:
-    """An environment whose settings file has this text."""
+    """An environment with a settings file of this text."""
     file = tmp_path / "jobmetrics.toml"
     file.write_text(text)
     return {"JOBMETRICS_CONFIG": str(file)}
 
 
 def refusal(environ: dict[str, str], **keywords: object) -> str:
-    """The one-line message with which settings are refused."""
+    """The one-line message of refused settings."""
     with pytest.raises(SettingsError) as caught:
         load(environ, **keywords)
     message = str(caught.value)
@@ -233,11 +233,11 @@ def refusal(environ: dict[str, str], **keywords: object) -> str:
     return message
 
 
-def test_every_setting_is_tried_in_every_table() -> None:
+def test_every_setting_is_in_every_table() -> None:
     names = set(settings.known())
     for table in (GOOD_KEYWORDS, GOOD_TEXTS, GOOD_TOML, BAD_KEYWORDS, BAD_TOML):
         assert {row[0] for row in table} == names
-    assert {row[0] for row in BAD_TEXTS} == names - {"ignore"}  # any text is a pattern
+    assert {row[0] for row in BAD_TEXTS} == names - {"ignore"}  # any string is a pattern
 
 
 @pytest.mark.parametrize(("key", "given", "expected"), GOOD_KEYWORDS)
@@ -263,7 +263,7 @@ def test_bad_keyword_is_refused_naming_key_value_and_what_is_allowed(key: str, g
 
 
 @pytest.mark.parametrize(("key", "given", "allowed"), BAD_TEXTS)
-def test_bad_environment_variable_is_refused_by_its_own_name(key: str, given: str, allowed: str) -> None:
+def test_a_bad_environment_variable_is_refused_by_name(key: str, given: str, allowed: str) -> None:
     variable = "JOBMETRICS_" + key.upper()
     message = refusal({variable: given})
     assert message.startswith(f"{variable}={given!r} is not allowed; it takes ")
@@ -282,7 +282,7 @@ def test_unknown_keyword_is_refused_with_the_known_ones() -> None:
     assert refusal({}, directory="/x") == f"unknown setting directory; allowed are {', '.join(settings.known())}"
 
 
-# As Kubernetes sets them in every pod beside a Service called jobmetrics.
+# As Kubernetes sets them in every pod for a Service called jobmetrics.
 SERVICE_LINKS = {
     "JOBMETRICS_PORT": "tcp://10.0.0.1:9909",
     "JOBMETRICS_PORT_9909_TCP_ADDR": "10.0.0.1",
@@ -290,7 +290,7 @@ SERVICE_LINKS = {
 }
 
 
-def test_unknown_environment_variables_change_nothing_and_are_found_by_name() -> None:
+def test_unknown_environment_variables_change_nothing_and_are_reported() -> None:
     assert load({**SERVICE_LINKS, "JOBMETRICS_NAMESPACE": "acme"}) == load({}, namespace="acme")
     read, findings = settings.read(SERVICE_LINKS)
     assert (read, findings.errors, findings.unknown) == (Settings(), [], sorted(SERVICE_LINKS))
@@ -307,7 +307,7 @@ def test_environment_variable_in_lower_case_is_not_a_setting() -> None:
 
 
 @pytest.mark.parametrize(("key", "given", "allowed"), BAD_TEXTS)
-def test_bad_environment_variable_counts_as_not_given_and_is_found(key: str, given: str, allowed: str) -> None:
+def test_a_bad_environment_variable_is_ignored_and_reported(key: str, given: str, allowed: str) -> None:
     variable = "JOBMETRICS_" + key.upper()
     read, findings = settings.read({"JOBMETRICS_PROPAGATE_ERRORS": "true", variable: given})
     assert getattr(read, key) == getattr(Settings(), key)
@@ -318,7 +318,7 @@ def test_bad_environment_variable_counts_as_not_given_and_is_found(key: str, giv
 
 
 @pytest.mark.parametrize(("key", "given", "allowed"), BAD_TOML)
-def test_bad_toml_value_counts_as_not_given_and_is_found(tmp_path: Path, key: str, given: str, allowed: str) -> None:
+def test_a_bad_toml_value_is_ignored_and_reported(tmp_path: Path, key: str, given: str, allowed: str) -> None:
     environ = toml(tmp_path, f"{key} = {given}\n" + ("" if key == "max_labels" else "max_labels = 3\n"))
     read, findings = settings.read(environ)
     assert getattr(read, key) == getattr(Settings(), key)
@@ -328,7 +328,7 @@ def test_bad_toml_value_counts_as_not_given_and_is_found(tmp_path: Path, key: st
     assert allowed in line
 
 
-def test_good_value_of_the_file_counts_where_the_environment_has_a_bad_one(tmp_path: Path) -> None:
+def test_a_good_value_of_the_file_replaces_a_bad_one_of_the_environment(tmp_path: Path) -> None:
     environ = toml(tmp_path, "max_series = 7\n")
     assert settings.read({**environ, "JOBMETRICS_MAX_SERIES": "many"})[0].max_series == 7
 
@@ -351,25 +351,25 @@ def test_unknown_toml_key_is_refused_naming_the_file(tmp_path: Path) -> None:
     assert message.startswith(f"unknown setting directory (in {environ['JOBMETRICS_CONFIG']}); allowed are dir, ")
 
 
-def test_keyword_beats_environment() -> None:
+def test_a_keyword_overrides_the_environment() -> None:
     assert load({"JOBMETRICS_NAMESPACE": "fromenv"}, namespace="keyword").namespace == "keyword"
 
 
-def test_environment_beats_file(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     environ = toml(tmp_path, "namespace = 'file'\n")
     assert load({**environ, "JOBMETRICS_NAMESPACE": "fromenv"}).namespace == "fromenv"
 
 
-def test_what_only_the_file_sets_stays_beside_a_keyword(tmp_path: Path) -> None:
+def test_other_settings_of_the_file_stay_with_a_keyword(tmp_path: Path) -> None:
     loaded = load(toml(tmp_path, "max_series = 7\nnamespace = 'file'\n"), namespace="keyword")
     assert (loaded.max_series, loaded.namespace) == (7, "keyword")
 
 
-def test_bad_value_in_the_environment_is_refused_even_if_a_keyword_beats_it() -> None:
+def test_a_bad_value_in_the_environment_is_refused_even_if_overridden() -> None:
     assert refusal({"JOBMETRICS_MAX_SERIES": "x"}, max_series=5).startswith("JOBMETRICS_MAX_SERIES='x'")
 
 
-def test_variables_of_the_commands_are_none_of_the_settings() -> None:
+def test_variables_of_the_commands_are_not_settings() -> None:
     findings = settings.Findings()
     environ = {"JOBMETRICS_EXPORTER_X": "y", "HOME": "/"}
     assert (from_environment(environ, findings), findings.unknown, findings.errors) == ({}, [], [])
@@ -385,12 +385,12 @@ def test_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     assert message == f"JOBMETRICS_CONFIG={path!r} cannot be read: No such file or directory"
 
 
-def test_file_that_is_no_toml_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_one_clear_error(tmp_path: Path) -> None:
     environ = toml(tmp_path, "dir /run\n")
     assert refusal(environ).startswith(f"JOBMETRICS_CONFIG={environ['JOBMETRICS_CONFIG']!r} is not valid TOML: ")
 
 
-def test_file_that_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_bytes(b"\xff\xfe\x00")
     assert refusal({"JOBMETRICS_CONFIG": str(file)}).startswith(f"JOBMETRICS_CONFIG={str(file)!r} is not valid TOML: ")
@@ -426,7 +426,7 @@ def test_default_buckets_reach_from_milliseconds_to_hours() -> None:
     )  # fmt: skip
 
 
-def test_default_dir_is_in_shared_memory_and_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_dir_is_in_shared_memory_and_private_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/shm")
     monkeypatch.setattr(os, "getuid", lambda: 1234)
     assert settings.default_dir() == "/dev/shm/jobmetrics-1234"
@@ -434,14 +434,14 @@ def test_default_dir_is_in_shared_memory_and_the_users_own(monkeypatch: pytest.M
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A user's default directory, below a folder of the test."""
+    """A user's default directory, in a folder of the test."""
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     return tmp_path / f"jobmetrics-{os.getuid()}"
 
 
 def hold(path: Path, monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
-    """Let a path be another user's, as far as lstat shows."""
+    """Let lstat show that a path belongs to another user."""
     path.mkdir()
     real = os.lstat
 
@@ -452,8 +452,8 @@ def hold(path: Path, monkeypatch: pytest.MonkeyPatch, owner: int) -> None:
     monkeypatch.setattr(os, "lstat", lstat)
 
 
-def test_default_dir_that_another_user_holds_is_passed_over(monkeypatch: pytest.MonkeyPatch, taken: Path) -> None:
-    """By workers and exporter alike, and by those that start once the other one is gone."""
+def test_a_default_dir_of_another_user_is_skipped(monkeypatch: pytest.MonkeyPatch, taken: Path) -> None:
+    """Workers and exporter alike skip it, also those that start once the other directory is gone."""
     assert settings.default_dir() == str(taken)
     with monkeypatch.context() as other:
         hold(taken, other, os.geteuid() + 1)
@@ -467,17 +467,17 @@ def test_default_dir_that_another_user_holds_is_passed_over(monkeypatch: pytest.
     Path(f"{taken}~2").rmdir()
     assert settings.default_dir() == str(taken)
     Path(f"{taken}~2").mkdir()
-    assert settings.default_dir() == f"{taken}~2", "what is recorded into already"
+    assert settings.default_dir() == f"{taken}~2", "the directory already in use"
     taken.mkdir()
     assert settings.default_dir() == str(taken)
 
 
-def test_default_dir_whose_names_are_all_held_is_refused_later(monkeypatch: pytest.MonkeyPatch, taken: Path) -> None:
+def test_a_default_dir_without_a_free_name_is_refused_later(monkeypatch: pytest.MonkeyPatch, taken: Path) -> None:
     monkeypatch.setattr(os, "lstat", lambda _: SimpleNamespace(st_uid=os.geteuid() + 1))
     assert settings.default_dir() == str(taken)
 
 
-def test_application_has_a_default_dir_of_its_own() -> None:
+def test_each_application_has_its_own_default_dir() -> None:
     assert load({"JOBMETRICS_APP": "shop"}).dir == f"{settings.default_dir()}-shop"
     assert load({}, app="shop").dir == f"{settings.default_dir()}-shop"
     assert load({"JOBMETRICS_APP": "shop", "JOBMETRICS_DIR": "/run/metrics"}).dir == "/run/metrics"
@@ -485,7 +485,7 @@ def test_application_has_a_default_dir_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["../shop", "a/b", ".hidden", "-x", "a b", "x" * 65, "a\n"])
-def test_application_name_that_is_no_part_of_a_path_is_refused(name: str) -> None:
+def test_an_application_name_with_path_parts_is_refused(name: str) -> None:
     assert "it takes 1 to 64 letters" in refusal({"JOBMETRICS_APP": name})
 
 
@@ -508,7 +508,7 @@ def test_settings_cannot_be_changed() -> None:
         del load({}).dir
 
 
-def test_settings_refuse_a_name_that_is_none_of_theirs() -> None:
+def test_settings_refuse_an_unknown_name() -> None:
     with pytest.raises(TypeError, match=r"^Settings has no directory, dirs$"):
         Settings(dirs="/x", directory="/y", dir="/z")
 
@@ -531,7 +531,7 @@ def test_settings_show_their_values() -> None:
     )
 
 
-def test_no_setting_holds_a_secret() -> None:
+def test_no_setting_contains_a_secret() -> None:
     words = ("password", "secret", "token", "credential", "url")
     assert [name for name in settings.known() if any(word in name for word in words)] == []
 
@@ -545,15 +545,15 @@ def test_parse_shows_a_value_under_the_name_it_was_given() -> None:
         parse("listen", "x", shown_as="--listen")
 
 
-def test_buckets_under_the_very_name_beat_a_pattern_before_it() -> None:
+def test_buckets_under_the_exact_name_override_an_earlier_pattern() -> None:
     assert buckets_for("jobs_x", {"jobs_*": (1.0,), "jobs_x": (2.0,)}) == (2.0,)
 
 
-def test_first_bucket_pattern_that_fits_counts() -> None:
+def test_the_first_matching_bucket_pattern_is_used() -> None:
     assert buckets_for("jobs_x", {"other": (9.0,), "jobs_*": (1.0,), "*": (2.0,)}) == (1.0,)
 
 
-def test_no_buckets_for_a_metric_that_nothing_fits() -> None:
+def test_a_metric_without_a_match_has_no_buckets() -> None:
     assert buckets_for("mine", {"jobs_*": (1.0,)}) is None
 
 
@@ -582,14 +582,14 @@ def test_configure_that_is_refused_leaves_what_was_active() -> None:
     assert settings.peek() is before
 
 
-def test_configure_takes_its_keywords_whatever_is_wrong_with_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configure_uses_its_keywords_despite_a_bad_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBMETRICS_MAX_SERIES", "many")
     assert settings.configure(namespace="acme") == load({}, namespace="acme")
     assert len(settings.take_findings().errors) == 1
     assert settings.take_findings().errors == [], "reported once"
 
 
-def test_use_none_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_none_resets(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.configure(namespace="acme")
     settings.use(None)
     assert settings.active().namespace == ""

@@ -1,4 +1,4 @@
-"""`jobmetrics rules` and `jobmetrics dashboards`: every series they ask for has the namespace of the exporter."""
+"""`jobmetrics rules` and `jobmetrics dashboards`: every series in them has the namespace of the exporter."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def groups(*texts: str) -> list[Any]:
     return [group for text in texts for group in yaml.safe_load(text)["groups"]]
 
 
-def test_without_a_namespace_the_rules_are_those_of_the_files(printed: Any) -> None:
+def test_without_a_namespace_the_rules_match_the_files(printed: Any) -> None:
     assert groups(printed("rules")) == groups(RECORDING.read_text(), ALERTS.read_text())
 
 
-def test_rules_under_a_namespace_ask_for_series_that_there_are(printed: Any) -> None:
+def test_rules_with_a_namespace_use_existing_series(printed: Any) -> None:
     known = dict(UNDER)
     rules = [rule for group in groups(printed("rules", "--namespace", NAMESPACE)) for rule in group["rules"]]
     assert len(rules) >= 50
@@ -52,7 +52,7 @@ def test_rules_under_a_namespace_ask_for_series_that_there_are(printed: Any) -> 
             assert metric.startswith("acme_jobs_"), rule["record"]
             known[rule["record"]] = labels
     queries = re.findall(r"(?<![\w:/-])jobs?_\w+\{", " ".join(str(rule.get("annotations", "")) for rule in rules))
-    assert queries == [], "an annotation asks for a series without the prefix"
+    assert queries == [], "an annotation has a series without the prefix"
 
 
 def test_the_namespace_may_come_from_the_settings(printed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +60,11 @@ def test_the_namespace_may_come_from_the_settings(printed: Any, monkeypatch: pyt
     assert "acme_jobs_total" in printed("rules")
 
 
-def test_without_a_namespace_the_dashboards_are_those_of_the_files(printed: Any) -> None:
+def test_without_a_namespace_the_dashboards_match_the_files(printed: Any) -> None:
     assert {each["uid"]: each for each in json.loads(printed("dashboards"))} == DASHBOARDS
 
 
-def test_dashboards_under_a_namespace_ask_for_series_that_there_are(printed: Any, tmp_path: Path) -> None:
+def test_dashboards_with_a_namespace_use_existing_series(printed: Any, tmp_path: Path) -> None:
     names = printed("dashboards", "--namespace", NAMESPACE, "--output", str(tmp_path / "out")).split()
     assert [Path(name).stem for name in names] == sorted(DASHBOARDS)
     for name in names:

@@ -20,7 +20,7 @@ def seconds() -> Iterator[CountingClock]:
 
 
 def observed(name: str) -> tuple[float | None, float | None]:
-    """How often a stage was timed, and for how long in all."""
+    """Count and total seconds of a stage."""
     labels = {**JOB, "stage": name}
     return (
         read_sample("jobs_stage_duration_seconds_count", labels),
@@ -53,7 +53,7 @@ def test_stage_that_fails_is_timed_and_raises(seconds: CountingClock) -> None:
     assert observed("download") == (1.0, 1.5)
 
 
-def test_stages_within_each_other_are_timed_each(seconds: CountingClock) -> None:
+def test_nested_stages_are_each_timed(seconds: CountingClock) -> None:
     both = stage("again")
 
     @timed_job(name="imports")
@@ -94,7 +94,7 @@ def test_stage_works_in_coroutines(seconds: CountingClock) -> None:
         async with stage("download"):
             await asyncio.sleep(0)
             seconds.advance(1.0)
-        await asyncio.gather(parse(1), parse(3))  # beside each other
+        await asyncio.gather(parse(1), parse(3))  # concurrently
 
     asyncio.run(run())
     assert observed("download") == (1.0, 1.0)
@@ -137,7 +137,7 @@ def test_nothing_is_recorded_outside_a_job(seconds: CountingClock) -> None:
     assert current_job() is None
 
 
-def test_errors_of_ours_stay_ours(seconds: CountingClock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_jobmetrics_are_suppressed(seconds: CountingClock, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.configure(propagate_errors=False, enabled=False)
 
     class Unprintable:

@@ -53,7 +53,7 @@ def test_clock_may_step_at_each_reading() -> None:
 # ------------------------------------------------------------------ registry
 
 
-def test_registry_is_the_blocks_own() -> None:
+def test_each_block_has_its_own_registry() -> None:
     with temporary_registry() as one:
         ROWS_OF_ORDERS.inc()
         assert read_sample("rows_total", {"table": "orders"}) == 1.0
@@ -61,7 +61,7 @@ def test_registry_is_the_blocks_own() -> None:
     assert not Path(one).exists()
     with temporary_registry() as other:
         assert read_sample("rows_total", {"table": "orders"}) is None
-        ROWS_OF_ORDERS.inc(2)  # held since before both
+        ROWS_OF_ORDERS.inc(2)  # made before both registries
         ROWS.labels("orders").inc(3)
         assert read_sample("rows_total", {"table": "orders"}) == 5.0
     assert one != other
@@ -76,7 +76,7 @@ def test_registry_gives_back_what_was_active(registry_dir: Path) -> None:
     assert read_sample("rows_total", {"table": "orders"}, directory=str(registry_dir)) == 1.0
 
 
-def test_registry_lets_misuse_surface() -> None:
+def test_the_registry_raises_on_misuse() -> None:
     with temporary_registry(), pytest.raises(InstrumentError):
         ROWS.labels("a", "b")
 
@@ -94,7 +94,7 @@ def test_registry_measures_by_the_clock_it_is_given() -> None:
 # ------------------------------------------------------------------ samples
 
 
-def test_sample_that_is_not_there_is_none() -> None:
+def test_a_missing_sample_is_none() -> None:
     with temporary_registry():
         assert read_sample("rows_total") is None
         ROWS_OF_ORDERS.inc()
@@ -103,7 +103,7 @@ def test_sample_that_is_not_there_is_none() -> None:
         assert read_sample("rows_total", {"table": "invoices"}) is None
 
 
-def test_histograms_samples_are_those_of_the_exposition() -> None:
+def test_samples_of_a_histogram_match_the_exposition() -> None:
     with temporary_registry():
         size = Histogram("size", "Size.", ["table"], buckets=(1, 2.5))
         for amount in (0.5, 2, 7):
@@ -134,7 +134,7 @@ def test_running_jobs_are_read_too() -> None:
 
 
 def everything(path: str) -> Iterator[tuple[str, dict[str, str], float | None]]:
-    """Each sample as the exporter's reader has it: its name, labels and value."""
+    """Each sample as the exporter's reader has it: name, labels and value."""
     found = readings.snapshot(Path(path))
     for family, samples in found.families:
         for sample in samples:
@@ -151,8 +151,8 @@ def everything(path: str) -> Iterator[tuple[str, dict[str, str], float | None]]:
         yield "jobs_active_oldest_timestamp_seconds", labels, active.oldest
 
 
-def test_samples_are_those_that_the_exporter_reads() -> None:
-    """Every type and mode, from two processes, with series that were removed, reset and asked for again."""
+def test_samples_match_those_of_the_exporter() -> None:
+    """Every type and mode, from two processes, with series that were removed, reset and recorded again."""
     gauges = {mode: Gauge(f"level_{mode}", "Level.", ["side"], multiprocess_mode=mode) for mode in GAUGE_MODES}
     size = Histogram("read_size", "Size.", ["table"], buckets=(1, 2.5))
 

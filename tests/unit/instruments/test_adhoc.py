@@ -132,7 +132,7 @@ def test_misuse_is_counted_and_never_raised(use: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("use", BAD.values(), ids=BAD.keys())
-def test_misuse_surfaces_in_tests(use: Callable[[], object]) -> None:
+def test_misuse_raises_in_tests(use: Callable[[], object]) -> None:
     increment("known")
     with pytest.raises(InstrumentError):
         use()
@@ -147,7 +147,7 @@ def test_bad_value_is_dropped_and_counted(value: Any) -> None:
     assert current.writer().take_dropped_updates() == {("not finite", name): 1 for name in names}
 
 
-def test_names_without_end_are_capped() -> None:
+def test_the_number_of_names_is_capped() -> None:
     with temporary_registry(max_series=50):
         settings.use(settings.load({}, dir=settings.active().dir, max_series=50))
         for number in range(100):

@@ -462,9 +462,7 @@ def test_replaced_index_is_not_current(registry_dir: Path, file: IndexFile) -> N
     assert file.is_current(index) is False
 
 
-def test_index_that_cannot_be_read_just_now_is_taken_for_current(
-    file: IndexFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_that_cannot_be_read_counts_as_current(file: IndexFile, monkeypatch: pytest.MonkeyPatch) -> None:
     index = file.load()
 
     def no_descriptors(*_: object) -> int:
@@ -475,7 +473,7 @@ def test_index_that_cannot_be_read_just_now_is_taken_for_current(
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["wiped", "made anew"])
-def test_placing_in_an_index_that_is_gone_says_so(registry_dir: Path, file: IndexFile, again: bool) -> None:
+def test_placing_in_a_removed_index_raises(registry_dir: Path, file: IndexFile, again: bool) -> None:
     index = file.load()
     (registry_dir / "index").unlink()
     if again:
@@ -484,7 +482,7 @@ def test_placing_in_an_index_that_is_gone_says_so(registry_dir: Path, file: Inde
         place(file, index, COUNTER, "a")
 
 
-def test_refreshing_an_index_that_is_gone_says_so(registry_dir: Path, file: IndexFile) -> None:
+def test_refreshing_a_removed_index_raises(registry_dir: Path, file: IndexFile) -> None:
     index = file.load()
     (registry_dir / "index").unlink()
     with pytest.raises(Moved):

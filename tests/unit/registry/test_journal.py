@@ -41,7 +41,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def begin_all(owned: Journal, *executions: int) -> list[int]:
-    """Start executions one second apart; their entries, all of which must be there."""
+    """Start executions one second apart, and return their entries."""
     begun = [owned.begin(execution, NOW - 60 + i, 0) for i, execution in enumerate(executions)]
     assert None not in begun
     return [entry for entry in begun if entry is not None]
@@ -51,33 +51,33 @@ def test_empty_journal_has_no_entries() -> None:
     assert Bytes(4).entries(1) == {}
 
 
-def test_what_runs_is_in_the_journal() -> None:
+def test_a_running_execution_is_in_the_journal() -> None:
     slot = Bytes(4)
     slot.owned(1).begin(2**64 - 1, NOW, 17)
     assert slot.entries(1) == {2**64 - 1: Entry(2**64 - 1, NOW, 0.0, 17, running=True, lost=False)}
 
 
-def test_what_ended_is_in_the_journal_with_its_end() -> None:
+def test_an_ended_execution_is_in_the_journal_with_its_end() -> None:
     slot = Bytes(4)
     owned = slot.owned(1)
     owned.end(begin_all(owned, 5)[0], NOW)
     assert slot.entries(1) == {5: Entry(5, NOW - 60, NOW, 0, running=False, lost=False)}
 
 
-def test_what_runs_in_a_slot_that_nobody_holds_is_lost() -> None:
+def test_executions_of_a_free_slot_are_lost() -> None:
     slot = Bytes(4)
     begin_all(slot.owned(1), 5)
     assert (slot.entries(None)[5].running, slot.entries(None)[5].lost) == (False, True)
 
 
-def test_what_an_earlier_owner_was_running_is_lost() -> None:
+def test_executions_of_an_earlier_owner_are_lost() -> None:
     slot = Bytes(4)
     begin_all(slot.owned(1), 5)
     begin_all(slot.owned(2), 6)
     assert {execution: entry.lost for execution, entry in slot.entries(2).items()} == {5: True, 6: False}
 
 
-def test_what_an_earlier_owner_ended_is_ended() -> None:
+def test_executions_that_an_earlier_owner_ended_are_ended() -> None:
     slot = Bytes(4)
     owned = slot.owned(1)
     owned.end(begin_all(owned, 5)[0], NOW)
@@ -108,7 +108,7 @@ def test_ended_entry_is_used_again() -> None:
     assert set(slot.entries(1)) == {2, 3}
 
 
-def test_what_ended_last_is_overwritten_last() -> None:
+def test_the_last_end_is_overwritten_last() -> None:
     slot = Bytes(3)
     owned = slot.owned(1)
     one, two, three = begin_all(owned, 1, 2, 3)
@@ -118,7 +118,7 @@ def test_what_ended_last_is_overwritten_last() -> None:
     assert overwritten == [two, three, one]
 
 
-def test_journal_is_filled_before_anything_ended_is_overwritten() -> None:
+def test_the_journal_is_filled_before_ended_entries_are_overwritten() -> None:
     slot = Bytes(4)
     owned = slot.owned(1)
     owned.end(begin_all(owned, 1)[0], NOW)
@@ -137,21 +137,21 @@ def test_running_entry_is_never_overwritten() -> None:
     assert slot.entries(1)[1].running is True
 
 
-def test_what_the_dead_owner_was_running_is_kept_while_there_is_room() -> None:
+def test_executions_of_a_dead_owner_are_kept_while_there_is_space() -> None:
     slot = Bytes(4)
     begin_all(slot.owned(1), 1)
     begin_all(slot.owned(2), 2, 3, 4)
     assert set(slot.entries(2)) == {1, 2, 3, 4}
 
 
-def test_what_the_dead_owner_was_running_gives_way_to_what_runs() -> None:
+def test_running_executions_replace_those_of_a_dead_owner() -> None:
     slot = Bytes(2)
     begin_all(slot.owned(1), 1, 2)
     begin_all(slot.owned(2), 3)
     assert set(slot.entries(2)) == {2, 3}
 
 
-def test_old_ends_of_an_earlier_owner_give_way_before_fresh_ones() -> None:
+def test_old_ends_of_an_earlier_owner_are_replaced_before_new_ones() -> None:
     slot = Bytes(2)
     owned = slot.owned(1)
     fresh, old = begin_all(owned, 1, 2)
@@ -161,7 +161,7 @@ def test_old_ends_of_an_earlier_owner_give_way_before_fresh_ones() -> None:
     assert set(slot.entries(2)) == {1, 3}
 
 
-def test_earlier_owners_entries_give_way_oldest_first() -> None:
+def test_entries_of_earlier_owners_are_replaced_oldest_first() -> None:
     slot = Bytes(3)
     owned = slot.owned(1)
     entries = begin_all(owned, 1, 2, 3)
@@ -171,7 +171,7 @@ def test_earlier_owners_entries_give_way_oldest_first() -> None:
     assert set(slot.entries(2)) == {1, 4, 5}
 
 
-def test_state_that_is_none_is_no_entry() -> None:
+def test_an_invalid_state_is_not_an_entry() -> None:
     slot = Bytes(2)
     begin_all(slot.owned(1), 1)
     struct.pack_into("<Q", slot.data, layout.JOURNAL_OFFSET, layout.pack_state(1, 3))
@@ -186,7 +186,7 @@ def lease(registry_dir: Path) -> Slot:
     return acquire(plan, ProcessIdentity(os.getpid()), cells=1, present_cells=lambda _: [])
 
 
-def test_find_asks_every_slot_the_latest_start_first(registry_dir: Path) -> None:
+def test_find_reads_every_slot_with_the_latest_start_first(registry_dir: Path) -> None:
     one, two = lease(registry_dir), lease(registry_dir)
     one.journal.begin(5, NOW - 2, 0)
     two.journal.begin(5, NOW - 1, 0)
@@ -197,14 +197,14 @@ def test_find_asks_every_slot_the_latest_start_first(registry_dir: Path) -> None
     assert [(entry.start, entry.running) for entry in found] == [(NOW - 1, True), (NOW - 2, True)]
 
 
-def test_find_tells_what_a_slot_that_nobody_holds_was_running(registry_dir: Path) -> None:
+def test_find_returns_executions_of_a_free_slot(registry_dir: Path) -> None:
     slot = lease(registry_dir)
     slot.journal.begin(5, NOW, 0)
     slot.release()
     assert [entry.lost for entry in journal.find(Directory(str(registry_dir)), 5)] == [True]
 
 
-def test_find_passes_over_slots_that_cannot_be_read(registry_dir: Path) -> None:
+def test_find_skips_slots_that_cannot_be_read(registry_dir: Path) -> None:
     slot = lease(registry_dir)
     slot.journal.begin(5, NOW, 0)
     slot.release()

@@ -25,7 +25,7 @@ made_records = st.builds(Record, st.integers(0, 2**16 - 1), st.integers(0, 2**32
 
 
 def packed(owner: ProcessIdentity, lease: int = LEASE) -> bytes:
-    """The owner record's bytes alone."""
+    """The bytes of the owner record."""
     slot = bytearray(layout.JOURNAL_OFFSET)
     layout.write_owner(memoryview(slot), lease, owner)
     return bytes(slot[layout.OWNER_OFFSET : layout.OWNER_OFFSET + layout.OWNER_SIZE])
@@ -42,7 +42,7 @@ def flips(data: bytes) -> list[bytes]:
 
 
 def found(data: bytes, identity: bytes, base: int) -> list[Record | int]:
-    """The records in these bytes, and the lengths of what is damaged between them."""
+    """The records in these bytes, and the lengths of the damaged stretches between them."""
     return [size if record is None else record for record, size in layout.records(data, identity, base)]
 
 
@@ -63,7 +63,7 @@ def index_header(length: int = 4096) -> bytes:
 
 
 def of_version(version: int, header: IndexHeader | SlotHeader) -> bytes:
-    """A header of another version that is whole: its CRC is right."""
+    """A valid header of another version: its CRC is right."""
     ours = layout.FORMAT_VERSION
     layout.FORMAT_VERSION = version
     try:
@@ -81,7 +81,7 @@ def test_index_header_comes_back(identity: bytes, limit: int, created: float, le
     assert read_index_header(header.pack() + layout.pack_committed(length)) == (header, length)
 
 
-def test_index_header_fills_the_room_before_the_committed_word() -> None:
+def test_index_header_fills_the_space_before_the_committed_word() -> None:
     assert len(HEADER.pack()) == layout.COMMITTED_OFFSET
     assert len(index_header()) == layout.INDEX_HEADER_SIZE
 
@@ -106,17 +106,17 @@ def test_index_of_another_version_is_refused_with_both_versions() -> None:
         IndexHeader.unpack(of_version(9, HEADER) + layout.pack_committed(64))
 
 
-def test_committed_length_inside_the_header_is_damage() -> None:
+def test_a_committed_length_inside_the_header_is_damaged() -> None:
     with pytest.raises(Damaged):
         layout.unpack_committed(HEADER.pack() + layout.pack_committed(63))
 
 
-def test_zeroed_index_header_is_damage() -> None:
+def test_a_zeroed_index_header_is_damaged() -> None:
     with pytest.raises(Damaged):
         IndexHeader.unpack(bytes(64))
 
 
-def test_slot_header_is_no_index_header() -> None:
+def test_a_slot_header_is_not_an_index_header() -> None:
     with pytest.raises(Damaged):
         IndexHeader.unpack(SlotHeader(64, IDENTITY).pack())
 
@@ -149,7 +149,7 @@ def test_every_cut_of_a_record_is_found() -> None:
 
 
 @given(st.data(), st.lists(made_records, min_size=3, max_size=6))
-def test_bad_record_costs_itself_alone(data: st.DataObject, several: list[Record]) -> None:
+def test_a_bad_record_loses_only_itself(data: st.DataObject, several: list[Record]) -> None:
     packed, offset = [], 64
     for record in several:
         packed.append(record.pack(IDENTITY, offset))
@@ -162,36 +162,36 @@ def test_bad_record_costs_itself_alone(data: st.DataObject, several: list[Record
     assert told == [*several[:bad], len(damaged), *several[bad + 1 :]]
 
 
-def test_record_copied_to_another_offset_is_damage() -> None:
+def test_a_record_copied_to_another_offset_is_damaged() -> None:
     data = RECORD.pack(IDENTITY, 64)
     assert found(data, IDENTITY, 72) == [len(data)]
 
 
-def test_record_of_another_index_is_damage() -> None:
+def test_a_record_of_another_index_is_damaged() -> None:
     data = RECORD.pack(IDENTITY, 64)
     assert found(data, bytes(16), 64) == [len(data)]
 
 
-def test_neighbouring_damage_is_told_as_one_stretch() -> None:
+def test_neighbouring_damage_is_reported_as_one_stretch() -> None:
     assert found(bytes(80), IDENTITY, 64) == [80]
 
 
-def test_no_bytes_hold_no_record() -> None:
+def test_empty_bytes_have_no_record() -> None:
     assert found(b"", IDENTITY, 64) == []
 
 
-def test_label_value_that_is_no_unicode_text_comes_back() -> None:
+def test_a_label_value_that_is_not_valid_unicode_is_preserved() -> None:
     record = Record(layout.SERIES_RECORD, 0, 1, {"values": ["\udcff\0"]})
     assert found(record.pack(IDENTITY, 64), IDENTITY, 64) == [record]
 
 
-def test_record_that_no_reader_takes_is_not_written() -> None:
+def test_a_record_that_no_reader_accepts_is_not_written() -> None:
     with pytest.raises(ValueError, match="record"):
         Record(layout.FAMILY_RECORD, 0, 1, {"help": "x" * layout.MAX_RECORD}).pack(IDENTITY, 64)
 
 
 @given(st.lists(st.integers(1, layout.MAX_WIDTH), min_size=1, max_size=10))
-def test_damage_leaves_room_for_more_cells_than_were_in_it(widths: list[int]) -> None:
+def test_damage_reserves_at_least_the_cells_it_had(widths: list[int]) -> None:
     data, offset, cell = b"", 64, 0
     for width in widths:
         data += Record(layout.SERIES_RECORD, cell, width, {}).pack(IDENTITY, offset + len(data))
@@ -243,12 +243,12 @@ def test_slot_of_another_version_is_refused_with_both_versions() -> None:
 
 
 @pytest.mark.parametrize("journal", [0, (1 << 20) + 1])
-def test_slot_with_an_impossible_journal_is_damage(journal: int) -> None:
+def test_a_slot_with_an_impossible_journal_is_damaged(journal: int) -> None:
     with pytest.raises(Damaged):
         SlotHeader.unpack(SlotHeader(journal, IDENTITY).pack())
 
 
-def test_index_header_is_no_slot_header() -> None:
+def test_an_index_header_is_not_a_slot_header() -> None:
     with pytest.raises(Damaged):
         SlotHeader.unpack(index_header())
 
