@@ -13,6 +13,7 @@ functions, and shows its worker with `worker_gauges`. Nothing here imports packa
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string.
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +77,11 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "jobmetrics.systems"
+
+COMMAND_OPTIONS = frozenset({"hide_after", "log_format", "log_level", "max_queues", "web_config"})
+"""Options of the commands that contain an underscore. An option of a job system has another name."""
+
+_OPTION_NAME = re.compile(r"[a-z0-9_]*[a-z0-9]\Z")
 
 
 class Option(NamedTuple):
@@ -147,6 +153,8 @@ class System:
         for option in self.options:
             if not option.name.startswith(f"{name}_"):
                 raise ValueError(f"the option {option.name!r} of {name} is not allowed; it begins with {name}_")
+            if not _OPTION_NAME.match(option.name):
+                raise ValueError(f"the option {option.name!r} of {name} is not allowed; it takes a-z, 0-9 and _")
 
     def is_asked_for(self, options: "CollectorOptions") -> bool:
         """Whether the options select this system: one of its options is given, or it has no options."""
@@ -174,14 +182,33 @@ def find_systems() -> Systems:
             system: Any = entry.load()
         except ImportError as error:
             broken.append(f"job system {entry.name} cannot be loaded: {error}")
-        except Exception as error:  # noqa: BLE001 - another package's code; its message may hold a secret
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - another package's code; its message may hold a secret
             broken.append(f"job system {entry.name} cannot be loaded: {type(error).__name__}")
         else:
-            if not isinstance(system, System):
-                broken.append(f"job system {entry.name} cannot be used: {entry.value} is not a System")
-            elif found.setdefault(system.name, system) is not system:
-                broken.append(f"job system {entry.name} cannot be used: another package has the name {system.name}")
+            reason = _refusal(entry.value, system, found)
+            if reason:
+                broken.append(f"job system {entry.name} cannot be used: {reason}")
+            else:
+                found[system.name] = system
     return Systems(tuple(found.values()), tuple(broken))
+
+
+def _refusal(value: str, system: Any, found: Mapping[str, System]) -> str:
+    """Return why the commands cannot use what an entry point names, or an empty string."""
+    if not isinstance(system, System):
+        return f"{value} is not a System"
+    if found.get(system.name, system) is not system:
+        return f"another package has the name {system.name}"
+    taken = set(COMMAND_OPTIONS)
+    for other in found.values():
+        if other is not system:
+            taken.update(name for option in other.options for name in (option.name, option.keyword))
+    for option in system.options:
+        names = {option.name, option.keyword}
+        if names & taken:
+            return f"the option {option.flag} exists already"
+        taken |= names
+    return ""
 
 
 def known_names() -> tuple[str, ...]:

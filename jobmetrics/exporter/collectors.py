@@ -239,7 +239,9 @@ def _made(system: System, options: CollectorOptions) -> list[Collector]:
     if system.collectors is None:
         return []
     try:
-        return list(system.collectors(options))
+        found = list(system.collectors(options))
+        if not all(hasattr(collector, each) for collector in found for each in ("name", "broker", "collect", "close")):
+            raise TypeError(f"the collectors of {system.name} do not have name, broker, collect and close")
     except JobmetricsError:
         raise
     except ImportError as error:
@@ -248,10 +250,12 @@ def _made(system: System, options: CollectorOptions) -> list[Collector]:
             needed = error.name or "a package"
             raise JobmetricsError(f"reading queues of {system.name} needs {needed}{remedy}") from None
         logger.warning("jobmetrics: collectors of %s cannot be imported: %s", system.name, error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if system.options:
             raise
         logger.warning("jobmetrics: collectors of %s cannot be made: %s", system.name, type(error).__name__)
+    else:
+        return found
     return []
 
 

@@ -210,8 +210,11 @@ def _of_systems(snapshot: Snapshot) -> Iterator[Finding]:
         if system.checks is None:
             continue
         try:
-            yield from list(system.checks(recorded))
-        except Exception as error:  # noqa: BLE001 - another package's code; its message may hold a secret
+            found = list(system.checks(recorded))
+            if not all(isinstance(finding, Finding) for finding in found):
+                raise TypeError
+            yield from found
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - another package's code; its message may hold a secret
             yield Finding(PROBLEM, f"the checks of {system.name} failed: {type(error).__name__}", "update its package")
 
 

@@ -14,9 +14,11 @@ import pytest
 
 import jobmetrics
 from jobmetrics import recorder
+from jobmetrics.cli.group import jobmetrics as jobmetrics_group
 from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.families import OVERFLOW
 from jobmetrics.integration import (
+    COMMAND_OPTIONS,
     ENTRY_POINT_GROUP,
     Option,
     System,
@@ -119,6 +121,51 @@ def test_a_system_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPa
             "job system c cannot be used: os:path is not a System",
         ),
     )
+
+
+CLASH = System("max", options=[Option("max_queues", "COUNT", "")])
+OUTER = System("a", options=[Option("a_b_c", "X", "")])
+INNER = System("a_b", options=[Option("a_b_c", "Y", "")])
+PLURAL = System("a", options=[Option("a_file", "X", "", repeatable=True), Option("a_files", "Y", "")])
+
+
+def test_a_package_that_exits_while_it_is_loaded_does_not_end_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "exits_when_imported.py").write_text("raise SystemExit('secret')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(monkeypatch, a="exits_when_imported:X", spool=f"{__name__}:SPOOL")
+    systems, broken = find_systems()
+    assert (systems, broken) == ((SPOOL,), ("job system a cannot be loaded: SystemExit",))
+
+
+@pytest.mark.parametrize(
+    ("entries", "refused"),
+    [
+        ({"max": "CLASH"}, "job system max cannot be used: the option --max-queues exists already"),
+        ({"a": "OUTER", "b": "INNER"}, "job system b cannot be used: the option --a-b-c exists already"),
+        ({"a": "PLURAL"}, "job system a cannot be used: the option --a-files exists already"),
+    ],
+)
+def test_a_system_with_an_option_that_exists_already_is_left_out(
+    entries: dict[str, str], refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, **{name: f"{__name__}:{value}" for name, value in entries.items()})
+    systems, broken = find_systems()
+    assert broken == (refused,)
+    assert len(systems) == len(entries) - 1
+
+
+def test_the_options_of_the_commands_are_known() -> None:
+    systems = {option.keyword for system in find_systems().systems for option in system.options}
+    names = {option.name for command in jobmetrics_group.commands.values() for option in command.params}
+    assert {name for name in names if name and "_" in name} - systems == COMMAND_OPTIONS
+
+
+@pytest.mark.parametrize("name", ["spool_a b", "spool_", "spool_A", "spool_é", "spool_a-b"])
+def test_an_option_that_no_command_line_takes_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not allowed; it takes a-z, 0-9 and _"):
+        System("spool", options=[Option(name, "DIR", "")])
 
 
 # ------------------------------------------------------------------ worker gauges

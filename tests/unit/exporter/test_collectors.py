@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
@@ -233,6 +234,14 @@ def broken(options: CollectorOptions) -> Iterable[Collector]:
     raise KeyError("secret")
 
 
+def exits(options: CollectorOptions) -> Iterable[Collector]:
+    raise SystemExit("secret")
+
+
+def nameless(options: CollectorOptions) -> Iterable[Any]:
+    return [None]
+
+
 def missing(options: CollectorOptions) -> Iterable[Collector]:
     raise ModuleNotFoundError("no module", name="no_such_module")
 
@@ -240,6 +249,8 @@ def missing(options: CollectorOptions) -> Iterable[Collector]:
 THIRD = System("third", collectors=third_party)
 TWINS = System("twins", collectors=twins)
 BROKEN = System("bad", collectors=broken)
+EXITING = System("bad", collectors=exits)
+NAMELESS = System("bad", collectors=nameless)
 UNIMPORTABLE = System("bad", collectors=missing)
 ASKED = System(
     "rq", requirement="jobmetrics[rq]", options=[Option("rq_url", "URL", "", repeatable=True)], collectors=missing
@@ -286,7 +297,8 @@ def test_third_parties_can_add_collectors(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     "value",
-    [f"{__name__}:{name}" for name in ("BROKEN", "UNIMPORTABLE", "NO_SYSTEM")] + ["no_such_module:x", "os:no_such"],
+    [f"{__name__}:{name}" for name in ("BROKEN", "EXITING", "NAMELESS", "UNIMPORTABLE", "NO_SYSTEM")]
+    + ["no_such_module:x", "os:no_such"],
 )
 def test_a_third_party_collector_that_fails_is_left_out_and_logged(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

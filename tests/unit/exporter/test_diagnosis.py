@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,9 +78,27 @@ def test_checks_of_a_job_system_that_fail_are_a_problem(
         yield Finding(NOTE, "not shown")
         raise KeyError("secret")
 
-    systems = Systems((System("broken", checks=fails), System("silent")), ())
+    def exits(recorded: Recorded) -> Iterator[Finding]:
+        raise SystemExit("secret")
+
+    def returns_texts(recorded: Recorded) -> Any:
+        return ["not shown"]
+
+    systems = Systems(
+        (
+            System("broken", checks=fails),
+            System("broken_too", checks=exits),
+            System("broken_also", checks=returns_texts),
+            System("silent"),
+        ),
+        (),
+    )
     monkeypatch.setattr(diagnosis, "find_systems", lambda: systems)
     ran("python", "app.plain", None)
     with reader(registry_dir) as opened:
         found = [each for each in diagnosis.contents(opened.read()) if "broken" in each.text or "shown" in each.text]
-    assert found == [Finding(PROBLEM, "the checks of broken failed: KeyError", "update its package")]
+    assert found == [
+        Finding(PROBLEM, "the checks of broken failed: KeyError", "update its package"),
+        Finding(PROBLEM, "the checks of broken_too failed: SystemExit", "update its package"),
+        Finding(PROBLEM, "the checks of broken_also failed: TypeError", "update its package"),
+    ]
