@@ -1,4 +1,4 @@
-# Everything a checkout needs is set up by the targets themselves. "make help" lists them.
+# The targets set up everything that a checkout needs. "make help" lists them.
 
 PYTHON ?= python3
 export PYTHON
@@ -12,9 +12,9 @@ CHECKED += $(shell $(PYTHON) -c 'import sys; print("dashboards" if sys.version_i
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 PYTEST = $(BIN)/python -m pytest $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 PARALLEL := -n $(WORKERS)
-# Heavy repetitions are made as small as fits into so many seconds.
+# Seconds that the heavy repetitions may take.
 LONG_SECONDS ?= 180
-# What is done side by side prints what it has to say when it ends, where make can do that.
+# Parallel targets print their output when they end, if make supports that.
 TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # Of nox; the newest releases are in .venv already.
 LANES := celery-suite celery-oldest rq-oldest wheel

@@ -1,4 +1,4 @@
-"""The tests of each job system on the versions of it that jobmetrics supports, each in an environment of its own; and
+"""The tests of each job system on the versions of it that jobmetrics supports, each in a separate environment; and
 the tests that need no job system on each supported Python.
 
 `pipx run nox` runs all; `pipx run nox -s "rq(version='1.16')"` one.
@@ -72,14 +72,14 @@ RQ_TESTS = (
 def rq(session: nox.Session, version: str) -> None:
     """RQ, the oldest that is supported, the newest, and those between where its workers changed."""
     session.install("-e", ".[rq,exporter]", f"rq=={version}.*", "fakeredis", *TOOLS)
-    # Old releases warn of their own use of their own functions.
+    # Old releases warn of deprecated functions that they use themselves.
     session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *RQ_TESTS, *session.posargs)
 
 
 @nox.session
 @each("rq-suite", RQ_VERSIONS)
 def upstream_rq(session: nox.Session, version: str) -> None:
-    """RQ's own tests, bare and with our worker classes in the place of its own: the results must be equal."""
+    """RQ's test suite, bare and with jobmetrics' worker classes: the results must be equal."""
     session.install("-e", ".[rq,exporter]", f"rq=={version}.*", *TOOLS)
     session.run("python", "tests/upstream/rq_suite.py", *session.posargs)
 
@@ -103,7 +103,7 @@ CELERY_TESTS = (
 @nox.session
 @each("celery", CELERY_VERSIONS)
 def celery(session: nox.Session, version: str) -> None:
-    """Celery, the oldest that is supported, the newest, and those between: each tells of ends in its own way."""
+    """Celery, the oldest that is supported, the newest, and those between: they report ends in different ways."""
     # The newest kombu asks for a newer redis-py than the extra of Celery 5.3 allows.
     of_its_time = ("kombu==5.3.*",) if version == "5.3" else ()
     session.install("-e", ".[celery,exporter]", f"celery=={version}.*", *of_its_time, "gevent", *TOOLS)
@@ -112,7 +112,7 @@ def celery(session: nox.Session, version: str) -> None:
 
 @nox.session(tags=["celery-suite"])
 def upstream_celery(session: nox.Session) -> None:
-    """Celery's own tests, bare and with the plugin, on its newest version; arguments: some of them."""
+    """Celery's test suite, bare and with the plugin, on its newest version; arguments: some of them."""
     session.install("-e", ".[celery,exporter]", f"celery=={CELERY_VERSIONS[-1]}.*")
     suite = session.create_tmp()
     session.run("python", "tests/upstream/celery_suite.py", "fetch", suite)

@@ -32,7 +32,7 @@ TRACED = 2000  # executions a round that are traced in this process
 
 
 class Load:
-    """A running worker with a Redis of its own, given rounds of tasks that wait in their queue already."""
+    """A running worker with a separate Redis, and rounds of tasks that already wait in their queue."""
 
     def __init__(self, redis: servers.RedisServer, process: psutil.Process) -> None:
         from celery import Celery

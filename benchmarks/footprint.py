@@ -50,7 +50,7 @@ def _import_ms(framework: str, module: str) -> Row:
 
 
 def _import_profile(framework: str, module: str) -> str:
-    """What the modules take that are loaded beyond the framework's, as Python's own -X importtime tells."""
+    """Import times of the modules beyond the framework's, from Python's -X importtime."""
     script = f"import {framework}, sys; print({_MARK!r}, file=sys.stderr); import {module}"
     command = [sys.executable, "-X", "importtime", "-c", script]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=compiled.environment())

@@ -1,6 +1,6 @@
 """A fork and the child's first record, with 200 series, beside 8 and 256 living processes.
 
-Each side is a process of its own that has bound 200 series and forks on request. A figure is what the library's own
+Each side is a separate process that has bound 200 series and forks on request. A figure is what the library's own
 hooks take in parent and child, and the first record; the bare fork is not in it, nor the standard library's hooks.
 """
 
@@ -54,7 +54,7 @@ def _measure_hooks() -> None:
             }
         )
 
-    os.register_at_fork = register_timed  # type: ignore[assignment]  # the same for everybody who asks
+    os.register_at_fork = register_timed  # type: ignore[assignment]  # the same for every caller
 
 
 def side(name: str, directory: str, living: int) -> None:
@@ -87,16 +87,16 @@ def side(name: str, directory: str, living: int) -> None:
 
 def _idle_child(series: object) -> int:
     """A child that has recorded once and stays."""
-    told, tell = os.pipe()
+    reading_end, writing_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         series.inc()  # type: ignore[attr-defined]
-        os.write(tell, b"x")
+        os.write(writing_end, b"x")
         while True:
             signal.pause()
-    os.read(told, 1)
-    os.close(told)
-    os.close(tell)
+    os.read(reading_end, 1)
+    os.close(reading_end)
+    os.close(writing_end)
     return pid
 
 
@@ -112,7 +112,7 @@ def _measured(series: object, which: str) -> tuple[float, float]:
 
 
 def _first_record(series: object) -> tuple[float, float]:
-    told, tell = os.pipe()
+    reading_end, writing_end = os.pipe()
     _in_hooks.update(dict.fromkeys(_in_hooks, 0))
     reading = _reading[0]
     pid = os.fork()
@@ -120,13 +120,13 @@ def _first_record(series: object) -> tuple[float, float]:
         start = reading()
         series.inc()  # type: ignore[attr-defined]
         took = reading() - start + _in_hooks["after_in_child"]
-        os.write(tell, repr(took / 1000).encode())
+        os.write(writing_end, repr(took / 1000).encode())
         os._exit(0)
     in_parent = (_in_hooks["before"] + _in_hooks["after_in_parent"]) / 1000
     os.waitpid(pid, 0)
-    in_child = float(os.read(told, 64))
-    os.close(told)
-    os.close(tell)
+    in_child = float(os.read(reading_end, 64))
+    os.close(reading_end)
+    os.close(writing_end)
     return in_child, in_parent
 
 

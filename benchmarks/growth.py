@@ -48,7 +48,7 @@ def fill(path: Path, slots: int, series: int) -> None:
 
 
 def measure(path: str) -> None:
-    """In a process of its own: median milliseconds of a warm reading and of copying the same bytes, and MiB used."""
+    """In a separate process: median milliseconds of a warm reading and of copying the same bytes, and MiB used."""
     import resource
 
     from jobmetrics.registry.read.snapshot import SnapshotReader

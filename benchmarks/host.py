@@ -1,8 +1,8 @@
 """What one host's exporter costs: `python -m benchmarks.host` prints the table of docs/scaling.md.
 
-Worker processes record executions of so many job types, each with successes, a failure and a retry; a real exporter
+Worker processes record executions of some job types, each with successes, a failure and a retry; a real exporter
 is then scraped over HTTP. Sizes and samples are exact, times are of this machine. With the argument `prometheus` it
-says what memory a Prometheus takes for many such hosts.
+measures the memory that a Prometheus takes for many such hosts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def fill(directory: str, job_types: int) -> None:
 
     settings.configure(dir=directory, propagate_errors=True)
     jobs = [Job("celery", f"shop.tasks.job_number_{number}", "celery") for number in range(job_types)]
-    told, tell = os.pipe()
+    reading_end, writing_end = os.pipe()
     alive = []
     for process in range(PROCESSES):
         pid = os.fork()
@@ -73,9 +73,9 @@ def fill(directory: str, job_types: int) -> None:
                     execution = record.started(Started(job, name, time.time() - 0.1))
                     assert execution is not None
                     record.ended(execution, Ended(status, "ValueError" if status == FAILURE else None))
-            os.write(tell, b"x")
+            os.write(writing_end, b"x")
             signal.pause()
-        os.read(told, 1)
+        os.read(reading_end, 1)
         alive.append(pid)
     print("filled", flush=True)
     sys.stdin.read()
@@ -123,7 +123,7 @@ def _workers(job_types: int) -> Iterator[str]:
 
 
 def cost(job_types: int) -> Cost:
-    """Of one host with so many job types."""
+    """The figures of one host with a number of job types."""
     with _workers(job_types) as root, exporter(Path(root)) as (process, connection):
         took, cpu = _measured(process, connection)
         zipped = _get(connection)
@@ -135,7 +135,7 @@ def cost(job_types: int) -> Cost:
 
 
 def prometheus() -> None:
-    """What a Prometheus takes that scrapes so many such hosts, after some rounds; it has to be installed."""
+    """The memory of a Prometheus that scrapes a number of such hosts, after some rounds; it has to be installed."""
     labelled = [{"targets": ["@"], "labels": {"host": f"host-{number}"}} for number in range(HOSTS)]
     with _workers(JOB_TYPES[1]) as root, exporter(Path(root)) as (_, connection):
         scrape = {"job_name": "jobmetrics", "scrape_interval": f"{INTERVAL}s", "static_configs": labelled}

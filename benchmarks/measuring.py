@@ -20,7 +20,7 @@ class Row:
     unit: str
     budget: float
     spread: str = ""
-    absolute: float | None = None  # the most that ours may be, in `unit`, where the budget is no ratio
+    absolute: float | None = None  # the upper bound for ours, in `unit`, if the budget is not a ratio
     profile: str = ""  # where the time goes, shown when the budget is missed
 
     @property
@@ -38,7 +38,7 @@ class Row:
 
 
 def interleaved(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
-    """Both sides' figures from so many rounds, one after the other in each; who begins alternates."""
+    """Both sides' figures from a number of rounds; the sides run in turns, and the first one alternates."""
     found: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         sides = ((0, ours), (1, peer)) if number % 2 == 0 else ((1, peer), (0, ours))

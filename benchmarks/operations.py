@@ -18,7 +18,7 @@ OPERATIONS = 20_000
 
 @contextmanager
 def directories() -> Iterator[tuple[str, str]]:
-    """A registry directory and a multiprocess directory on the same file system, both in force."""
+    """A registry directory and a multiprocess directory on the same file system, both active."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=base) as ours, tempfile.TemporaryDirectory(dir=base) as peer:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = peer  # prometheus_client reads it at import

@@ -37,13 +37,13 @@ def copied_us() -> float:
 
 
 def _in_child(measure: Callable[[], float]) -> float:
-    told, tell = os.pipe()
+    reading_end, writing_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(tell, repr(measure()).encode())
+        os.write(writing_end, repr(measure()).encode())
         os._exit(0)
     os.waitpid(pid, 0)
-    found = float(os.read(told, 64))
-    os.close(told)
-    os.close(tell)
+    found = float(os.read(reading_end, 64))
+    os.close(reading_end)
+    os.close(writing_end)
     return found

@@ -61,7 +61,7 @@ class Left:
 
 
 class Side:
-    """A worker that waits to be told to work, its directory and what its rounds took."""
+    """A worker that waits for commands, its directory and the figures of its rounds."""
 
     def __init__(self, process: subprocess.Popen[str], directory: Path, queue: Queue, job: Callable[[], None]) -> None:
         self._process = process
@@ -71,7 +71,7 @@ class Side:
         self.runs: list[Run] = []
 
     def work(self, jobs: int) -> Run:
-        """Send so many jobs and have them done."""
+        """Send a number of jobs and wait for their end."""
         self._queue.enqueue_many([Queue.prepare_data(self._job) for _ in range(jobs)])
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -1,4 +1,4 @@
-"""One side of the RQ benchmark in a process of its own: `python -m benchmarks.rq_worker CLASS URL [MODULE]`.
+"""One side of the RQ benchmark in a separate process: `python -m benchmarks.rq_worker CLASS URL [MODULE]`.
 
 Each line on standard input has it work until the queue is empty, and is answered by one line: the processor seconds
 of this process and of its work-horses, the seconds, and the page faults of each that this took. MODULE is imported
@@ -27,7 +27,7 @@ def _used() -> tuple[float, float, int, int]:
 
 
 def main() -> None:
-    """Work when told to."""
+    """Work on command."""
     worker_class, url, *modules = sys.argv[1:]
     for module in modules:
         import_module(module)

@@ -45,18 +45,18 @@ def fill(name: str, directory: str) -> None:
         from prometheus_client import Histogram  # type: ignore[assignment]
     histogram = Histogram("bench_seconds", "d", ["n"], buckets=BOUNDS)
     children = [histogram.labels(str(number)) for number in range(SERIES)]
-    told, tell = os.pipe()
+    reading_end, writing_end = os.pipe()
     alive = []
     for number in range(PROCESSES):
         pid = os.fork()
         if pid == 0:
             for child in children:
                 child.observe(0.01 * number)
-            os.write(tell, b"x")
+            os.write(writing_end, b"x")
             if name == "ours":
                 signal.pause()
             os._exit(0)
-        os.read(told, 1)
+        os.read(reading_end, 1)
         if name == "ours":
             alive.append(pid)
         else:

@@ -20,7 +20,7 @@ OPEN = 1.5  # times a budget, up to which a missed one is an open line with its 
 def show(rows: Iterable[Row]) -> int:
     """Print a table of the rows, and the profile of each whose budget was missed.
 
-    The exit code says whether all were kept, or missed by no more than an open line may be.
+    The exit code is 0 if every budget was kept, or missed by at most half.
     """
     table = Table(title="Measured here, medians; ratio = ours / peer")
     for heading in ("what", "ours", "peer", "ratio", "budget", "kept", "spread (ours / peer)"):

@@ -14,7 +14,7 @@ def main(environment: Mapping[str, str]) -> int:
     """Run the demo.
 
     Args:
-        environment: DEMO_SECONDS says how long to send jobs; without it, until Ctrl-C on a terminal, else 20 seconds.
+        environment: DEMO_SECONDS is the time to send jobs; without it, until Ctrl-C on a terminal, else 20 seconds.
             REDIS_URL names a Redis to use instead of a private one.
 
     Returns:

@@ -110,7 +110,7 @@ def compare(account: Account, samples: Samples, queues: Mapping[str, str], *, wi
         found += _of_system(system, queue, account, samples)
         if with_depth:
             depths = samples.find(families.JOBS_QUEUE_DEPTH.name, system=system, queue_name=queue)
-            depth = sum(value for _, value in depths) if depths else math.nan  # an absent reading is no empty queue
+            depth = sum(value for _, value in depths) if depths else math.nan  # an absent reading is not an empty queue
             found.append(Comparison(f"{system} waiting in queue {queue}", ((EXPECTED, 0), (COUNTED, depth))))
     return found + _of_all(account, samples)
 
@@ -179,7 +179,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(out: Console, text: str, style: str = "") -> None:
-    """Print text as it is: a '[' in a log or a job type is no markup."""
+    """Print text as it is: a '[' in a log or a job type is not markup."""
     out.print(Text(text, style=style))
 
 

@@ -1,6 +1,6 @@
 """The files of a run: what its processes must know, what the producer sent, and what the jobs wrote about themselves.
 
-Nothing here uses jobmetrics, whose numbers are compared with these.
+This module does not use jobmetrics: its numbers are compared with these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FILE = "demo.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the demo, in a directory of its own. redis_url: None if Celery runs alone, over files."""
+    """One run of the demo, in a separate directory. redis_url: None if Celery runs alone, over files."""
 
     home: Path
     id: str

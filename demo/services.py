@@ -30,7 +30,7 @@ FOREIGN = ("JOBMETRICS_", "CELERY", "RQ_", "SHOP_")
 """Prefixes of variables that would make the processes other than they are described."""
 KEPT = ("RQ_KEY_PREFIX",)
 SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
-"""Where a redis-server may be though PATH does not say so: an ordinary Debian user's has no /usr/sbin."""
+"""Where a redis-server may be outside PATH: an ordinary Debian user's PATH has no /usr/sbin."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 CELERY_PROCESSES = 2
@@ -118,7 +118,7 @@ class Interrupts:
 
 @dataclass(eq=False)
 class Process:
-    """One process, leader of a session of its own, with its output in a file."""
+    """One process, leader of a new session, with its output in a file."""
 
     name: str
     popen: subprocess.Popen[bytes]
@@ -152,7 +152,7 @@ class Process:
         self.signal(signal.SIGKILL)
         while not self.ended:
             time.sleep(POLL_SECONDS)
-        # An RQ work-horse may have outlived it, in a process group of its own but in the same session.
+        # An RQ work-horse may have outlived it, in another process group but in the same session.
         for pid in _session(self.popen.pid):
             _kill(pid, signal.SIGKILL)
         self.popen.wait()

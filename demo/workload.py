@@ -30,7 +30,7 @@ __all__ = ["FileTransport", "LedgerJob", "LedgerTask", "app", "celery_settings"]
 
 ROUND_SECONDS = 0.4
 DAMAGE_EVERY = 2
-"""In one of so many rounds a file is damaged, so that a short run shows failures of each kind."""
+"""One file is damaged in this number of rounds, so that a short run shows failures of each kind."""
 KILL_EVERY, FIRST_KILL = 50, 2
 """Rounds between two jobs whose process is killed, and the first round with one."""
 MAX_OUTSTANDING = 24

@@ -154,7 +154,7 @@ def _sentence(text: str) -> str:
 
 
 def _allowed(name: str) -> str:
-    """What the setting's own error says that it takes."""
+    """The accepted values, from the setting's error message."""
     try:
         settings.parse(name, object())
     except SettingsError as error:

@@ -22,7 +22,7 @@ def folder() -> Path:
 
 
 def write_orders(path: Path, *, damaged: bool = False) -> Path:
-    """Make a CSV file of orders; a damaged one has a price that is no number."""
+    """Make a CSV file of orders; a damaged one has a price that is not a number."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("order", "country", "price"))

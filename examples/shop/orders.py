@@ -29,7 +29,7 @@ def rounds(
 
     Args:
         folder: Where the files are made.
-        damage_every: In one of so many rounds one kind of file is damaged, a different kind each time.
+        damage_every: One file is damaged in this number of rounds, a different kind each time.
         troubles: What else is to go wrong, in every round; of TROUBLES.
         slow_seconds: How long a slow job takes.
     """

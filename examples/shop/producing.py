@@ -37,11 +37,9 @@ def _orders(options: argparse.Namespace) -> Iterator[orders.Order]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Send jobs to the workers of this example.")
-    parser.add_argument("--jobs", type=int, metavar="N", help="send so many and end; without it, go on until Ctrl-C")
+    parser.add_argument("--jobs", type=int, metavar="N", help="send N jobs and end; without it, continue until Ctrl-C")
     parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="pause between rounds (1)")
-    parser.add_argument(
-        "--damage-every", type=int, default=20, metavar="N", help="damage a file in every so many rounds (20)"
-    )
+    parser.add_argument("--damage-every", type=int, default=20, metavar="N", help="damage a file every N rounds (20)")
     parser.add_argument(
         "--trouble", action="append", default=[], choices=orders.TROUBLES, help="go wrong in every round; repeatable"
     )

@@ -1,4 +1,4 @@
-"""The work itself, on files. What it reports to jobmetrics: a metric of its own, stages, items."""
+"""The work itself, on files. It reports a custom metric, stages and items to jobmetrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_READY = (NotDeliveredError, ChecksumMismatchError)
 
 
 def import_orders(path: str) -> int:
-    """Read a CSV file of orders and add their value up; ValueError where a price is no number."""
+    """Read a CSV file of orders and add their value up; ValueError if a price is not a number."""
     with stage("read"), Path(path).open(encoding="utf-8", newline="") as file:
         orders = list(csv.DictReader(file))
     with stage("add up"):
@@ -85,7 +85,7 @@ def verify_delivery(path: str, digest: str) -> int:
 
 
 def clean_up(folder: str, seconds: float) -> int:
-    """Delete the files in a folder that are older than so many seconds; returns how many."""
+    """Delete files in a folder above an age in seconds; returns their count."""
     oldest = time.time() - seconds
     deleted = 0
     for path in Path(folder).iterdir():
