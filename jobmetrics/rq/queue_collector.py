@@ -27,7 +27,7 @@ from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.rq.system import SYSTEM
 
 
-class RedisQueues:
+class RegisteredQueues:
     """Reads the RQ queues of one Redis.
 
     queues: their names; empty for all that RQ lists. max_queues: of the queues beyond this number only the summed depth
@@ -177,7 +177,7 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     queues: Sequence[str] = options.get("rq_queues", ())
     if queues and not urls:
         raise SettingsError("--rq-queue needs --rq-url, which names the Redis of the queues")
-    return [RedisQueues(target, queues, options.timeout, options.max_queues) for target in urls]
+    return [RegisteredQueues(target, queues, options.timeout, options.max_queues) for target in urls]
 
 
 # From RQ 3 on RQ reads it from the environment variable RQ_KEY_PREFIX, and checks it.

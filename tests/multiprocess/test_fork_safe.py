@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmetrics import recorder, settings
+from jobmetrics import recorder, runtime, settings
 from jobmetrics.instruments import Counter
 from jobmetrics.registry.directory import slot_number
 from jobmetrics.registry.index import IndexFile
@@ -606,9 +606,7 @@ def test_forking_during_a_threads_first_record(slow: str, registry_dir: Path) ->
             return made
 
         os.environ["JOBMETRICS_DIR"] = str(registry_dir)
-        settings.use(None)  # clear what an earlier test left in this process
-        recorder.use(None)
-        setattr(current, "_writer", None)  # noqa: B010 - private, and a module's
+        runtime.use(runtime.Runtime())  # without what an earlier test left in this process
         counter = Counter("first", "Recorded through the active settings.")  # bound to no writer yet
         for module, name, which in [
             (current, "Writer", "writer"), (settings, "read", "settings"), (recorder, "Recorder", "recorder")

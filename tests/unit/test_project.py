@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +256,13 @@ def test_an_unknown_server_is_refused() -> None:
     )
     assert answer.returncode == 2
     assert "known: redis, rabbitmq, prometheus" in answer.stderr
+
+
+def test_no_two_classes_of_the_package_have_one_name() -> None:
+    classes = [
+        node.name
+        for path in (ROOT / "jobmetrics").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, times in Counter(classes).items() if times > 1] == []
