@@ -115,10 +115,10 @@ def test_each_invariant_names_its_tests_and_its_mutation() -> None:
     assert list(named) == list(range(1, 14))
     folder = ROOT / "tests" / "multiprocess"
     first_lines = {path.name: path.read_text().partition("\n")[0] for path in folder.glob("test_*.py")}
-    says = {
+    in_tests = {
         name: int(found[1]) for name, line in first_lines.items() if (found := re.match(r'"""Invariant (\d+):', line))
     }
-    assert says == {test: number for number, test in named.items() if "/" not in test}
+    assert in_tests == {test: number for number, test in named.items() if "/" not in test}
     for test in named.values():
         assert "/" in test or (ROOT / "tests" / "mutations" / f"{test[len('test_') : -len('.py')]}.patch").is_file()
         assert (ROOT / test if "/" in test else folder / test).is_file()

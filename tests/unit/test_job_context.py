@@ -71,15 +71,15 @@ async def _ask_in_task(said: list[str | None]) -> None:
 
 
 def _ask_in_child() -> str | None:
-    told, tell = os.pipe()
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(tell, str(type_now()).encode())
+        os.write(write_end, str(type_now()).encode())
         os._exit(0)
     os.waitpid(pid, 0)
-    said = os.read(told, 100).decode()
-    os.close(told)
-    os.close(tell)
+    said = os.read(read_end, 100).decode()
+    os.close(read_end)
+    os.close(write_end)
     return said
 
 

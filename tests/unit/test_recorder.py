@@ -485,9 +485,9 @@ def test_a_lost_execution_is_counted_once_for_all_reports(
 ) -> None:
     other_worker.started(Started(JOB, "1"))
     die(other_worker.writer)
-    told = [record.lost(Lost(JOB, "1", "failure")) for _ in range(3)]
+    reports = [record.lost(Lost(JOB, "1", "failure")) for _ in range(3)]
     wall.advance(30.0)
-    assert [*told, record.lost(Lost(JOB, "1", "failure"))] == [True, False, False, False]
+    assert [*reports, record.lost(Lost(JOB, "1", "failure"))] == [True, False, False, False]
     assert jobs(registry_dir) == {"failure": 1.0}
 
 

@@ -86,7 +86,7 @@ CHOSEN = (HIGH_WATER, MOST_RECENT)
 NOW = math.inf  # no value is in the future
 
 values = st.floats(allow_nan=False, allow_infinity=False)
-moments = st.floats(min_value=1.0, max_value=1e10)
+timestamps = st.floats(min_value=1.0, max_value=1e10)
 # Whole numbers add up exactly in any order.
 counts = st.integers(-(2**40), 2**40).map(float)
 
@@ -110,7 +110,7 @@ def merged(mode: str, *rows: Sequence[float]) -> list[float]:
 def rows_of(mode: str) -> st.SearchStrategy[tuple[float, float]]:
     if mode in ADDED:
         return st.tuples(counts, counts)
-    return st.tuples(moments if mode == MOST_RECENT else st.just(1.0), values) | st.just((0.0, 0.0))
+    return st.tuples(timestamps if mode == MOST_RECENT else st.just(1.0), values) | st.just((0.0, 0.0))
 
 
 @pytest.mark.parametrize("mode", [*ADDED, *CHOSEN])
@@ -141,7 +141,7 @@ def test_row_merged_twice_is_as_merged_once(mode: str, data: st.DataObject) -> N
     assert merged(mode, one, other, other) == merged(mode, one, other)
 
 
-@given(st.lists(st.tuples(moments, values), min_size=1, max_size=5, unique_by=lambda row: row[0]))
+@given(st.lists(st.tuples(timestamps, values), min_size=1, max_size=5, unique_by=lambda row: row[0]))
 def test_most_recent_is_the_latest_in_any_order(rows: list[tuple[float, float]]) -> None:
     assert merged(MOST_RECENT, *rows) == list(max(rows))
 

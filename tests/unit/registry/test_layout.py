@@ -127,8 +127,8 @@ def test_a_slot_header_is_not_an_index_header() -> None:
 @given(made_records, identities, st.integers(8, 2**20).map(lambda n: n * 8))
 def test_record_comes_back(record: Record, identity: bytes, offset: int) -> None:
     data = record.pack(identity, offset)
-    told = found(data, identity, offset)
-    assert told == [record._replace(body=json.loads(json.dumps(record.body)))]
+    parsed = found(data, identity, offset)
+    assert parsed == [record._replace(body=json.loads(json.dumps(record.body)))]
 
 
 @given(made_records)
@@ -158,8 +158,8 @@ def test_a_bad_record_loses_only_itself(data: st.DataObject, several: list[Recor
     bit = data.draw(st.integers(0, len(packed[bad]) * 8 - 1))
     damaged = bytearray(packed[bad])
     damaged[bit // 8] ^= 1 << bit % 8
-    told = found(b"".join([*packed[:bad], bytes(damaged), *packed[bad + 1 :]]), IDENTITY, 64)
-    assert told == [*several[:bad], len(damaged), *several[bad + 1 :]]
+    parsed = found(b"".join([*packed[:bad], bytes(damaged), *packed[bad + 1 :]]), IDENTITY, 64)
+    assert parsed == [*several[:bad], len(damaged), *several[bad + 1 :]]
 
 
 def test_a_record_copied_to_another_offset_is_damaged() -> None:
