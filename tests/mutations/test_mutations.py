@@ -159,12 +159,12 @@ MUTATIONS = [
     Mutation(
         "places",
         "credentials that were sent back keep their place",
-        "unit/exporter/web/test_turns.py::test_a_client_sent_back_comes_before_later_clients",
+        "unit/exporter/web/test_auth_turns.py::test_a_client_sent_back_comes_before_later_clients",
     ),
     Mutation(
         "cheap_hashes",
         "a cheap hash costs as much as the costliest",
-        "unit/exporter/web/test_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
+        "unit/exporter/web/test_auth_passwords.py::test_a_cheaper_hash_costs_as_much_as_the_costliest",
     ),
     Mutation(
         "terminal",

@@ -12,7 +12,6 @@ import pytest
 
 from jobmetrics import __version__
 from jobmetrics.cli import main as entry
-from jobmetrics.cli.top import duration
 from jobmetrics.errors import CollectorError, DirectoryMissing, JobmetricsError, SettingsError
 
 # The commands take over signals and the log, which are the test process's own: processes of their own
@@ -158,14 +157,3 @@ def test_without_the_extra_the_error_names_it(
     monkeypatch.setattr(builtins, "__import__", without)
     assert run(monkeypatch, "exporter", "--dir", str(registry_dir), "--listen", "nonsense") == 1
     assert "pip install 'jobmetrics[exporter]'" in complaint(capsys)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (None, "-"), (0.0, "0ms"), (0.0999, "100ms"), (0.9994, "999ms"), (0.9996, "1.0s"), (61.0, "61.0s"),
-        (120.0, "2.0m"), (7200.0, "2.0h"), (864_000.0, "10d"),
-    ],
-)  # fmt: skip
-def test_durations_take_five_characters(seconds: float | None, shown: str) -> None:
-    assert duration(seconds) == shown
