@@ -30,5 +30,5 @@ def wait() -> None:
 if os.environ.get("OPENTELEMETRY"):
     from benchmarks.celery_spans import instrument
 
-    # As its documentation has it: in each child, whose exporting thread no fork would carry over.
+    # As its documentation says: in each child, because a fork does not carry the exporting thread over.
     worker_process_init.connect(lambda **_: instrument(), weak=False)

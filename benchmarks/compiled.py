@@ -1,4 +1,4 @@
-"""Measured processes load compiled modules, as those of an installed package do, whatever this shell says of writing
+"""Measured processes load compiled modules, as an installed package does, whatever this shell sets for writing
 them: compiling leaves holes in a process's memory, which a forked child pays for with copied pages."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _kept() -> str:
 
 
 def environment() -> dict[str, str]:
-    """For a process whose modules are compiled at its first run and kept for the next."""
+    """An environment for a process: its modules are compiled at its first run and kept for the next."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**inherited, "PYTHONPYCACHEPREFIX": _kept()}
 

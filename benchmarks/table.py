@@ -18,7 +18,7 @@ OPEN = 1.5  # times a budget, up to which a missed one is an open line with its 
 
 
 def show(rows: Iterable[Row]) -> int:
-    """Print a table of the rows, and the profile of each whose budget was missed.
+    """Print a table of the rows, and the profile of each row that missed its budget.
 
     The exit code is 0 if every budget was kept, or missed by at most half.
     """

@@ -163,7 +163,7 @@ def _known(labels: Sequence[str], known: frozenset[str], text: str) -> str:
 
 
 class Narrowing(Protocol):
-    """A dashboard variable: the series whose label has one of the chosen values."""
+    """A dashboard variable: the series with one of the chosen values in a label."""
 
     @property
     def name(self) -> str:

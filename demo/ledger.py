@@ -16,7 +16,7 @@ from typing import Any
 HOME_VARIABLE = "DEMO_HOME"
 SUCCESS, FAILURE, RETRY = "success", "failure", "retry"
 KILLED = {"celery": "WorkerLostError", "rq": "WorkHorseKilled"}
-"""The error type of a job whose process was killed, by system."""
+"""The error type of a job after its process was killed, by system."""
 DEADLY = "exhaust_memory"
 """The job that is killed. It writes its line first."""
 

@@ -289,7 +289,7 @@ def start_exporter(processes: Processes, run: Run) -> tuple[Process, str]:
 
 
 def start_celery(processes: Processes, run: Run) -> Process:
-    """Start a prefork worker of the examples' application, whose setting `imports` instruments it."""
+    """Start a prefork worker of the examples' application. Its setting `imports` instruments it."""
     options = ["--pool", "prefork", "--concurrency", str(CELERY_PROCESSES), "--queues", run.celery_queue]
     options += ["--hostname", f"demo-{run.id}@%h", "--loglevel", "WARNING"]
     # There is no other worker to talk to, and the filesystem transport pays for each message.

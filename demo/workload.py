@@ -32,7 +32,7 @@ ROUND_SECONDS = 0.4
 DAMAGE_EVERY = 2
 """One file is damaged in this number of rounds, so that a short run shows failures of each kind."""
 KILL_EVERY, FIRST_KILL = 50, 2
-"""Rounds between two jobs whose process is killed, and the first round with one."""
+"""Rounds between two jobs that have their process killed, and the first round with one."""
 MAX_OUTSTANDING = 24
 """Jobs of one system sent and not over; beyond that its rounds pause, so that the drain stays short."""
 KEEP_SECONDS = 600
@@ -162,7 +162,7 @@ def celery_sender(run: ledger.Run) -> Send:
 def rq_sender(run: ledger.Run) -> Send:
     """Send through an RQ queue.
 
-    Retries come at once: their pauses would need RQ's scheduler, whose key on a shared server holds no run's id.
+    Retries come at once: pauses would need RQ's scheduler, and its key on a shared server does not hold the run's id.
     """
     from redis import Redis
     from rq import Queue

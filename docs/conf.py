@@ -29,7 +29,7 @@ myst_heading_anchors = 3  # page.md#heading, as Git hosts have it
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "*-measured.md"]  # the latter are parts of other pages
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of other projects, whose pages a build without network cannot ask
+nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of other projects: a build without network cannot load their pages
 
 html_theme = "furo"
 html_static_path = ["_static"]

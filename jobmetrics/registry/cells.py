@@ -64,7 +64,7 @@ class Memory:
 
 MAX_CLOCK_AHEAD = 60.0  # seconds; a timestamp further ahead was written before the clock was set back
 
-PRESENT = frozenset({LIVE_SUM, MAX, MIN})  # modes whose first cell is the present value of the slot's process
+PRESENT = frozenset({LIVE_SUM, MAX, MIN})  # modes with the present value of the slot's process in the first cell
 
 # First cell and merge mode of a series in a mode of PRESENT: the slot's next owner settles it.
 PresentCell = tuple[int, str]

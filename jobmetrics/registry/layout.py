@@ -190,7 +190,7 @@ class SlotHeader(NamedTuple):
     """The header of a slot.
 
     journal: entries; identity: of the index that assigns the cells, NO_IDENTITY while the slot is being formatted;
-    serial: random, one for each formatting: a reader tells a copied file from a new one by it.
+    serial: random, one for each formatting. It distinguishes a copied file from a new one.
     """
 
     journal: int
