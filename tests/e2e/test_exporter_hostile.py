@@ -290,6 +290,22 @@ def test_an_endless_body_is_not_read(registry_dir: Path, log: Path) -> None:
         assert resident(exporter) - before < 10 * MEGABYTE
 
 
+@pytest.mark.parametrize("before", [0, 1], ids=["first request", "second request"])
+def test_a_broken_body_is_refused_once_and_leaves_no_line_in_the_log(
+    before: int, registry_dir: Path, log: Path
+) -> None:
+    broken = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n"
+    with running(registry_dir, log) as exporter:
+        started = exporter.log
+        with socket.create_connection(exporter.address, timeout=LIMIT) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * before + broken)
+            answers = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert answers.count(b"HTTP/1.1 200 ") == before
+        assert answers.count(b"HTTP/1.1 ") == before + 1
+        exporter.scrape()
+        assert exporter.log == started
+
+
 @measures
 def test_a_client_that_never_reads_its_answers_delays_nothing(registry_dir: Path, log: Path) -> None:
     with running(registry_dir, log) as exporter, contextlib.ExitStack() as clients:

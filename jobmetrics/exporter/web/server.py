@@ -93,6 +93,11 @@ class Connection(H11Protocol):
             self._expect(HEAD_SECONDS)
         self._step(super().data_received, data)
 
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # its answer would come second: h11 raises, and uvicorn logs a traceback
+        super().send_400_response(msg)
+
     def on_response_complete(self) -> None:
         self._expect(KEEP_ALIVE_SECONDS + HEAD_SECONDS)
         self._step(super().on_response_complete)
