@@ -17,8 +17,8 @@ RULES = ("jobmetrics.recording.yml", "jobmetrics.alerts.yml")
 DASHBOARDS = "jobmetrics-*.json"
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel the files are in the package; in a checkout they are beside the package or its parent folder.
-_PLACES = (_PACKAGE / "shipped", *_PACKAGE.parents[:2])
+# A wheel holds the files in the package; a checkout holds them beside it.
+_PLACES = (_PACKAGE / "shipped", _PACKAGE.parent)
 
 namespace_option = click.option(
     "--namespace",

@@ -4,6 +4,7 @@
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string at import.
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -445,7 +446,7 @@ class IndexFile:
     def _append(fd: int, index: SeriesIndex, record: layout.Record) -> None:
         data = record.pack(index.identity, index.fed_to)
         if os.pwrite(fd, data, index.fed_to) != len(data):
-            raise OSError(28, "no space left for the index")
+            raise OSError(errno.ENOSPC, "no space left for the index")
         os.pwrite(fd, layout.pack_committed(index.fed_to + len(data)), layout.COMMITTED_OFFSET)
         index.feed(data, index.fed_to + len(data))
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobmetrics.registry.directory import Directory
-from jobmetrics.registry.read.snapshot import Sample, Snapshot, SnapshotReader
+from jobmetrics.registry.read import Sample, Snapshot, SnapshotReader
 
 
 @contextmanager

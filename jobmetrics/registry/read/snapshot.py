@@ -50,8 +50,6 @@ from jobmetrics.registry.read.slot_reader import (
     without_copies,
 )
 
-__all__ = ["RunningJobs", "Sample", "Snapshot", "SnapshotReader"]
-
 KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is opened for each reading
 
 

@@ -20,7 +20,7 @@ from jobmetrics.errors import SettingsError
 from jobmetrics.exporter.metrics_page import Exposition, MetricsPage
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
 from jobmetrics.log_throttle import ThrottledLog
-from jobmetrics.registry.read.snapshot import Sample
+from jobmetrics.registry.read import Sample
 
 # These two have no type hints.
 write_openmetrics: Any = openmetrics_exposition.generate_latest
