@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import faulthandler
 import os
-import select
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -166,7 +166,7 @@ class Child:
         if self.status is None:
             fd = os.pidfd_open(self.pid)
             try:
-                if not select.select([fd], [], [], seconds)[0]:
+                if not wait_for([fd], seconds):
                     self._fail_as_hung()
             finally:
                 os.close(fd)
