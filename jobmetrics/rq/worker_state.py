@@ -51,8 +51,8 @@ class WorkerState:
 
 def state_of(worker: Any) -> WorkerState:
     """Return the state of this worker."""
-    known: WorkerState | None = getattr(worker, _ATTRIBUTE, None)
+    attributes = vars(worker)  # a user's class may have its own __getattr__ and __setattr__
+    known: WorkerState | None = attributes.get(_ATTRIBUTE)
     if known is None:
-        known = WorkerState()
-        setattr(worker, _ATTRIBUTE, known)
+        known = attributes[_ATTRIBUTE] = WorkerState()
     return known

@@ -53,6 +53,29 @@ class Own(rq.Worker):
         return super().handle_exception(job, *exc_info)
 
 
+class HasEveryName(jobmetrics.rq.Worker):
+    """A user's class that has an attribute of any name."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+class RaisesForUnknownNames(jobmetrics.rq.Worker):
+    """A user's class that raises another error than AttributeError."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class RefusesNewNames(jobmetrics.rq.Worker):
+    """A user's class that refuses attributes that RQ does not set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "jobmetrics" in name:
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
 class OwnForks(rq.Worker):
     """A user's class that starts work-horses itself."""
 

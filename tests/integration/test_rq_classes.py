@@ -57,7 +57,10 @@ def test_worker_pool_counts_each_job_once(worker_class: str, workers: Workers) -
     workers.check({("count", "success"): 12, ("fail", "failure"): 1}, {("fail", "Gone"): 1})
 
 
-@pytest.mark.parametrize("worker_class", [f"{HERE}.Heroku", f"{HERE}.Own"])
+@pytest.mark.parametrize(
+    "worker_class",
+    [f"{HERE}.{name}" for name in ("Heroku", "Own", "HasEveryName", "RaisesForUnknownNames", "RefusesNewNames")],
+)
 def test_an_instrumented_user_class(worker_class: str, workers: Workers) -> None:
     workers.queue.enqueue(jobs.succeed)
     workers.queue.enqueue(jobs.fail, retry=Retry(max=1))
