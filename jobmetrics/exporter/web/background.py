@@ -18,20 +18,34 @@ class Background:
     keep the process alive.
 
     Args:
-        threads: Functions that run at once. Further ones wait.
+        threads: Functions of one event loop that run at once. Further ones wait.
     """
 
     def __init__(self, threads: int) -> None:
-        self._free = asyncio.Semaphore(threads)
+        self._threads = threads
+        # A semaphore belongs to one event loop. A process may run several, one in a thread at a time.
+        self._local = threading.local()
+
+    def _free(self, loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+        known: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = getattr(self._local, "free", None)
+        if known is None or known[0] is not loop:
+            known = self._local.free = loop, asyncio.Semaphore(self._threads)
+        return known[1]
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run the function in a thread, and return its result or raise its exception."""
-        await self._free.acquire()
         loop = asyncio.get_running_loop()
+        free = self._free(loop)
+        await free.acquire()
         future: asyncio.Future[T] = loop.create_future()
         # A cancelled caller does not free its thread before the function has ended.
-        future.add_done_callback(lambda _: self._free.release())
-        threading.Thread(target=_work, args=(function, future, loop), name="jobmetrics-answer", daemon=True).start()
+        future.add_done_callback(lambda _: free.release())
+        thread = threading.Thread(target=_work, args=(function, future, loop), name="jobmetrics-answer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the process may not have more threads
+            future.cancel()
+            raise
         return await asyncio.shield(future)
 
 
