@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -32,6 +33,9 @@ def main(environment: Mapping[str, str]) -> int:
         return 1
     except ValueError as error:  # RQ 3 refuses a bad RQ_KEY_PREFIX while it is imported
         return _complain(f"RQ cannot be imported: {error}")
+    except KeyboardInterrupt:
+        _complain("ended by SIGINT")
+        return 128 + signal.SIGINT
     return run(seconds, environment)
 
 

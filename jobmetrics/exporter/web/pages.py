@@ -7,6 +7,7 @@ import hashlib
 import html
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,6 +28,8 @@ DIRECTORY_HEADER = "X-Jobmetrics-Directory"
 
 # Level 1 compresses a page to a fifteenth, in a quarter of the time that level 6 needs for a sixteenth.
 GZIP_LEVEL = 1
+# prometheus_client does not read the weight.
+_GZIP_REFUSED = re.compile(r"\bgzip\s*;\s*q=0(?:\.0*)?\s*(?:,|\Z)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def metrics(page: MetricsPage, directory: str, request: Request) -> Answer:
         return not_allowed(request)
     body, content_type = page.write(request.accept)
     more = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store", DIRECTORY_HEADER: directory}
-    if gzip_accepted(request.accept_encoding):
+    if gzip_accepted(request.accept_encoding) and not _GZIP_REFUSED.search(request.accept_encoding):
         body = gzip.compress(body, GZIP_LEVEL, mtime=0)
         more["Content-Encoding"] = "gzip"
     return answer(request, body, content_type, more=more)
