@@ -112,6 +112,7 @@ def test_the_plain_form_stops_flower_without_jobmetrics(flower: Path, shop: Path
     (port,) = servers.free_ports(1)
     done = subprocess.run(
         [flower, "-A", "shop", "flower", "--address=127.0.0.1", f"--port={port}"],
+        cwd=shop,  # celery imports what is in the working directory, such as this checkout's package
         env={**os.environ, "BROKER": redis_url, "PYTHONPATH": str(shop)},
         capture_output=True,
         text=True,

@@ -70,7 +70,7 @@ class ForeignHost:
 
     def inside(self, *command: str) -> list[str]:
         """The command as root in the namespace, in the folder of the examples."""
-        arguments = [str(self.path), str(Path(sys.executable).parents[2]), str(ROOT / "examples"), *command]
+        arguments = [str(self.path), str(Path(sys.executable).parents[1]), str(ROOT / "examples"), *command]
         return ["unshare", "--mount", "/bin/sh", "-c", _NAMESPACE, "sh", *arguments]
 
     def as_user(self, user: str, group: str, more_groups: Sequence[str], *command: str) -> list[str]:

@@ -59,7 +59,8 @@ def _both(directory: Path, parts: Sequence[Sequence[str]]) -> tuple[Results, Res
 def _run(directory: Path, plugin: Sequence[str], part: Sequence[str]) -> Results:
     """Run once; return outcomes by test. Tests of one id, such as subtests, have all their outcomes in one."""
     port = _free_port()
-    with tempfile.TemporaryDirectory() as made, redis_on(port):
+    # Beside the directory: nox's temporary directory is the one that is copied.
+    with tempfile.TemporaryDirectory(dir=directory.parent) as made, redis_on(port):
         copy = shutil.copytree(directory, Path(made) / "celery", ignore=shutil.ignore_patterns("registry"))
         report = copy / "report.xml"
         environment = {
