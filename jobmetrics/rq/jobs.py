@@ -46,9 +46,12 @@ def execution_id(worker: Any, job: RQJob, execution: Any = None) -> str:
 
 
 def _known_execution(worker: Any, job: RQJob) -> Any:
-    known = getattr(worker, "executions", None)
+    if worker is None:
+        return None
+    attributes = vars(worker)  # before RQ 2.0 it has neither, and a user's class may have its own __getattr__
+    known = attributes.get("executions")
     if known is None:
-        return getattr(worker, "execution", None)
+        return attributes.get("execution")
     # From RQ 3 on the property `execution` falls back to Redis and caches what it finds. After RQ has dropped the
     # execution it finds a dead job, which the worker would then treat as its current one.
     return next((each for each in known.values() if each.job_id == job.id), None)

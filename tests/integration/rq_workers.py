@@ -369,7 +369,8 @@ class Workers:
             assert sum(by_function.values()) == sum(written.values()) + unwritten
         else:
             assert by_function == written, written
-        assert self.failures() == (errors or {}), self.failures()
+        # A reading between the two updates of an end has the end and not yet its failure.
+        until(lambda: self.failures() == (errors or {}), f"failures {errors}")
         failed = sum(number for (_, status), number in ended.items() if status == "failure")
         assert sum(self.failures().values()) == failed
         retried = sum(number for (_, status), number in ended.items() if status == "retry")
