@@ -46,19 +46,14 @@ def check(
 
 def _findings(settings: Any, errors: list[str], options: Any) -> Iterator[Finding]:
     from jobmetrics.exporter import diagnosis
-    from jobmetrics.exporter.app import build
+    from jobmetrics.exporter.app import reading
 
     yield from diagnosis.versions()
     yield from configuration(errors, unknown_variables())
     yield from diagnosis.directory(settings)
-    app = build(settings, options)
-    app.collectors.start()
-    try:
-        app.collectors.wait(options.timeout)
+    with reading(settings, options, needs_directory=False) as app:
         yield from diagnosis.brokers(app.collectors.states())
         yield from diagnosis.exposition(app.scrape.collect(), settings)
-    finally:
-        app.close()
     yield from diagnosis.exporter(settings)
 
 

@@ -23,20 +23,13 @@ def dump(
     **brokers: Any,
 ) -> int:
     """Print the metrics once, as the exporter would serve them."""
-    from jobmetrics.exporter.app import build
+    from jobmetrics.exporter.app import reading
 
     settings = settings_from(dir=dir, namespace=namespace, labels=labels, log_level=log_level)
     logs.configure(settings.log_level)
     warn_of_unknown_variables()
-    options = collector_options(**brokers)
-    app = build(settings, options)
-    app.directory.require(missing_ok=False)
-    app.collectors.start()
-    try:
-        app.collectors.wait(options.timeout)
+    with reading(settings, collector_options(**brokers)) as app:
         _print(app.text())
-    finally:
-        app.close()
     return 0
 
 

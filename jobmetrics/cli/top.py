@@ -85,17 +85,10 @@ def _source(url: str | None, settings: Settings, brokers: dict[str, Any]) -> Ite
             raise SettingsError(f"--url={safe_url(url)!r} is not allowed; it takes http://HOST:PORT/metrics")
         yield lambda: read_metrics(url)
         return
-    from jobmetrics.exporter.app import build
+    from jobmetrics.exporter.app import reading
 
-    options = collector_options(**brokers)
-    app = build(settings, options)
-    app.directory.require(missing_ok=False)
-    app.collectors.start()
-    try:
-        app.collectors.wait(options.timeout)
+    with reading(settings, collector_options(**brokers)) as app:
         yield app.scrape.collect
-    finally:
-        app.close()
 
 
 def render(now: Overview, before: Overview, source: str, height: int = 0) -> RenderableType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from jobmetrics import __version__
@@ -63,3 +65,27 @@ def build(
     )
     scrape = Scrape(directory, collectors, exposition, __version__)
     return Exporter(directory, collectors, scrape, MetricsPage(scrape.collect))
+
+
+@contextmanager
+def reading(settings: Settings, options: CollectorOptions, *, needs_directory: bool = True) -> Iterator[Exporter]:
+    """Put an exporter together, wait until it has read its brokers, and close it at the end of the block.
+
+    Args:
+        settings: The settings.
+        options: What the collectors read.
+        needs_directory: Refuse a registry directory that does not exist.
+
+    Raises:
+        SettingsError: as `build`.
+        RegistryError: for a registry directory that is missing or must not be read, if one is needed.
+    """
+    app = build(settings, options)
+    if needs_directory:
+        app.directory.require(missing_ok=False)
+    app.collectors.start()
+    try:
+        app.collectors.wait(options.timeout)
+        yield app
+    finally:
+        app.close()

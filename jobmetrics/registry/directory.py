@@ -38,8 +38,8 @@ def slot_number(name: str) -> int | None:
 class Directory:
     """A registry directory.
 
-    group: id of the group that shares the directory, None for a private one. owner: id of a user whose directory this
-    process trusts and may read, in addition to its own user's and root's; it does not allow recording.
+    group: id of the group that shares the directory, None for a private one. owner: id of a further
+    user. This process may read that user's directory, in addition to its own user's and root's, but not record there.
     """
 
     __slots__ = ("group", "owner", "path")

@@ -8,7 +8,7 @@ import pytest
 
 HERE = Path(__file__).parent
 
-# The values that `make test` runs: a test whose parameter has another value is marked full.
+# The values that `make test` runs: a test with another value of the parameter is marked full.
 USUAL = {"pool": "prefork", "worker_class": "jobmetrics.rq.Worker", "broker": "redis"}
 RABBITMQ = frozenset({"rabbitmq_url", "_shared_rabbitmq"})
 

@@ -31,7 +31,7 @@ from tests.support import readings
 
 
 class Parent(Worker):
-    """A parent whose children record."""
+    """A parent with children that record."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

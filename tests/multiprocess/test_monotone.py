@@ -60,7 +60,7 @@ class Watch:
 
 
 class Uneven(Worker):
-    """Count amounts whose sum depends on the order of addition."""
+    """Count amounts that add up differently in another order."""
 
     def count(self, seed: int, series: int = SERIES) -> None:
         chance = random.Random(seed)

@@ -102,7 +102,7 @@ def test_an_exporter_of_another_user_who_may_only_read() -> None:
 
 
 def test_a_directory_of_mode_0500(registry_dir: Path) -> None:
-    """The owner's exporter, in a directory whose mode is now read-only."""
+    """The owner's exporter, in a directory that is read-only now."""
     need_root()
     with open_place() as place:
         place.chmod(0o777)
@@ -212,7 +212,7 @@ def test_a_reader_makes_only_reading_system_calls(registry_dir: Path) -> None:
 
 
 class Victim(Delayed):
-    """A writer whose waits are added up; it runs every step of a writer's life."""
+    """A writer that adds up its waits; it runs every step of a writer's life."""
 
     def live(self, n: int) -> float:
         return self.delay_of("full_job", f"job {n}")

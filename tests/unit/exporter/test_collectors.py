@@ -143,7 +143,7 @@ def test_an_old_reading_is_not_shown(clock: FakeClock) -> None:
 
 @contextmanager
 def hanging(clock: FakeClock) -> Iterator[tuple[BackgroundCollector, threading.Event, threading.Event]]:
-    """A started runner whose second reading hangs until it is released."""
+    """A started runner. Its second reading hangs until it is released."""
     entered, release, again = threading.Event(), threading.Event(), threading.Event()
 
     def hang() -> list[Reading]:

@@ -59,7 +59,7 @@ class TimeLimit(Exception):
 
 
 class Interrupted:
-    """A number whose conversion is interrupted by the job's time limit."""
+    """A number. The job's time limit interrupts its conversion."""
 
     def __float__(self) -> float:
         raise TimeLimit
