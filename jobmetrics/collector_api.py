@@ -1,6 +1,6 @@
 """The protocol of queue collectors, which read brokers for the exporter.
 
-The `System` that a package names in its entry point (`jobmetrics.integration`) makes the collectors:
+The `System` that a package names in its entry point (`jobmetrics.integration`) has a function that returns them:
 
     def collectors(options: CollectorOptions) -> Iterable[Collector]: ...
 
@@ -194,6 +194,6 @@ class WrongTypes:
         if wrong and len(wrong) == len(answers):
             raise next(one for each in wrong.values() for one in each if isinstance(one, Exception))
         for queue in wrong.keys() - self._left_out:
-            logger.warning("jobmetrics: %s: queue %r is left out, a key of it has another type", self._where, queue)
+            logger.warning("jobmetrics: %s: queue %r is left out: a key of it has a wrong type", self._where, queue)
         self._left_out = frozenset(wrong)
         return {queue: each for queue, each in answers.items() if queue not in wrong}

@@ -53,8 +53,8 @@ class _Timed:
     def refine(self, execution: Execution, caller: str) -> None:
         """Set the target of the job that calls this function, if it is the job's own function.
 
-        It is if it has the name of the job type, or if a module of the job system calls it: the system has the name of
-        its package. caller: the module that called the function.
+        It is the job's own function if its name is the job type, or if a module of the job system calls it (the
+        system's name is the name of its package). caller: the module that called the function.
         """
         job = execution.job
         is_own = job.job_type == self.job.job_type or caller.partition(".")[0] == job.system
@@ -74,12 +74,13 @@ def timed_job(function: Any = None, /, *, name: str | None = None, target: float
     """Record each call of a function as a job of the system "python".
 
     It accepts functions, coroutine functions, generator and async generator functions, methods, classmethods and
-    staticmethods. Name, signature and result do not change. An execution lasts from the call to the return. That of a
-    coroutine or generator begins with the first step, and that of a generator ends when it is exhausted or closed.
+    staticmethods. The function keeps its name, signature and result. An execution lasts from the call to the return.
+    For a coroutine or generator, it begins with the first step. For a generator, it ends when the generator is
+    exhausted or closed.
 
-    A call inside a job that is already recorded is not counted again. If the function is that job's own function, its
-    target becomes the job's target. A job system's task object is returned unchanged, because the job system's
-    integration records it.
+    A call inside a running job is part of that job and is not counted as another one. If the function is that job's
+    function, its target becomes the job's target. A job system's task object is returned unchanged, because the job
+    system's integration records it.
 
     Args:
         function: The function, if the decorator has no options.

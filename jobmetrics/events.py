@@ -28,7 +28,7 @@ class Job(NamedTuple):
 
 
 # The CPU time that counts for an execution, from its start to its end.
-CPU_OF_JOB = "job"  # of the process in its main thread, which includes helper threads; of the thread in any other
+CPU_OF_JOB = "job"  # in the main thread that of the process with all its threads, in another thread that of the thread
 CPU_OF_THREAD = "thread"
 CPU_OF_FAMILY = "family"  # of the process and its children that have ended
 CPU_OF_CALLER = "caller"  # the caller adds it to `Execution.cpu` or reports it in `Ended`

@@ -208,7 +208,7 @@ class Recorder:
             journal.end(entry, execution.started_at)
 
     def taken_over(self, execution: Execution, started_at: float) -> None:
-        """Continue an execution that a dead process started, and note the end of that start in this journal.
+        """Continue an execution that a dead process started, and mark that process's start as ended in this journal.
 
         Args:
             execution: The execution in this process.
@@ -236,7 +236,7 @@ class Recorder:
         self.writer.look()
         self._items.at(execution.series.labels).inc(count)
 
-    # ---------------------------------------------------------------- one process speaks for another
+    # ---------------------------------------------------------------- one process reports for another
 
     def lost(self, event: Lost) -> bool:
         """Count the end of an execution that its own process could not report, unless a journal has its end.

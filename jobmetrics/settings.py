@@ -166,8 +166,8 @@ class Findings:
     """Findings about the environment and the configuration file.
 
     errors: values that are not allowed, one line each. unknown: names of variables that are not settings; other
-    programs may have set them, as Kubernetes does for a Service called jobmetrics. held: the default directory that
-    another user owns if another one is used for that reason, else empty.
+    programs may have set them, as Kubernetes does for a Service called jobmetrics. held: the default directory, if
+    another user owns it and another directory is used instead; else empty.
     """
 
     __slots__ = ("errors", "held", "unknown")
@@ -186,8 +186,8 @@ def unknown_line(names: Sequence[str], allowed: Sequence[str]) -> str:
     """Return one line about variables that are not settings, without their values; empty without any."""
     if not names:
         return ""
-    what = "is not a setting" if len(names) == 1 else "are not settings"
-    return f"{', '.join(names)} {what}, and ignored; the settings are {', '.join(allowed)}"
+    what = "is not a setting and is ignored" if len(names) == 1 else "are not settings and are ignored"
+    return f"{', '.join(names)} {what}; the settings are {', '.join(allowed)}"
 
 
 def from_environment(environ: Mapping[str, str], findings: Findings) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def read(environ: Mapping[str, str] | None = None, /, **keywords: object) -> tup
 
 
 def passed_over(settings: Settings) -> str:
-    """Return the default directory that another user owns if these settings avoid it, else an empty string."""
+    """Return the default directory if another user owns it and these settings use another one; else an empty string."""
     held, found, _ = settings.dir.rpartition("~")
     return held if found and settings.dir == default_dir(settings.app) else ""
 

@@ -1,4 +1,4 @@
-"""A command's log: one line an event on stderr, as plain text or JSON, with names that are safe for a terminal."""
+"""The log of a command: one line for each event on stderr, as text or JSON, with names that are safe for a terminal."""
 
 from __future__ import annotations
 

@@ -69,12 +69,12 @@ def build(
 
 @contextmanager
 def reading(settings: Settings, options: CollectorOptions, *, needs_directory: bool = True) -> Iterator[Exporter]:
-    """Put an exporter together, wait until it has read its brokers, and close it at the end of the block.
+    """Build an exporter, wait until it has read its brokers, and close it at the end of the block.
 
     Args:
         settings: The settings.
-        options: What the collectors read.
-        needs_directory: Refuse a registry directory that does not exist.
+        options: The options of the collectors.
+        needs_directory: Whether a missing registry directory is an error.
 
     Raises:
         SettingsError: as `build`.

@@ -30,7 +30,7 @@ class Overview:
     """A summary of the metrics, read at `at` (monotonic seconds).
 
     jobs: by system, job type and queue. depths, and oldest in epoch seconds: by system, broker and queue.
-    workers, capacity: by system. down: the names of what cannot be read.
+    workers, capacity: by system. down: brokers, or the registry directory, that cannot be read.
     """
 
     at: float

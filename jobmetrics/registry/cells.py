@@ -1,4 +1,4 @@
-"""Cells and bound series: the rows they are in, in a slot or in process memory, and how values merge."""
+"""Bound series, the rows of cells that they record into (in a slot or in process memory), and how values merge."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def is_set(cell: float) -> bool:
 
 
 def extreme(mode: str, one: float, other: float) -> float:
-    """Return the greater (max) or lesser (min) of two such cells. A value wins over no value, a number over NaN."""
+    """Return the greater or lesser of two cells of a max or min gauge. A value beats no value, a number beats NaN."""
     if not is_set(one) or (one != one and is_set(other)):  # noqa: PLR0124 - NaN is not equal to itself
         return other
     if not is_set(other) or other != other:  # noqa: PLR0124 - as above

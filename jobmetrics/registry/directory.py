@@ -118,13 +118,15 @@ class Directory:
         try:
             info = os.lstat(self.path)
         except FileNotFoundError:
-            raise DirectoryMissing(f"{self.path} does not exist yet; the first worker that records makes it") from None
+            raise DirectoryMissing(
+                f"{self.path} does not exist yet; the first worker that records creates it"
+            ) from None
         if stat.S_ISLNK(info.st_mode):
             raise DirectoryRefused(f"{self.path} is a symbolic link; name the directory itself")
         if not stat.S_ISDIR(info.st_mode):
             raise DirectoryRefused(f"{self.path} is not a directory")
         if info.st_mode & stat.S_IWOTH:
-            raise DirectoryRefused(f"{self.path} may be written by anyone; take that right away (chmod o-w)")
+            raise DirectoryRefused(f"{self.path} may be written by anyone; remove that permission (chmod o-w)")
         return info
 
     def file(self, name: str) -> str:

@@ -50,7 +50,7 @@ def closing(fd: int) -> Iterator[int]:
 def open_descriptors() -> list[int]:
     """Return the noted descriptors that are still open on their file, and forget the others.
 
-    A daemoniser closes descriptors, and the system reuses their numbers.
+    A program that becomes a daemon closes descriptors, and the system reuses their numbers.
     """
     for fd, file in noted.copy().items():
         try:

@@ -34,7 +34,7 @@ class Moved(RegistryError):
 
 
 class Placement(NamedTuple):
-    """The cells of a series. dropped: of the overflow series, which replaces the one asked for."""
+    """The cells of a series. dropped: whether they are those of the overflow series instead of the requested one."""
 
     first: int
     width: int
@@ -49,8 +49,8 @@ def _signature(family: Family) -> tuple[object, ...]:
 class SeriesIndex:
     """The families and series of one generation, in the records fed so far.
 
-    newest: number of each name's newest declaration; a process that knows an older one continues to record under that
-    one, and the newest stays the newest. damaged: bytes without a valid record. next_cell: the first free cell.
+    newest: number of each name's newest declaration. A process that declared an older one continues to record under it;
+    that does not make it the newest again. damaged: bytes without a valid record. next_cell: the first free cell.
     """
 
     def __init__(self, header: layout.IndexHeader) -> None:
@@ -177,7 +177,7 @@ class SeriesIndex:
         return None if number is None else self.series.get((number, values))
 
     def find_erased(self, family: Family, values: tuple[str, ...]) -> Placement | None:
-        """Return the cells that hold what was removed or reset of a series; None when nothing was."""
+        """Return the cells of the removed or reset values of a series; None when nothing was removed or reset."""
         return self.find(family.erased, values) if self.has_erased else None
 
     def is_full(self, family: Family) -> bool:
@@ -374,7 +374,7 @@ class IndexFile:
         return found
 
     def place_all(self, index: SeriesIndex, wanted: Sequence[tuple[Family, tuple[str, ...]]], wait: float) -> None:
-        """Append the new ones of several series, taking the lock once.
+        """Append those of several series that are new, taking the lock once.
 
         Raises:
             Contended: when the lock was not free within `wait` seconds.
@@ -401,7 +401,7 @@ class IndexFile:
         a shorter time, which matters when many processes wait.
 
         Returns:
-            False, without the lock, once `is_placed` does: other processes have appended the wanted series.
+            True with the lock. False without it, once `is_placed` returns True: others have appended the wanted series.
 
         Raises:
             Contended, Moved, Damaged, OSError: as `place` does.

@@ -1,7 +1,7 @@
 """The journal in a slot: the executions that its owner runs, and those that ended recently.
 
-It makes an execution count once: a process that reports another one's death first looks in all journals for the end of
-the execution.
+It ensures that an execution is counted once: a process that reports the death of another one first looks in all
+journals for the end of the execution.
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string at import.
@@ -53,7 +53,7 @@ class Journal:
         self._moved: dict[int, tuple[Journal, int]] = {}  # entries that continue in a new generation's journal
 
     def begin(self, execution: int, start: float, series: int) -> int | None:
-        """Note that an execution starts. Returns its entry; None when every entry is that of a running execution."""
+        """Enter an execution that starts. Returns its entry; None when running executions use all entries."""
         try:
             entry = self._free.popleft()
         except IndexError:
@@ -71,7 +71,7 @@ class Journal:
         return entry
 
     def end(self, entry: int, at: float) -> None:
-        """Mark an execution as ended. To be called before its end is recorded in cells."""
+        """Mark an execution as ended. Call it before its end is recorded in cells."""
         self._times[3 * self._entries + entry] = at
         self._words[entry] = self._ended
         self._free.append(entry)
@@ -89,14 +89,14 @@ class Journal:
         ]
 
     def continue_in(self, journal: "Journal", entry: int, series: int) -> None:
-        """Note a running execution in a new generation's journal too; `end` ends both. series: its first cell there."""
+        """Enter a running execution in a new generation's journal too; `end` ends both. series: its first cell in it."""
         n = self._entries
         moved = journal.begin(self._words[n + entry], self._times[2 * n + entry], series)
         if moved is not None:
             self._moved[entry] = (journal, moved)
 
     def _another(self) -> int | None:
-        """Return an entry when none is known to be free; None when there is none."""
+        """Find an entry to use when none is known to be free; None when there is none."""
         if not self._sorted:
             self._sort_entries()
         for entries in (self._free, self._kept):

@@ -25,7 +25,7 @@ _MARK = 1 << 40  # an offset that no job reads a file at and every file system a
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # Module-level, not in the runtime: a mapping that was recorded into lives as long as the process. A thread may be about
-# to write there, and unmapping closes a descriptor; after a daemoniser its number may belong to another file.
+# to write there, and unmapping closes a descriptor, which in a daemon may by then belong to another file.
 _kept_mappings: dict[int, memoryview[int]] = {}
 
 
@@ -101,8 +101,8 @@ class Slot:
     def is_held(self) -> bool:
         """Whether the lock's descriptor is still open on the slot.
 
-        A daemoniser may have closed it, and a job may have opened another file under the same number. The offset of the
-        descriptor, which nothing reads through, is the mark: reading it costs a quarter of fstat.
+        A program that becomes a daemon may have closed it, and a job may have opened another file under its number. The
+        offset of the descriptor, which nothing reads through, is the mark: reading it costs a quarter of fstat.
         """
         try:
             return os.lseek(self.lock_fd, 0, os.SEEK_CUR) == self._mark

@@ -162,9 +162,9 @@ def test_check_lists_errors_in_the_environment_and_the_file(registry_dir: Path, 
     assert "JOBMETRICS_MAX_SERIES='x' is not allowed; it takes a whole number from 1 to 10000000; " in problems[1]
     assert "unknown key exporter.rq_ur" in problems[2]
     notes = [line for line in done.stdout.splitlines() if "ignored" in line and line.startswith("note")]
-    assert "JOBMETRICS_SERVICE_HOST is not a setting, and ignored" in notes[0]
+    assert "JOBMETRICS_SERVICE_HOST is not a setting and is ignored" in notes[0]
     assert "Kubernetes" in notes[0]
-    assert "JOBMETRICS_EXPORTER_NONSENSE is not a setting, and ignored" in notes[1]
+    assert "JOBMETRICS_EXPORTER_NONSENSE is not a setting and is ignored" in notes[1]
     assert "Kubernetes" not in notes[1]
     assert "hidden-word" not in done.stdout
 

@@ -88,7 +88,7 @@ def test_it_may_start_before_the_directory_exists(tmp_path: Path, log: Path) -> 
         status, _, body = exporter.ask("/readyz")
         assert (status, body) == (
             503,
-            f"not ready: {directory} does not exist yet; the first worker that records makes it\n",
+            f"not ready: {directory} does not exist yet; the first worker that records creates it\n",
         )
         assert exporter.ask("/healthz")[::2] == (200, "ok\n")
         assert not directory.exists(), "readers only read"
@@ -340,7 +340,7 @@ def test_unknown_variables_are_a_warning_for_exporter_and_worker(registry_dir: P
         [sys.executable, "-c", worker], env=environment, capture_output=True, text=True, check=True, timeout=LIMIT
     )
     (line,) = done.stderr.splitlines()
-    assert "JOBMETRICS_SERVICE_HOST, JOBMETRICS_SERVICE_PORT are not settings, and ignored" in line
+    assert "JOBMETRICS_SERVICE_HOST, JOBMETRICS_SERVICE_PORT are not settings and are ignored" in line
     with running(registry_dir, log, **SERVICE_LINKS) as exporter:
         assert exporter.scrape()("rows_total") == 3
         warnings = [line for line in exporter.log.splitlines() if "WARNING" in line]

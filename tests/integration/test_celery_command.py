@@ -53,7 +53,7 @@ def test_the_check_before_any_worker_reports_no_directory(tmp_path: Path) -> Non
     [
         ("JOBMETRICS_ENABLED", "false", "PROBLEM: recording is off; "),
         ("JOBMETRICS_MAX_SERIES", "many", "PROBLEM: JOBMETRICS_MAX_SERIES='many'"),
-        ("JOBMETRICS_PORT", "tcp://10.0.0.1:9909", "note: JOBMETRICS_PORT is not a setting, and ignored"),
+        ("JOBMETRICS_PORT", "tcp://10.0.0.1:9909", "note: JOBMETRICS_PORT is not a setting and is ignored"),
     ],
 )
 def test_an_invalid_environment_variable_is_reported(name: str, value: str, message: str, registry_dir: Path) -> None:

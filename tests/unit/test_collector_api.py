@@ -100,7 +100,7 @@ def test_queues_with_a_key_of_another_type_are_left_out_and_logged_once(
     assert wrong_types.leave_out({"a": [1], "b": [1]}) == {"a": [1], "b": [1]}
     assert wrong_types.leave_out({}) == {}
     assert wrong_types.leave_out({"a": [1], "b": [wrong]}) == {"a": [1]}
-    line = "jobmetrics: redis://host:6379/0: queue 'b' is left out, a key of it has another type"
+    line = "jobmetrics: redis://host:6379/0: queue 'b' is left out: a key of it has a wrong type"
     assert [record.getMessage() for record in caplog.records] == [line, line]
 
 

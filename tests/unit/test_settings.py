@@ -303,7 +303,7 @@ def test_unknown_environment_variables_change_nothing_and_are_reported() -> None
 def test_environment_variable_in_lower_case_is_not_a_setting() -> None:
     read, findings = settings.read({"JOBMETRICS_dir": "/x"})
     assert (read.dir, findings.unknown) == (settings.default_dir(), ["JOBMETRICS_dir"])
-    assert findings.unknown_line().startswith("JOBMETRICS_dir is not a setting, and ignored; ")
+    assert findings.unknown_line().startswith("JOBMETRICS_dir is not a setting and is ignored; ")
 
 
 @pytest.mark.parametrize(("key", "given", "allowed"), BAD_TEXTS)

@@ -22,7 +22,7 @@ _HEADERS = (
     "X-XSS-Protection",
 )  # fmt: skip
 
-# OpenSSL's names of the TLS 1.2 cipher suites by Go's names. Neither allows a choice for TLS 1.3.
+# OpenSSL's names of the TLS 1.2 cipher suites, by Go's names. As in Go, those of TLS 1.3 are accepted without effect.
 _CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",

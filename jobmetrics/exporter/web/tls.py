@@ -109,7 +109,7 @@ def _named_clients(config: TlsConfig) -> type[ssl.SSLObject]:
 
 
 def allows(config: TlsConfig, certificate: Mapping[str, Any]) -> bool:
-    """Whether client_allowed_sans contains the client. Without that list, all clients with a certificate of the CA."""
+    """Whether client_allowed_sans contains the client. Without that list, each certificate of the CA is allowed."""
     if not config.client_allowed_sans or not certificate:
         return not config.client_allowed_sans or config.client_auth_type != "RequireAndVerifyClientCert"
     names = {name for _, name in certificate.get("subjectAltName", ())}

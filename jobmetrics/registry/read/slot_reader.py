@@ -31,7 +31,7 @@ class Columns:
         self._whole = np.zeros(self.count, bool)  # bucket counts
         self._sums: NDArray[np.intp] = np.full(self.count, -1, np.intp)  # by bucket: the sum of its histogram
         self._unknown = np.zeros(self.count, bool)  # gauges, where NaN is a value
-        self._single = np.zeros(self.count, bool)  # of one file: not added up over files
+        self._single = np.zeros(self.count, bool)  # cells that are not added up over the files of one name
         for (number, _), place in index.series.items():
             family, first, end = index.families[number], place.first, place.first + place.width
             if family.mode == ERASED:  # like the series it belongs to; the last two cells are timestamps
@@ -52,7 +52,7 @@ class Columns:
             self._sums[buckets] = end - 1
 
     def added_up(self, row: Cells) -> Cells:
-        """Return the part of a row that still counts when another file takes its file's name."""
+        """Return a copy of a row with only the cells that still count after another file replaced its file."""
         kept = row.copy()
         kept[: self.count][self._single[: len(kept)]] = 0.0
         return kept
@@ -86,8 +86,8 @@ class Columns:
 class SlotReading:
     """One reading of a slot.
 
-    row: None when nothing of it counts; owner: its living owner; state: None for a slot of another generation and for a
-    missing one; problem: a description of the damage, for the log.
+    row: None when none of its cells count; owner: its living owner; state: None for a slot that is missing or of
+    another generation; problem: a description of the damage, for the log.
     """
 
     row: Cells | None

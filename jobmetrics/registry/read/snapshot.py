@@ -398,7 +398,7 @@ class Earlier:
 
     def __init__(self, index: SeriesIndex) -> None:
         self._index = index
-        self._buckets: dict[int, list[int]] = {}  # by earlier declaration: the newest's bucket for each of its own
+        self._buckets: dict[int, list[int]] = {}  # by earlier declaration: for each of its buckets, that of the newest
         self._places: dict[tuple[int, Labels], list[tuple[int, Placement]]] = {}
         self.superseded = 0
         for number, family in index.families.items():

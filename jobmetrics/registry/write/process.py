@@ -38,7 +38,7 @@ class ProcessState:
         self.retry_at = 0.0  # when `waiting` is tried again
         self.contended = False
         self.disk_full = False
-        self.patient_until = 0.0  # on time.monotonic: at its end the process waits for locks until then
+        self.patient_until = 0.0  # time.monotonic(): at the process's end, waits for locks last until then
         self.has_exit_hook = False
         self.postponed: deque[tuple[Callable[[float], object], float]] = deque()
         self.left_behind: dict[

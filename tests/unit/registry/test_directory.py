@@ -152,7 +152,7 @@ def test_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_check_makes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DirectoryMissing, match=r"does not exist yet; the first worker that records makes it$"):
+    with pytest.raises(DirectoryMissing, match=r"does not exist yet; the first worker that records creates it$"):
         Directory(str(tmp_path / "none")).check()
     assert not (tmp_path / "none").exists()
 
