@@ -89,7 +89,7 @@ class Journal:
         ]
 
     def continue_in(self, journal: "Journal", entry: int, series: int) -> None:
-        """Enter a running execution in a new generation's journal too; `end` ends both. series: its first cell in it."""
+        """Enter a running execution in a new generation's journal; `end` ends both. series: its first cell there."""
         n = self._entries
         moved = journal.begin(self._words[n + entry], self._times[2 * n + entry], series)
         if moved is not None:
