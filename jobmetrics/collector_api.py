@@ -19,7 +19,17 @@ from typing import Any, Protocol
 from jobmetrics.errors import SettingsError
 from jobmetrics.families import OVERFLOW, Family
 
-__all__ = ["Collector", "CollectorOptions", "Reading", "Target", "capped", "safe_url", "without_secrets"]
+__all__ = [
+    "DEFAULT_NAME",
+    "Collector",
+    "CollectorOptions",
+    "Reading",
+    "Target",
+    "WrongTypes",
+    "capped",
+    "safe_url",
+    "without_secrets",
+]
 
 logger = logging.getLogger("jobmetrics")
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from jobmetrics import settings
 from jobmetrics.errors import DirectoryMissing, RegistryError
-from jobmetrics.registry import Directory
+from jobmetrics.registry import INDEX_NAME, Directory
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 
@@ -72,3 +73,27 @@ def directory_access(directory: Directory) -> tuple[Finding, os.stat_result | No
         text = f"{path} cannot be read: {error.strerror}"
         return Finding(PROBLEM, text, "run this as the workers' user"), None
     return Finding(OK, f"{path}, mode {info.st_mode & 0o7777:o}, user {info.st_uid}, group {info.st_gid}"), info
+
+
+def recording() -> Iterator[Finding]:
+    """Report whether this process would record, where, and whether an exporter would see it."""
+    read, wrong = settings.read()
+    yield from configuration(wrong.errors, [wrong.unknown_line()] if wrong.unknown else [])
+    active_settings = settings.peek() or read
+    if not active_settings.enabled:
+        yield Finding(PROBLEM, "recording is off", "remove the setting enabled, or set it to true")
+        return
+    directory = Directory(active_settings.dir, active_settings.dir_group, active_settings.dir_owner)
+    access, info = directory_access(directory)
+    yield access
+    if info is None:
+        return
+    if not os.path.isfile(directory.file(INDEX_NAME)):  # noqa: PTH113 - workers import this; pathlib is not free
+        yield Finding(PROBLEM, f"no worker has recorded into {directory.path} yet", "start a worker of this app")
+        return
+    try:
+        slots = len(directory.slots())
+    except OSError as error:
+        yield Finding(PROBLEM, f"{directory.path} cannot be listed: {error.strerror}", "run this as the workers' user")
+        return
+    yield Finding(OK, f"an exporter run by this user with these settings sees {slots} slots there")

@@ -10,6 +10,22 @@ collectors and checks import what they need when they are called.
 
 In a worker, an integration registers its system's name, passes events to the `current_recorder()` inside `guarded`
 functions, and shows its worker with `worker_gauges`. Nothing here imports packages that workers do not need.
+
+Of jobmetrics an integration imports this module, `jobmetrics.families`, `jobmetrics.errors` and, for its collectors,
+`jobmetrics.collector_api`. The names here, by purpose:
+
+- Systems: `System`, `Option`, `Recorded`, `register_system`.
+- Events: `Job`, `Started`, `Ended`, `Lost`, `Published`, `Withdrawn`, the statuses, and the kinds of CPU time.
+- Recording: `current_recorder`, which returns a `Recorder`; `Execution`, the result of `Recorder.started`; `running`,
+  the context variable of the execution that `stage`, `add_items` and `current_job` find; `ErrorType`; `LOCK_WAIT`, a
+  bound for `Writer.settle` in seconds.
+- Errors: `guarded`; `let_through` for exceptions that belong to the job, for example its time limit.
+- Gauges: `worker_gauges`, `clear_worker_gauges`; `Labelled`, `BoundGauge` and `label_value` for other families.
+- State of the process: `process_state` holds one instance of a class, which tests replace. A spawned child gets its
+  parent's settings by `peek_settings` and `use_settings`.
+- Checks: `Finding` with `OK`, `NOTE` or `PROBLEM`; `recording_findings` and `summary_of_findings` for a check in the
+  worker's environment.
+- For the commands: `find_systems`, `Systems`, `known_names`, `ENTRY_POINT_GROUP`.
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string.
@@ -19,12 +35,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobmetrics import families as f
 from jobmetrics.events import (
+    CPU_OF_CALLER,
+    CPU_OF_FAMILY,
+    CPU_OF_JOB,
+    CPU_OF_THREAD,
     FAILURE,
     IGNORED,
     PYTHON,
     REJECTED,
     RETRY,
     REVOKED,
+    STATUSES,
     SUCCESS,
     Ended,
     Job,
@@ -35,34 +56,53 @@ from jobmetrics.events import (
 )
 from jobmetrics.families import Family, register_system
 from jobmetrics.findings import NOTE, OK, PROBLEM, Finding
-from jobmetrics.guard import guarded
-from jobmetrics.instruments import BoundGauge, Labelled
-from jobmetrics.recorder import Recorder
+from jobmetrics.findings import recording as recording_findings
+from jobmetrics.findings import summary as summary_of_findings
+from jobmetrics.guard import guarded, let_through
+from jobmetrics.instruments import BoundGauge, Labelled, label_value
+from jobmetrics.job_context import Execution, running
+from jobmetrics.recorder import ErrorType, Recorder
 from jobmetrics.recorder import default as current_recorder
-from jobmetrics.runtime import state
+from jobmetrics.registry import LOCK_WAIT
+from jobmetrics.runtime import state as process_state
+from jobmetrics.settings import Settings
+from jobmetrics.settings import peek as peek_settings
+from jobmetrics.settings import use as use_settings
 
 if TYPE_CHECKING:
     from jobmetrics.collector_api import Collector, CollectorOptions
     from jobmetrics.registry import Writer
 
 __all__ = [
+    "CPU_OF_CALLER",
+    "CPU_OF_FAMILY",
+    "CPU_OF_JOB",
+    "CPU_OF_THREAD",
     "ENTRY_POINT_GROUP",
     "FAILURE",
     "IGNORED",
+    "LOCK_WAIT",
     "NOTE",
     "OK",
     "PROBLEM",
     "REJECTED",
     "RETRY",
     "REVOKED",
+    "STATUSES",
     "SUCCESS",
+    "BoundGauge",
     "Ended",
+    "ErrorType",
+    "Execution",
     "Finding",
     "Job",
+    "Labelled",
     "Lost",
     "Option",
     "Published",
+    "Recorded",
     "Recorder",
+    "Settings",
     "Started",
     "System",
     "Systems",
@@ -72,7 +112,15 @@ __all__ = [
     "find_systems",
     "guarded",
     "known_names",
+    "label_value",
+    "let_through",
+    "peek_settings",
+    "process_state",
+    "recording_findings",
     "register_system",
+    "running",
+    "summary_of_findings",
+    "use_settings",
     "worker_gauges",
 ]
 
@@ -262,7 +310,7 @@ def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[s
         reserved: Jobs taken from the broker and not started, by queue.
     """
     writer = current_recorder().writer
-    workers = state(ShownWorkers).by_system
+    workers = process_state(ShownWorkers).by_system
     gauges = workers.get(system)
     if gauges is None or gauges.writer is not writer:
         gauges = workers[system] = _WorkerGauges(writer, system)
@@ -271,6 +319,6 @@ def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[s
 
 def clear_worker_gauges(system: str) -> None:
     """Show that this process is not a worker of the job system any more, although it may live on."""
-    gauges = state(ShownWorkers).by_system.get(system)
+    gauges = process_state(ShownWorkers).by_system.get(system)
     if gauges is not None:
         gauges.clear()

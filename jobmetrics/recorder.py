@@ -238,6 +238,16 @@ class Recorder:
 
     # ---------------------------------------------------------------- one process reports for another
 
+    def find_execution(self, system: str, execution_id: str) -> tuple[list[Entry], list[Entry]]:
+        """Find an execution in the journals of all processes of this directory.
+
+        Returns:
+            All its entries, the latest start first, and the entries without an end. An entry is `running`, or `lost` if
+            its process died, or has an end.
+        """
+        entries = self.writer.find_execution(execution_hash(system, execution_id))
+        return entries, unended(entries)
+
     def lost(self, event: Lost) -> bool:
         """Count the end of an execution that its own process could not report, unless a journal has its end.
 
@@ -247,17 +257,19 @@ class Recorder:
         job = self.series_of(event.job)
         if job.ignored:
             return False
-        execution = execution_hash(event.job.system, event.execution_id)
+        system, name = event.job.system, event.execution_id
         with self.writer.reporting():
-            entry, known = _unended(self.writer.find_execution(execution))
-            if entry is None and known:
+            entries, unended_ones = self.find_execution(system, name)
+            if entries and not unended_ones:
                 return False
+            # An entry of a dead process comes before one that still runs.
+            entry = min(unended_ones, key=lambda each: not each.lost, default=None)
             if entry is not None and entry.running and not event.run_time_known:
                 return False  # it still runs, and its own process will count its end
             now = self._wall()
-            self._note_end(job, execution, entry.start if entry is not None else now, now)
+            self._note_end(job, execution_hash(system, name), entry.start if entry is not None else now, now)
         if event.process_died:
-            self._processes_lost.at((event.job.system,)).inc()
+            self._processes_lost.at((system,)).inc()
         duration = max(0.0, now - entry.start) if entry is not None and event.run_time_known else None
         self._count_lost(job, event, duration, now)
         return True
@@ -269,9 +281,8 @@ class Recorder:
         """
         if self.series_of(job).ignored:
             return
-        entries = self.writer.find_execution(execution_hash(job.system, execution_id))
-        open_entry, known = _unended(entries)
-        if open_entry is not None or not known:
+        entries, unended_ones = self.find_execution(job.system, execution_id)
+        if unended_ones or not entries:
             return
         start = entries[0].start  # the latest start comes first
         died = (execution_id, start)
@@ -382,15 +393,6 @@ class Recorder:
         dropped = self.writer.take_dropped_series()
         if dropped:
             self._dropped_series.at(()).inc(dropped)
-
-
-def _unended(entries: list[Entry]) -> tuple[Entry | None, bool]:
-    """Return the journal entry without an end among the entries of one id, and whether there are any entries.
-
-    An entry of a dead process comes before one that still runs.
-    """
-    open_ones = unended(entries)
-    return next((entry for entry in open_ones if entry.lost), open_ones[0] if open_ones else None), bool(entries)
 
 
 class DefaultRecorder:

@@ -9,10 +9,8 @@ from typing import Any
 from celery.signals import beat_init
 
 from jobmetrics import families as f
-from jobmetrics import recorder
 from jobmetrics.celery.messages import SYSTEM
-from jobmetrics.guard import guarded
-from jobmetrics.instruments import BoundGauge, Labelled, label_value
+from jobmetrics.integration import BoundGauge, Labelled, current_recorder, guarded, label_value
 
 _UID = "jobmetrics.beat"
 _MARK = "jobmetrics_observed"
@@ -22,7 +20,7 @@ class Schedule:
     """Records the entries that one scheduler sends. wall: returns epoch seconds."""
 
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
-        self._recorder = recorder.default()
+        self._recorder = current_recorder()
         self._wall = wall
         writer = self._recorder.writer
         self._last_sent = Labelled(BoundGauge, f.JOBS_SCHEDULE_LAST_SENT, writer)
@@ -82,7 +80,7 @@ def observe(scheduler: Any, schedule: Schedule) -> None:
 
 @guarded("celery beat")
 def _beat_init(sender: Any = None, **_: Any) -> None:
-    recorder.default().writer.describe(SYSTEM, "beat")
+    current_recorder().writer.describe(SYSTEM, "beat")
     observe(sender.scheduler, Schedule())
 
 

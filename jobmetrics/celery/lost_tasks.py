@@ -8,13 +8,21 @@ from typing import Any
 
 from celery.exceptions import Reject, WorkerLostError
 
-from jobmetrics import recorder, runtime
 from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
 from jobmetrics.celery.requests import find_failing_request, runs_here, unwrapped
-from jobmetrics.events import FAILURE, RETRY, REVOKED, Ended, Job, Lost, Withdrawn
-from jobmetrics.guard import guarded
-from jobmetrics.job_context import Execution
-from jobmetrics.registry import Entry, execution_hash, unended
+from jobmetrics.integration import (
+    FAILURE,
+    RETRY,
+    REVOKED,
+    Ended,
+    Execution,
+    Job,
+    Lost,
+    Withdrawn,
+    current_recorder,
+    guarded,
+    process_state,
+)
 
 MAX_PENDING = 10_000
 REPORT_PENDING = "jobmetrics_reported"  # attribute of a request: the main process counts the previous execution
@@ -38,7 +46,7 @@ class LostTasks:
 @guarded("celery received")
 def received(request: Any = None, **_: Any) -> None:
     """Mark a task that the broker delivers again while the end of its previous execution is not counted yet."""
-    if request.id in runtime.state(LostTasks).pending:
+    if request.id in process_state(LostTasks).pending:
         request.request_dict[REPORT_PENDING] = True
 
 
@@ -80,7 +88,7 @@ def on_failure_of(original: Callable[..., Any]) -> Callable[..., Any]:
 @guarded("celery failure")
 def _process_lost(request: Any, exc_info: Any) -> None:
     if isinstance(unwrapped(exc_info.exception), WorkerLostError):
-        recorder.default().process_lost(job_of(request.task, request), request.id)
+        current_recorder().process_lost(job_of(request.task, request), request.id)
 
 
 def cancel_or_terminate_of(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +100,7 @@ def cancel_or_terminate_of(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def kill(self: Any, *args: Any, **kwargs: Any) -> Any:
-        task_id, announcing = self.id, runtime.state(LostTasks).announcing
+        task_id, announcing = self.id, process_state(LostTasks).announcing
         announcing.append(task_id)
         try:
             return original(self, *args, **kwargs)
@@ -117,7 +125,7 @@ def revoked(sender: Any = None, request: Any = None, terminated: bool = False, e
     if terminated:
         report_lost(Lost(job, request.id, REVOKED))
     else:
-        recorder.default().withdrawn(Withdrawn(job, "expired" if expired else "revoked"))
+        current_recorder().withdrawn(Withdrawn(job, "expired" if expired else "revoked"))
 
 
 @guarded("celery unknown")
@@ -134,7 +142,7 @@ def rejected(sender: Any = None, message: Any = None, **_: Any) -> None:
 
 def _withdraw(consumer: Any, message: Any, reason: str) -> None:
     queue = queue_of(getattr(consumer, "app", None), getattr(message, "delivery_info", None))
-    recorder.default().withdrawn(Withdrawn(Job(SYSTEM, UNKNOWN_TASK, queue), reason))
+    current_recorder().withdrawn(Withdrawn(Job(SYSTEM, UNKNOWN_TASK, queue), reason))
 
 
 def redelivered(task: Any, task_id: str, request: Any) -> None:
@@ -143,26 +151,29 @@ def redelivered(task: Any, task_id: str, request: Any) -> None:
     No signal reports that execution after acks_late with reject_on_worker_lost, or after the whole worker died.
     A first execution that was lost on another host is not counted: this directory does not know it.
     """
-    if not getattr(request, REPORT_PENDING, False) and any(entry.lost for entry in _open_entries(task_id)):
+    if getattr(request, REPORT_PENDING, False):
+        return
+    _, unended = current_recorder().find_execution(SYSTEM, task_id)
+    if any(entry.lost for entry in unended):
         report_lost(Lost(job_of(task, request), task_id, FAILURE, WorkerLostError.__name__, process_died=True))
 
 
 def greenlet_killed(task_id: str, execution: Execution) -> None:
     """Record the end of a killed greenlet. Celery sends the reason before or after this call."""
-    lost = runtime.state(LostTasks)
+    lost = process_state(LostTasks)
     event = lost.pending.get(task_id)
     if event is None:
         lost.killed[task_id] = execution
     else:
-        recorder.default().ended(execution, Ended(event.status))
+        current_recorder().ended(execution, Ended(event.status))
 
 
 def report_lost(event: Lost) -> None:
     """Count the end of an execution of another process, now or once that process has ended it."""
-    lost = runtime.state(LostTasks)
+    lost = process_state(LostTasks)
     execution = lost.killed.pop(event.execution_id, None)
     if execution is not None:
-        recorder.default().ended(execution, Ended(event.status))
+        current_recorder().ended(execution, Ended(event.status))
         return
     if event.execution_id in lost.pending:
         return
@@ -180,10 +191,10 @@ def count_pending(*, final: bool = False) -> None:
     Args:
         final: the worker has ended its pool. Then also count executions for which Celery has sent no reason.
     """
-    lost = runtime.state(LostTasks)
+    lost = process_state(LostTasks)
     for task_id in list(lost.killed):
         if final or task_id not in lost.announcing:
-            recorder.default().ended(lost.killed.pop(task_id), Ended(REVOKED))  # Celery did not kill it
+            current_recorder().ended(lost.killed.pop(task_id), Ended(REVOKED))  # Celery did not kill it
     for task_id, event in lost.pending.copy().items():
         if not _still_runs(task_id):
             del lost.pending[task_id]
@@ -191,20 +202,14 @@ def count_pending(*, final: bool = False) -> None:
 
 
 def _count(event: Lost) -> None:
-    if event.status == REVOKED and not _entries(event.execution_id):
-        recorder.default().withdrawn(Withdrawn(event.job, "revoked"))  # killed before it had started
+    record = current_recorder()
+    entries, _ = record.find_execution(SYSTEM, event.execution_id)
+    if event.status == REVOKED and not entries:
+        record.withdrawn(Withdrawn(event.job, "revoked"))  # killed before it had started
     else:
-        recorder.default().lost(event)
-
-
-def _entries(task_id: str) -> list[Entry]:
-    return recorder.default().writer.find_execution(execution_hash(SYSTEM, task_id))
-
-
-def _open_entries(task_id: str) -> list[Entry]:
-    return unended(_entries(task_id))
+        record.lost(event)
 
 
 def _still_runs(task_id: str) -> bool:
-    entries = _open_entries(task_id)
-    return bool(entries) and not any(entry.lost for entry in entries)
+    _, unended = current_recorder().find_execution(SYSTEM, task_id)
+    return bool(unended) and not any(entry.lost for entry in unended)

@@ -8,8 +8,7 @@ from datetime import datetime, timezone
 from math import isfinite
 from typing import Any
 
-from jobmetrics import runtime
-from jobmetrics.events import Job
+from jobmetrics.integration import Job, process_state
 
 PUBLISHED_AT = "jobmetrics_published_at"  # header: epoch seconds, as text so that every serializer carries it
 SYSTEM = "celery"
@@ -40,7 +39,7 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     if delayed:
         exchange, routing_key = "", routing_key[delayed.end() :]  # the exchange is that of a delay queue
     route = (id(app), exchange, routing_key)
-    queues = runtime.state(Routes).queues
+    queues = process_state(Routes).queues
     known = queues.get(route)
     if known is None:
         for name, queue in app.amqp.queues.items() if app is not None else ():

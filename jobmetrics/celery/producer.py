@@ -8,10 +8,8 @@ from typing import Any
 from celery import current_app
 from celery.signals import after_task_publish, before_task_publish
 
-from jobmetrics import recorder
 from jobmetrics.celery.messages import PUBLISHED_AT, SYSTEM, queue_name
-from jobmetrics.events import Job, Published
-from jobmetrics.guard import guarded
+from jobmetrics.integration import Job, Published, current_recorder, guarded
 
 _UID = "jobmetrics.publish"
 
@@ -33,7 +31,7 @@ def _count(
     if headers and headers.get("retries"):
         return  # the job was counted when it was first sent
     queue = queue_name(current_app, getattr(exchange, "name", exchange), routing_key)
-    recorder.default().published(Published(Job(SYSTEM, str(sender), queue)))
+    current_recorder().published(Published(Job(SYSTEM, str(sender), queue)))
 
 
 def connect() -> None:

@@ -6,8 +6,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from jobmetrics import runtime
-from jobmetrics.job_context import Execution
+from jobmetrics.integration import Execution, process_state
 
 if TYPE_CHECKING:
     from celery.worker.request import Request
@@ -26,7 +25,7 @@ class RunningTasks:
 
 def runs_here(request: Any) -> bool:
     """Return whether this request is between its prerun and its postrun in this process."""
-    return any(known is request for _, known in list(runtime.state(RunningTasks).executions.values()))
+    return any(known is request for _, known in list(process_state(RunningTasks).executions.values()))
 
 
 def find_failing_request(task_id: str) -> Request | None:

@@ -10,8 +10,8 @@ from celery import signals
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request
 
-from jobmetrics import guard
 from jobmetrics.celery import lost_tasks, tasks, worker
+from jobmetrics.integration import let_through
 
 _UID = "jobmetrics.signals"
 
@@ -40,7 +40,7 @@ _WRAPPERS = {
 
 def connect() -> None:
     """Connect the handlers. A second call changes nothing."""
-    guard.let_through(SoftTimeLimitExceeded)
+    let_through(SoftTimeLimitExceeded)
     for name, wrap in _WRAPPERS.items():
         method = getattr(Request, name)
         if not hasattr(method, "__wrapped__"):

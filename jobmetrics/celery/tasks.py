@@ -7,13 +7,23 @@ from typing import Any
 
 from celery import states
 
-from jobmetrics import job_context, recorder, runtime
 from jobmetrics.celery import lost_tasks
 from jobmetrics.celery.messages import is_redelivered, job_of, ready_at
 from jobmetrics.celery.requests import RunningTasks, unwrapped
-from jobmetrics.events import FAILURE, IGNORED, REJECTED, RETRY, SUCCESS, Ended, Started
-from jobmetrics.guard import guarded
-from jobmetrics.job_context import Execution
+from jobmetrics.integration import (
+    FAILURE,
+    IGNORED,
+    REJECTED,
+    RETRY,
+    SUCCESS,
+    Ended,
+    Execution,
+    Started,
+    current_recorder,
+    guarded,
+    process_state,
+    running,
+)
 
 _STATUSES = {
     states.SUCCESS: SUCCESS,
@@ -36,16 +46,16 @@ def prerun(task: Any = None, task_id: str = "", kwargs: Any = None, **_: Any) ->
     if redelivered:
         lost_tasks.redelivered(task, task_id, request)
     event = Started(job_of(task, request), task_id, None if redelivered else ready_at(request))
-    execution = recorder.default().started(event)
+    execution = current_recorder().started(event)
     if execution is not None:
-        runtime.state(RunningTasks).executions[task_id, id(kwargs)] = execution, request
-        job_context.running.set(execution)  # never reset: `current_execution` ignores one that has ended
+        process_state(RunningTasks).executions[task_id, id(kwargs)] = execution, request
+        running.set(execution)  # never reset: `current_execution` ignores one that has ended
 
 
 @guarded("celery postrun")
 def postrun(task_id: str = "", state: str | None = None, retval: Any = None, kwargs: Any = None, **_: Any) -> None:
     """Record the end of an execution, or that it left this process without one."""
-    execution, _request = runtime.state(RunningTasks).executions.pop((task_id, id(kwargs)), (None, None))
+    execution, _request = process_state(RunningTasks).executions.pop((task_id, id(kwargs)), (None, None))
     if execution is None:
         return
     status = _STATUSES.get(state)

@@ -13,11 +13,9 @@ from celery import bootsteps
 from celery.worker import state
 from celery.worker.request import Request
 
-from jobmetrics import recorder
 from jobmetrics.celery import lost_tasks
 from jobmetrics.celery.messages import SYSTEM, queue_of
-from jobmetrics.guard import guarded
-from jobmetrics.integration import clear_worker_gauges, worker_gauges
+from jobmetrics.integration import clear_worker_gauges, current_recorder, guarded, worker_gauges
 
 SAMPLE_INTERVAL = 1.0  # seconds
 PREFORK = "celery.concurrency.prefork"
@@ -67,7 +65,7 @@ def _delayed(consumer: Any) -> Iterator[Any]:
 @guarded("celery sample")
 def sample(pool: Any, consumer: Any = None) -> None:
     """Record the worker's gauges, and count pending ends of lost tasks."""
-    recorder.default().tick()
+    current_recorder().tick()
     waiting = Counter(queue_of(request.app, request.delivery_info) for request in reserved(consumer))
     worker_gauges(SYSTEM, capacity_of(pool), waiting)
     lost_tasks.count_pending()
@@ -126,7 +124,7 @@ def _describe(worker: Any) -> None:
     """Make room in the journal for all tasks of a worker that runs them in this process."""
     if not is_prefork(worker.pool):
         capacity = max(int(worker.max_concurrency or 0), int(getattr(worker.pool, "limit", 0) or 0), 1)
-        recorder.default().writer.describe(SYSTEM, "main", capacity)
+        current_recorder().writer.describe(SYSTEM, "main", capacity)
 
 
 # ---------------------------------------------------------------- handlers
@@ -135,7 +133,7 @@ def _describe(worker: Any) -> None:
 @guarded("celery worker start")
 def worker_init(sender: Any = None, **_: Any) -> None:
     """Describe the starting worker and add the bootsteps. Celery builds its blueprints after this signal."""
-    writer = recorder.default().writer
+    writer = current_recorder().writer
     writer.describe(SYSTEM, "main")
     writer.prepare()
     steps = getattr(getattr(sender, "app", None), "steps", None)
@@ -150,13 +148,13 @@ def worker_init(sender: Any = None, **_: Any) -> None:
 def process_init(**_: Any) -> None:
     """Describe a pool process that has started. The solo pool sends this signal in the main process."""
     if current_process().name != "MainProcess":
-        recorder.default().writer.describe(SYSTEM, CHILD)
+        current_recorder().writer.describe(SYSTEM, CHILD)
 
 
 @guarded("celery worker stop")
 def process_shutdown(**_: Any) -> None:
     """Record the updates that still wait in memory: the pool process is about to leave by os._exit."""
-    recorder.default().writer.settle()
+    current_recorder().writer.settle()
 
 
 @guarded("celery worker stop")

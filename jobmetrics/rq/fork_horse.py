@@ -15,11 +15,21 @@ from typing import Any
 
 from rq.job import Job as RQJob
 
-from jobmetrics import recorder
-from jobmetrics.events import CPU_OF_CALLER, FAILURE, RETRY, REVOKED, STATUSES, Ended, Job, Started
-from jobmetrics.guard import guarded
-from jobmetrics.job_context import Execution
-from jobmetrics.registry import LOCK_WAIT, execution_hash
+from jobmetrics.integration import (
+    CPU_OF_CALLER,
+    FAILURE,
+    LOCK_WAIT,
+    RETRY,
+    REVOKED,
+    STATUSES,
+    Ended,
+    ErrorType,
+    Execution,
+    Job,
+    Recorder,
+    Started,
+    guarded,
+)
 from jobmetrics.rq.outcomes import KilledHorse, RunningJob, abandoned_name, outcome_in_redis, report_lost
 from jobmetrics.rq.system import SYSTEM
 
@@ -47,7 +57,7 @@ class ForkedJob(RunningJob):
 
     __slots__ = ("_cpu", "_horse", "_page", "_record", "_start", "_worker")
 
-    def __init__(self, page: SharedPage, execution: Execution, record: recorder.Recorder) -> None:
+    def __init__(self, page: SharedPage, execution: Execution, record: Recorder) -> None:
         super().__init__(execution)
         self._page = page
         self._record = record
@@ -87,7 +97,8 @@ class ForkedJob(RunningJob):
     def _record_alone(self) -> None:
         """Count the end here because the worker is dead, unless another worker has counted the job as abandoned."""
         record, name = self._record, str(self.execution.execution_id)
-        if record.writer.find_execution(execution_hash(SYSTEM, abandoned_name(name))):
+        counted, _ = record.find_execution(SYSTEM, abandoned_name(name))
+        if counted:
             return
         again = record.started(Started(self.execution.job, name, cpu=CPU_OF_CALLER))
         if again is not None:
@@ -110,7 +121,7 @@ class ForkedJob(RunningJob):
         target, status, error = words[_TARGET], STATUSES[int(words[_STATUS])], None
         execution.target = None if isnan(target) else target
         if status == FAILURE:
-            error = recorder.ErrorType(bytes(self._page.text[: int(words[_LENGTH])]), "utf-8", "replace")
+            error = ErrorType(bytes(self._page.text[: int(words[_LENGTH])]), "utf-8", "replace")
         self._record.ended(execution, Ended(status, error, words[_CPU], words[_SECONDS]))
 
     @guarded("rq lost")
@@ -146,7 +157,7 @@ class ForkedJob(RunningJob):
 
 
 def before_fork(
-    page: SharedPage, record: recorder.Recorder, job: Job, execution_id: str, ready_at: float | None
+    page: SharedPage, record: Recorder, job: Job, execution_id: str, ready_at: float | None
 ) -> ForkedJob | None:
     """Record the start of the job that the worker is about to fork a work-horse for.
 

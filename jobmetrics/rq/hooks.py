@@ -20,10 +20,7 @@ from rq.registry import StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.version import VERSION
 
-from jobmetrics import recorder
-from jobmetrics.events import CPU_OF_FAMILY, REVOKED, Job, Started
-from jobmetrics.guard import guarded
-from jobmetrics.job_context import running
+from jobmetrics.integration import CPU_OF_FAMILY, REVOKED, Job, Started, current_recorder, guarded, running
 from jobmetrics.rq.fork_horse import ForkedJob, SharedPage, before_fork
 from jobmetrics.rq.jobs import execution_id, function_name, job_of, passed_execution, ready_at
 from jobmetrics.rq.outcomes import (
@@ -40,7 +37,7 @@ from jobmetrics.rq.worker_state import WorkerState, state_of
 
 @guarded("rq start")
 def _start_forked(worker: Any, state: WorkerState, job: RQJob, queue: Any) -> ForkedJob | None:
-    record = recorder.default()
+    record = current_recorder()
     state.prepare(worker, record)
     name = function_name(job.data)
     if name is None:
@@ -60,7 +57,7 @@ def _after_exit(worker: Any, state: WorkerState, forked: ForkedJob, job: RQJob, 
     if not reported:
         forked.record_exit(job, queue, _is_stopped(worker, job))
     if _has_died(worker, state, job):
-        recorder.default().process_lost(forked.execution.job, str(forked.execution.execution_id))
+        current_recorder().process_lost(forked.execution.job, str(forked.execution.execution_id))
 
 
 @guarded("rq lost")
@@ -69,7 +66,7 @@ def _after_exit_of_another(worker: Any, state: WorkerState, job: RQJob, queue: A
     if worker.horse_pid or not _has_died(worker, state, job):
         return
     if not report_outcome_in_redis(job, queue, name):
-        recorder.default().process_lost(job_of(job, queue), name)
+        current_recorder().process_lost(job_of(job, queue), name)
 
 
 def _has_died(worker: Any, state: WorkerState, job: RQJob) -> bool:
@@ -104,7 +101,7 @@ def _execution_id_of(worker: Any, job: RQJob, args: tuple[Any, ...], kwargs: dic
 
 @guarded("rq worker")
 def _prepare(worker: Any, state: WorkerState) -> None:
-    state.prepare(worker, recorder.default())
+    state.prepare(worker, current_recorder())
 
 
 @guarded("rq lost")
@@ -217,7 +214,7 @@ def handle_job_failure_of(original: Method) -> Method:
 def _start(
     worker: Any, state: WorkerState, job: RQJob, queue: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> RunningJob | None:
-    record = recorder.default()
+    record = current_recorder()
     state.prepare(worker, record)
     name = execution_id(worker, job, passed_execution(args, kwargs))
     execution = record.started(Started(job_of(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY))

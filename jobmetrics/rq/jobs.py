@@ -9,7 +9,7 @@ from typing import Any
 
 from rq.job import Job as RQJob
 
-from jobmetrics.events import Job
+from jobmetrics.integration import Job
 from jobmetrics.rq.system import SYSTEM
 
 try:

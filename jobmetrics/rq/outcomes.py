@@ -10,11 +10,7 @@ from rq.exceptions import InvalidJobOperation
 from rq.job import Job as RQJob
 from rq.job import JobStatus
 
-from jobmetrics import recorder
-from jobmetrics.events import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Lost
-from jobmetrics.guard import guarded
-from jobmetrics.job_context import Execution
-from jobmetrics.registry import execution_hash, unended
+from jobmetrics.integration import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Execution, Lost, current_recorder, guarded
 from jobmetrics.rq.jobs import job_of
 from jobmetrics.rq.system import SYSTEM
 
@@ -92,7 +88,7 @@ def report_lost(
         status = REVOKED if found == JobStatus.STOPPED else failed
     cpu = None if killed is None else killed.cpu_seconds
     event = Lost(job_of(job, queue), execution_id, status, KILLED, process_died=killed is not None, cpu_seconds=cpu)
-    return recorder.default().lost(event)
+    return current_recorder().lost(event)
 
 
 def report_outcome_in_redis(job: RQJob, queue: Any, execution_id: str) -> bool:
@@ -100,7 +96,7 @@ def report_outcome_in_redis(job: RQJob, queue: Any, execution_id: str) -> bool:
     status = outcome_in_redis(job)
     if status is None:
         return False
-    return recorder.default().lost(Lost(job_of(job, queue), execution_id, status, process_died=True))
+    return current_recorder().lost(Lost(job_of(job, queue), execution_id, status, process_died=True))
 
 
 def outcome_in_redis(job: RQJob) -> str | None:
@@ -125,11 +121,11 @@ def abandoned_name(execution_id: str) -> str:
 @guarded("rq abandoned")
 def report_abandoned(job: RQJob, queue: Any, execution_id: str, will_retry: bool) -> None:
     """Report a job that another worker left behind when it died. Its run time is unknown."""
-    record = recorder.default()
-    found = record.writer.find_execution(execution_hash(SYSTEM, execution_id))
-    if any(entry.running for entry in found):
+    record = current_recorder()
+    entries, unended = record.find_execution(SYSTEM, execution_id)
+    if any(entry.running for entry in entries):
         return  # its worker is alive, only missed heartbeats, and will count the end
-    if found and not unended(found):
+    if entries and not unended:
         return
     status = RETRY if will_retry else FAILURE
     # A separate id: under the execution's id the journal has a start, and the recorder would derive a run time from it.

@@ -12,10 +12,7 @@ from contextvars import ContextVar
 from types import MethodType
 from typing import Any, TypeVar
 
-from jobmetrics import recorder
-from jobmetrics.events import Published
-from jobmetrics.guard import guarded
-from jobmetrics.integration import register_system
+from jobmetrics.integration import Published, current_recorder, guarded, register_system
 from jobmetrics.rq.jobs import job_of
 from jobmetrics.rq.system import SYSTEM
 
@@ -95,4 +92,4 @@ def _count(jobs: Iterable[Any], counted: set[int]) -> None:
     for job in jobs:
         if job is not None and id(job) not in counted:
             counted.add(id(job))
-            recorder.default().published(Published(job_of(job)))
+            current_recorder().published(Published(job_of(job)))

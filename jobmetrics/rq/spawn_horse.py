@@ -19,9 +19,7 @@ from typing import Any
 
 import rq.worker
 
-from jobmetrics import settings
-from jobmetrics.guard import guarded
-from jobmetrics.settings import Settings
+from jobmetrics.integration import Settings, guarded, peek_settings, use_settings
 
 HORSE_CONFIG = "_JOBMETRICS_WORK_HORSE"  # environment variable; JOBMETRICS_* are settings
 COMMAND = "from jobmetrics.rq.spawn_horse import main; main()"
@@ -67,7 +65,7 @@ def _prepare(active_settings: Settings | None, worker_class: Any) -> None:
     from jobmetrics.rq.worker import instrument
 
     if active_settings is not None:
-        settings.use(active_settings)
+        use_settings(active_settings)
     instrument(worker_class)
 
 
@@ -84,7 +82,7 @@ def dump_worker_config_of(original: Callable[..., bytes]) -> Callable[..., bytes
 
 @guarded("rq spawn")
 def _with_settings(pickled: bytes) -> bytes:
-    return pickle.dumps(_Configuration(settings.peek(), pickled))
+    return pickle.dumps(_Configuration(peek_settings(), pickled))
 
 
 # ------------------------------------------------------------------------------------------------ before RQ 3
@@ -122,7 +120,7 @@ def _horse_config(worker: Any, job: Any, queue: Any) -> str:
         if name not in _NOT_PASSED and _is_passed(value)
     }
     config = {
-        "settings": settings.peek(),
+        "settings": peek_settings(),
         "redis": type(worker.connection),
         "connection_class": worker.connection.connection_pool.connection_class,
         "connection": connection,
@@ -154,7 +152,7 @@ def main() -> None:
     from rq.job import Job
 
     if config["settings"] is not None:
-        settings.use(config["settings"])
+        use_settings(config["settings"])
     from jobmetrics.rq import Worker
 
     pool = ConnectionPool(connection_class=config["connection_class"], **config["connection"])

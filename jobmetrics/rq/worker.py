@@ -10,9 +10,14 @@ import rq
 from rq.exceptions import ShutDownImminentException
 from rq.timeouts import BaseTimeoutException
 
-from jobmetrics import guard, recorder
-from jobmetrics.guard import guarded
-from jobmetrics.integration import clear_worker_gauges, register_system, worker_gauges
+from jobmetrics.integration import (
+    clear_worker_gauges,
+    current_recorder,
+    guarded,
+    let_through,
+    register_system,
+    worker_gauges,
+)
 from jobmetrics.rq import hooks, spawn_horse
 from jobmetrics.rq.outcomes import Method
 from jobmetrics.rq.system import SYSTEM
@@ -22,7 +27,7 @@ WorkerClass = TypeVar("WorkerClass", bound=type)
 
 @guarded("rq worker")
 def _show_worker() -> None:
-    recorder.default().writer.describe(SYSTEM, "worker")
+    current_recorder().writer.describe(SYSTEM, "worker")
     worker_gauges(SYSTEM)
 
 
@@ -90,7 +95,7 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
         The same class.
     """
     register_system(SYSTEM)
-    guard.let_through(BaseTimeoutException, ShutDownImminentException)
+    let_through(BaseTimeoutException, ShutDownImminentException)
     hooks.hook_cleanup()
     wrappers = {**_HOOKS, **spawn_horse.hooks(worker_class)}
     # Only a work-horse that rq.Worker forks is known to share this process's memory.

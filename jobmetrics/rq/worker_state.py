@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobmetrics import recorder
-from jobmetrics.registry import Writer
+from jobmetrics.integration import Recorder
 from jobmetrics.rq.fork_horse import ForkedJob, SharedPage
 from jobmetrics.rq.outcomes import KilledHorse, RunningJob
 from jobmetrics.rq.producer import instrument_queue
@@ -29,7 +28,7 @@ class WorkerState:
     __slots__ = ("_prepared", "exited", "forked", "is_counted", "is_failing", "killed", "page", "running")
 
     def __init__(self) -> None:
-        self._prepared: tuple[Writer, str] | None = None
+        self._prepared: tuple[Recorder, str] | None = None
         self.page: SharedPage | None = None
         self.running: RunningJob | None = None
         self.forked: ForkedJob | None = None
@@ -38,12 +37,12 @@ class WorkerState:
         self.killed: KilledHorse | None = None
         self.is_failing = False
 
-    def prepare(self, worker: Any, record: recorder.Recorder) -> None:
+    def prepare(self, worker: Any, record: Recorder) -> None:
         """Describe a worker, or a work-horse that records for itself, before its first job with this recorder."""
         role = "work-horse" if worker.is_horse else "worker"
-        if self._prepared == (record.writer, role):
+        if self._prepared == (record, role):
             return
-        self._prepared = record.writer, role
+        self._prepared = record, role
         record.writer.describe(SYSTEM, role)
         for queue in worker.queues:
             instrument_queue(queue)

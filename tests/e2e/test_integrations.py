@@ -32,6 +32,14 @@ for name in names:
 spool.work(folder, collections.defaultdict(lambda: lambda: None))
 """
 
+ITEMS = """
+import sys, jobmetrics, spool
+from spool_metrics.worker import instrument
+instrument()
+spool.send(sys.argv[1], "resize")
+spool.work(sys.argv[1], {"resize": lambda: jobmetrics.add_items(3)})
+"""
+
 FILL = """
 import sys
 from jobmetrics import timed_job
@@ -118,6 +126,19 @@ def test_the_name_is_kept_beyond_the_cap(others: int, place: Place) -> None:
     assert {system for system, *_ in found} == {"spool"}
     assert sum(found.values()) == 60
     assert found["spool", OVERFLOW, OVERFLOW, "success"] > 0
+
+
+def test_the_package_imports_the_interface_of_job_systems_and_nothing_else(installed: Path) -> None:
+    imported = set()
+    for module in (installed / "spool_metrics").glob("*.py"):
+        imported.update(re.findall(r"^(?:from|import) (jobmetrics[.\w]*)", module.read_text(), re.MULTILINE))
+    assert imported == {f"jobmetrics.{name}" for name in ("collector_api", "errors", "families", "integration")}
+
+
+def test_a_job_is_the_running_one(place: Place) -> None:
+    done = place.python("-c", ITEMS, str(place.folder), JOBMETRICS_PROPAGATE_ERRORS="true")
+    assert done.returncode == 0, done.stderr
+    assert values(place.directory, "jobs_items_processed_total") == {("spool", "resize", "mails"): 3}
 
 
 def test_the_truth_table_passes_as_the_page_shows(installed: Path, place: Place) -> None:
