@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobmetrics.celery.messages import SYSTEM
 from jobmetrics.integration import register_system
 
 if TYPE_CHECKING:
     from celery import Celery
 
 __all__ = ["instrument", "uninstrument"]
+
+SYSTEM = "celery"  # the label `system`
 
 
 def instrument(app: Celery | None = None) -> None:

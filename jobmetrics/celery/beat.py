@@ -9,7 +9,7 @@ from typing import Any
 from celery.signals import beat_init
 
 from jobmetrics import families as f
-from jobmetrics.celery.messages import SYSTEM
+from jobmetrics.celery import SYSTEM
 from jobmetrics.integration import BoundGauge, Labelled, current_recorder, guarded, label_value
 
 _UID = "jobmetrics.beat"

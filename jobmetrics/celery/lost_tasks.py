@@ -8,7 +8,8 @@ from typing import Any
 
 from celery.exceptions import Reject, WorkerLostError
 
-from jobmetrics.celery.messages import SYSTEM, UNKNOWN_TASK, job_of, queue_of
+from jobmetrics.celery import SYSTEM
+from jobmetrics.celery.messages import UNKNOWN_TASK, job_of, queue_of
 from jobmetrics.celery.requests import find_failing_request, runs_here, unwrapped
 from jobmetrics.integration import (
     FAILURE,

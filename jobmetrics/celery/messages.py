@@ -8,23 +8,18 @@ from datetime import datetime, timezone
 from math import isfinite
 from typing import Any
 
-from jobmetrics.integration import Job, process_state
+from jobmetrics.celery import SYSTEM
+from jobmetrics.integration import Job
 
 PUBLISHED_AT = "jobmetrics_published_at"  # header: epoch seconds, as text so that every serializer carries it
-SYSTEM = "celery"
 UNKNOWN_QUEUE = "unknown"
 UNKNOWN_TASK = "unknown"  # the job type of all messages that name an unknown task
+
+_ROUTES = "_jobmetrics_routes"  # attribute of an app: its queues by exchange and routing key
 
 # RabbitMQ delays messages to quorum queues in 28 levels of delay queues. kombu writes the path through them before the
 # routing key. It stays there, and differs for each countdown.
 _DELAYED = re.compile(r"(?:[01]\.){28}")
-
-
-class Routes:
-    """The queues that apps' routes lead to: by the app's id, exchange and routing key."""
-
-    def __init__(self) -> None:
-        self.queues: dict[tuple[int, str, str], str] = {}
 
 
 def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
@@ -38,17 +33,18 @@ def queue_name(app: Any, exchange: str | None, routing_key: str | None) -> str:
     delayed = _DELAYED.match(routing_key)
     if delayed:
         exchange, routing_key = "", routing_key[delayed.end() :]  # the exchange is that of a delay queue
-    route = (id(app), exchange, routing_key)
-    queues = process_state(Routes).queues
-    known = queues.get(route)
+    if app is None:
+        return routing_key or exchange
+    routes: dict[tuple[str, str], str] = vars(app).setdefault(_ROUTES, {})
+    known = routes.get((exchange, routing_key))
     if known is None:
-        for name, queue in app.amqp.queues.items() if app is not None else ():
+        for name, queue in app.amqp.queues.items():
             if queue.routing_key == routing_key and exchange in {"", getattr(queue.exchange, "name", "")}:
                 known = name
                 break
         else:
             return routing_key or exchange  # not remembered: the queue may be declared later
-        queues[route] = known
+        routes[exchange, routing_key] = known
     return known
 
 

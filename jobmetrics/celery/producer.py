@@ -8,7 +8,8 @@ from typing import Any
 from celery import current_app
 from celery.signals import after_task_publish, before_task_publish
 
-from jobmetrics.celery.messages import PUBLISHED_AT, SYSTEM, queue_name
+from jobmetrics.celery import SYSTEM
+from jobmetrics.celery.messages import PUBLISHED_AT, queue_name
 from jobmetrics.integration import Job, Published, current_recorder, guarded
 
 _UID = "jobmetrics.publish"

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 from amqp.exceptions import NotFound
 from redis.exceptions import ResponseError
 
-from jobmetrics.celery.messages import SYSTEM, published_at
+from jobmetrics.celery import SYSTEM
+from jobmetrics.celery.messages import published_at
 from jobmetrics.collector_api import (
     DEFAULT_NAME,
     Collector,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from jobmetrics.celery.messages import SYSTEM
+from jobmetrics.celery import SYSTEM
 from jobmetrics.families import JOBS_DURATION, JOBS_QUEUE_WAIT, Family
 from jobmetrics.integration import NOTE, Finding, Option, Recorded, System
 

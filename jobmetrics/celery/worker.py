@@ -13,8 +13,8 @@ from celery import bootsteps
 from celery.worker import state
 from celery.worker.request import Request
 
-from jobmetrics.celery import lost_tasks
-from jobmetrics.celery.messages import SYSTEM, queue_of
+from jobmetrics.celery import SYSTEM, lost_tasks
+from jobmetrics.celery.messages import queue_of
 from jobmetrics.integration import clear_worker_gauges, current_recorder, guarded, worker_gauges
 
 SAMPLE_INTERVAL = 1.0  # seconds

@@ -22,6 +22,8 @@ __all__ = [
     "uninstrument_queue",
 ]
 
+SYSTEM = "rq"  # the label `system`
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:

@@ -30,8 +30,8 @@ from jobmetrics.integration import (
     Started,
     guarded,
 )
+from jobmetrics.rq import SYSTEM
 from jobmetrics.rq.outcomes import KilledHorse, RunningJob, abandoned_name, outcome_in_redis, report_lost
-from jobmetrics.rq.system import SYSTEM
 
 _PENDING, _REPORTED = 0.0, 1.0  # values of the state
 # Words of the report: its state, the status, run time, processor time and target (NaN: none) in seconds, and the length

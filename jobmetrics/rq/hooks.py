@@ -21,6 +21,7 @@ from rq.utils import current_timestamp
 from rq.version import VERSION
 
 from jobmetrics.integration import CPU_OF_FAMILY, REVOKED, Job, Started, current_recorder, guarded, running
+from jobmetrics.rq import SYSTEM
 from jobmetrics.rq.fork_horse import ForkedJob, SharedPage, before_fork
 from jobmetrics.rq.jobs import execution_id, function_name, job_of, passed_execution, ready_at
 from jobmetrics.rq.outcomes import (
@@ -31,7 +32,6 @@ from jobmetrics.rq.outcomes import (
     report_lost,
     report_outcome_in_redis,
 )
-from jobmetrics.rq.system import SYSTEM
 from jobmetrics.rq.worker_state import WorkerState, state_of
 
 

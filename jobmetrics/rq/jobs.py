@@ -10,7 +10,7 @@ from typing import Any
 from rq.job import Job as RQJob
 
 from jobmetrics.integration import Job
-from jobmetrics.rq.system import SYSTEM
+from jobmetrics.rq import SYSTEM
 
 try:
     from rq.executions import Execution as RQExecution

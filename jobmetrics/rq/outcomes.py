@@ -11,8 +11,8 @@ from rq.job import Job as RQJob
 from rq.job import JobStatus
 
 from jobmetrics.integration import FAILURE, RETRY, REVOKED, SUCCESS, Ended, Execution, Lost, current_recorder, guarded
+from jobmetrics.rq import SYSTEM
 from jobmetrics.rq.jobs import job_of
-from jobmetrics.rq.system import SYSTEM
 
 Method = Callable[..., Any]  # a method of RQ's worker classes
 

@@ -13,8 +13,8 @@ from types import MethodType
 from typing import Any, TypeVar
 
 from jobmetrics.integration import Published, current_recorder, guarded, register_system
+from jobmetrics.rq import SYSTEM
 from jobmetrics.rq.jobs import job_of
-from jobmetrics.rq.system import SYSTEM
 
 _METHODS = ("enqueue_call", "enqueue_at", "enqueue_many", "enqueue_job")
 _ORIGINALS = "_jobmetrics_originals"

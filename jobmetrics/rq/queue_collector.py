@@ -24,7 +24,7 @@ from rq import defaults
 from jobmetrics import families as f
 from jobmetrics.collector_api import Collector, CollectorOptions, Reading, Target, WrongTypes, capped, without_secrets
 from jobmetrics.errors import CollectorError, SettingsError
-from jobmetrics.rq.system import SYSTEM
+from jobmetrics.rq import SYSTEM
 
 
 class RegisteredQueues:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from jobmetrics.errors import SettingsError
 from jobmetrics.integration import Option, System
+from jobmetrics.rq import SYSTEM
 
 if TYPE_CHECKING:
     from jobmetrics.collector_api import Collector, CollectorOptions
-
-SYSTEM = "rq"
 
 
 def _collectors(options: CollectorOptions) -> Iterable[Collector]:

@@ -18,9 +18,8 @@ from jobmetrics.integration import (
     register_system,
     worker_gauges,
 )
-from jobmetrics.rq import hooks, spawn_horse
+from jobmetrics.rq import SYSTEM, hooks, spawn_horse
 from jobmetrics.rq.outcomes import Method
-from jobmetrics.rq.system import SYSTEM
 
 WorkerClass = TypeVar("WorkerClass", bound=type)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from jobmetrics.integration import Recorder
+from jobmetrics.rq import SYSTEM
 from jobmetrics.rq.fork_horse import ForkedJob, SharedPage
 from jobmetrics.rq.outcomes import KilledHorse, RunningJob
 from jobmetrics.rq.producer import instrument_queue
-from jobmetrics.rq.system import SYSTEM
 
 _ATTRIBUTE = "_jobmetrics"
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery, current_app
+from kombu import Exchange, Queue
 
-from jobmetrics import runtime
-from jobmetrics.celery.messages import PUBLISHED_AT, Routes, queue_name, ready_at
+from jobmetrics.celery.messages import PUBLISHED_AT, queue_name, ready_at
 
 STAMP = 1_700_000_000.25
 LATER = STAMP + 60
@@ -91,9 +93,27 @@ def test_app_is_asked_once_a_route() -> None:
 
 
 def test_hostile_routing_keys_do_not_fill_the_memory() -> None:
+    app = App(images=("media", "key"))
+    queue_name(app, "media", "key")
+    before = deepcopy(vars(app))
     for number in range(2000):
-        queue_name(App(), "media", str(number))
-    assert runtime.state(Routes).queues == {}
+        queue_name(app, "media", str(number))
+    assert {**vars(app), "asked": 0} == {**before, "asked": 0}
+
+
+def test_two_apps_may_have_one_route_and_different_queues() -> None:
+    first, second = App(images=("media", "key")), App(sounds=("media", "key"))
+    assert [queue_name(app, "media", "key") for app in (first, second, first)] == ["images", "sounds", "images"]
+
+
+def test_the_current_app_remembers_its_own_routes() -> None:
+    before, found = current_app._get_current_object(), []
+    for name in ("images", "sounds"):
+        app = Celery(name, set_as_current=True)
+        app.conf.task_queues = [Queue(name, Exchange("media"), routing_key="key")]
+        found.append(queue_name(current_app, "media", "key"))
+    before.set_current()
+    assert found == ["images", "sounds"]
 
 
 def test_queue_without_an_exchange_is_passed_over() -> None:
