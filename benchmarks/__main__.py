@@ -1,4 +1,4 @@
-"""`make bench`: the budget table of docs/benchmarks.md with what was measured on this machine, in one run."""
+"""`make bench`: measure every budget on this machine in one run, and print a table."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Celery: processor time added to an execution, and throughput against worker events.
 
-The added processor time is that of `task_received` in the main process, and of `task_prerun` to `task_postrun` in the
-child, run through Celery's own tracer here, with the plugin less without, in microseconds. It is set against
-what a bare worker of two children spends on an empty task, all its processes together, user and system time. Not in
-it: the main process's sample of its gauges, once a second whatever the tasks, and the producer's stamp.
+The added processor time is the difference between executions with and without the plugin, in microseconds. It covers
+`task_received`, a signal of the main process, and `task_prerun` to `task_postrun`, signals of the child; this process
+runs both parts, the second by Celery's tracer. The peer is the processor time, user and system, that a bare worker
+spends on an empty task in all its processes: the main process and two children. Not included are the main process's
+sample of its gauges once a second, and the timestamp that a producer adds.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from benchmarks.measuring import Row, compare, interleaved, spread
 from tests.support import servers
 
 ROUNDS = 12
-TASKS = {"empty": 1000, "wait": 200}  # a round
-TRACED = 2000  # executions a round that are traced in this process
+TASKS = {"empty": 1000, "wait": 200}  # tasks per round, by name
+TRACED = 2000  # executions per round, traced in this process
 
 
 class Load:
-    """A running worker with a separate Redis, and rounds of tasks that already wait in their queue."""
+    """A running worker with a separate Redis. All tasks of a round are queued before the worker consumes them."""
 
     def __init__(self, redis: servers.RedisServer, process: psutil.Process) -> None:
         from celery import Celery
@@ -44,7 +45,7 @@ class Load:
         self.cpu: dict[str, list[float]] = {task: [] for task in TASKS}
 
     def seconds_per_task(self, task: str) -> float:
-        """Wall-clock seconds; the worker's processor seconds a task are noted in `cpu`."""
+        """Run a round; return wall-clock seconds per task, and append processor seconds per task to `cpu`."""
         self._round += 1
         queue = f"load{self._round}"
         count = TASKS[task]
@@ -82,7 +83,7 @@ def _load(base: Path, *options: str, **environment: str) -> Iterator[Load]:
                 assert worker.poll() is None, log.read_text()
                 time.sleep(0.05)
             yield Load(redis, psutil.Process(worker.pid))
-            # Celery logs what a handler raises, and goes on: a side that does nothing would look fast.
+            # Celery only logs an exception of a signal handler, and a side with failing handlers would look fast.
             assert b"Signal handler" not in log.read_bytes(), log.read_text()
         finally:
             worker.terminate()
@@ -90,7 +91,7 @@ def _load(base: Path, *options: str, **environment: str) -> Iterator[Load]:
 
 
 def _traced(instrumented: bool) -> Callable[[], float]:
-    """Processor seconds of one execution, the child's part and the main process's, traced in this very process."""
+    """Measure the processor seconds of one execution: the child's part and the main process's part."""
     from celery import signals
     from celery.app.trace import build_tracer
 
@@ -98,7 +99,7 @@ def _traced(instrumented: bool) -> Callable[[], float]:
     from jobmetrics.celery import instrument, uninstrument
     from jobmetrics.celery.messages import PUBLISHED_AT
 
-    empty = app.tasks["empty"]  # the task itself, as a worker holds it, and not the proxy that the decorator returns
+    empty = app.tasks["empty"]  # the task that a worker runs; the decorator returned a proxy
     headers = {
         "delivery_info": {"exchange": "", "routing_key": "idle", "redelivered": False},
         "ignore_result": True,
@@ -106,7 +107,7 @@ def _traced(instrumented: bool) -> Callable[[], float]:
     }
 
     class Received:
-        """What the main process holds of a task while it runs."""
+        """The request that the main process keeps while the task runs; the plugin reads its id."""
 
         def __init__(self, task_id: str) -> None:
             self.id = task_id
@@ -133,7 +134,7 @@ def _has_opentelemetry() -> bool:
 
 
 def rows() -> list[Row]:
-    """The rows, measured."""
+    """Measure the rows."""
     from jobmetrics import settings
     from jobmetrics.celery import uninstrument
 
@@ -153,7 +154,7 @@ def rows() -> list[Row]:
             spans = stack.enter_context(_load(base, OPENTELEMETRY="1"))
             peers["OpenTelemetry's instrumentation, for comparison"] = spans, inf
         else:
-            print("Celery: opentelemetry-instrumentation-celery and -sdk are not installed, so no row compares with it")
+            print("Celery: no comparison with OpenTelemetry; install opentelemetry-instrumentation-celery and -sdk")
         loads = (plugin, *(load for load, _ in peers.values()))
         for load in loads:
             load.seconds_per_task("empty")  # warm

@@ -30,5 +30,5 @@ def wait() -> None:
 if os.environ.get("OPENTELEMETRY"):
     from benchmarks.celery_spans import instrument
 
-    # As its documentation says: in each child, because a fork does not carry the exporting thread over.
+    # In each child, as OpenTelemetry's documentation requires: the exporting thread does not survive a fork.
     worker_process_init.connect(lambda **_: instrument(), weak=False)

@@ -1,4 +1,4 @@
-"""OpenTelemetry's instrumentation of Celery as a peer: spans are made and batched, and sent nowhere."""
+"""OpenTelemetry's instrumentation of Celery as a peer: it makes and batches spans, and discards them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 
 class Discard(SpanExporter):
-    """Takes what it is given; sending it would cost the peer more."""
+    """An exporter that discards spans. Sending them would cost the peer more."""
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - its interface
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - the interface has it
         return SpanExportResult.SUCCESS
 
 
 def instrument() -> None:
-    """Make a span of each task that this process runs."""
+    """Record a span for each task that this process runs."""
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(Discard()))
     trace.set_tracer_provider(provider)

@@ -1,5 +1,8 @@
-"""Measured processes load compiled modules, as an installed package does, whatever this shell sets for writing
-them: compiling leaves holes in a process's memory, which a forked child pays for with copied pages."""
+"""Environments in which measured processes load compiled modules, as from an installed package.
+
+Compiling fragments a process's memory, so that its forked children copy more pages. Therefore
+PYTHONDONTWRITEBYTECODE is removed.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ def _kept() -> str:
 
 
 def environment() -> dict[str, str]:
-    """An environment for a process: its modules are compiled at its first run and kept for the next."""
+    """Environment variables for a process. The first process compiles its modules; later processes load them."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**inherited, "PYTHONPYCACHEPREFIX": _kept()}
 
 
 def beforehand(*modules: str) -> dict[str, str]:
-    """The same, with these modules and all that they import compiled now."""
+    """The same variables, after compiling these modules and their imports."""
     found = environment()
     subprocess.run([sys.executable, "-c", "import " + ", ".join(modules)], check=True, env=found)
     return found

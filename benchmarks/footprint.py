@@ -1,4 +1,4 @@
-"""What the worker side costs to import, and the memory that 200 series add to a process."""
+"""The import time of the worker side, and the memory that 200 series add to a process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SERIES = 200
 IMPORT_BUDGET_MS = 15.0
 MEMORY_BUDGET_MIB = 2.0
 
-# `celery worker` loads the modules of all commands first, among them amqp's, which loads asyncio and hashlib.
-# Not celery.bin.celery itself: it loads our command too, by its entry point, and so nothing would be left to time.
+# What `celery worker` imports before the plugin: the modules of all commands. That of amqp imports asyncio and hashlib.
+# Without celery.bin.celery: it imports jobmetrics' own command by its entry point, and no import would be left.
 _CELERY = "celery.bin.amqp, celery.bin.worker, celery.apps.worker, celery.concurrency.prefork, celery.worker.consumer"
 
 _IMPORT = "import {framework}, time; start = time.perf_counter(); {more}; print((time.perf_counter() - start) * 1000)"
@@ -39,8 +39,10 @@ def _run(script: str) -> float:
 
 
 def _import_ms(framework: str, module: str) -> Row:
-    """framework: what its own worker has imported before. The peer is importing that again, which costs next to
-    nothing: the budget is absolute."""
+    """Measure the import of a module in a process that has imported the framework's worker.
+
+    The peer imports nothing, so the budget is absolute.
+    """
     ours = _IMPORT.format(framework=framework, more=f"import {module}")
     bare = _IMPORT.format(framework=framework, more="pass")
     _run(ours)  # compiles
@@ -59,7 +61,7 @@ def _import_profile(framework: str, module: str) -> str:
     ours = {name: own for name, own in took.items() if name.partition(".")[0] == "jobmetrics"}
     slowest = sorted(ours.items(), key=lambda item: -item[1])[:5]
     return (
-        f"{len(ours)} modules of ours {sum(ours.values()):.1f} ms, {len(took) - len(ours)} others that they load "
+        f"{len(ours)} modules of jobmetrics: {sum(ours.values()):.1f} ms; {len(took) - len(ours)} other modules: "
         f"{sum(took.values()) - sum(ours.values()):.1f} ms; slowest: "
         + ", ".join(f"{name} {own:.1f} ms" for name, own in slowest)
     )
@@ -79,7 +81,7 @@ def _memory_mib() -> Row:
 
 
 def rows() -> list[Row]:
-    """The rows, measured."""
+    """Measure the rows."""
     return [
         _import_ms(_CELERY, "jobmetrics.celery.plugin"),
         _import_ms("rq", "jobmetrics.rq.worker"),

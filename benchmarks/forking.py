@@ -1,7 +1,8 @@
 """A fork and the child's first record, with 200 series, beside 8 and 256 living processes.
 
-Each side is a separate process that has bound 200 series and forks on request. A figure is what the library's own
-hooks take in parent and child, and the first record; the bare fork is not in it, nor the standard library's hooks.
+Each side is a separate process that has bound 200 series and forks on request. A figure adds up the time of the
+library's own fork hooks, in parent and child, and of the child's first record. The fork itself and the standard
+library's hooks are not included.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ LIBRARIES = ("jobmetrics", "prometheus_client")
 TIME, PAGES = "time", "pages"
 
 _in_hooks = {"before": 0, "after_in_parent": 0, "after_in_child": 0}
-_reading: list[Callable[[], int]] = [time.perf_counter_ns]  # what is measured: nanoseconds, or page faults
+_reading: list[Callable[[], int]] = [time.perf_counter_ns]  # the current measure: nanoseconds, or page faults
 
 
 def _measure_hooks() -> None:
-    """Note what the hooks take that the libraries register from now on."""
+    """Measure the fork hooks that the libraries register after this call."""
     register = os.register_at_fork
 
     def timed(kind: str, hook: Callable[[], object]) -> Callable[[], None]:
@@ -54,13 +55,13 @@ def _measure_hooks() -> None:
             }
         )
 
-    os.register_at_fork = register_timed  # type: ignore[assignment]  # the same for every caller
+    os.register_at_fork = register_timed  # type: ignore[assignment]  # accepts the same keywords
 
 
 def side(name: str, directory: str, living: int) -> None:
-    """The measured process: for each line it reads, what the child and the parent took, as JSON.
+    """Run as the measured process: answer each line with the child's and the parent's figures, as JSON.
 
-    In microseconds; for `PAGES` in page faults.
+    The figures are microseconds; for the line `PAGES`, page faults.
     """
     _measure_hooks()
     if name == "ours":
@@ -86,7 +87,7 @@ def side(name: str, directory: str, living: int) -> None:
 
 
 def _idle_child(series: object) -> int:
-    """A child that has recorded once and stays."""
+    """Fork a child that records once and then waits; returns its pid."""
     reading_end, writing_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -166,7 +167,7 @@ def _rows(living: int, ours: subprocess.Popen[str], peer: subprocess.Popen[str])
     both = tuple([in_child + in_parent for in_child, in_parent in found] for found in figures)
     what = f"fork and first record, 200 series, {living} living"
     copied = statistics.median(_ask(ours, PAGES)[0] for _ in range(ROUNDS // 4))
-    profile = f"the child writes to {copied:.0f} pages of its parent's, {pages.copied_us():.1f} us each here"
+    profile = f"the child has {copied:.0f} page faults; one that copies a page takes {pages.copied_us():.1f} us here"
     rows = [
         compare(f"{what}: parent's hooks and child", "us", BUDGET, (both[0], both[1]), profile=profile),
         compare(f"{what}: child alone", "us", NO_BUDGET, (child[0], child[1])),
@@ -178,7 +179,7 @@ def _rows(living: int, ours: subprocess.Popen[str], peer: subprocess.Popen[str])
 
 
 def rows() -> list[Row]:
-    """The rows, measured."""
+    """Measure the rows."""
     found = []
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     for living in (8, 256):

@@ -1,7 +1,7 @@
 """How a scrape grows: time and memory at 8 to 1,024 slots, 200 and 2,000 series, beside copying the same bytes.
 
-Not part of the budget table: `python -m benchmarks.growth`. The directory is filled with the bytes that workers
-would leave, by the package's own layout, since a thousand living processes would measure the machine instead.
+Not part of the budget table; run it by `python -m benchmarks.growth`. It writes the files that workers would leave,
+with the package's layout. With a thousand living workers, the figures would depend on the machine instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUNDS = 7
 
 
 def fill(path: Path, slots: int, series: int) -> None:
-    """A directory of histograms with 15 buckets each, every cell of every slot in use."""
+    """Make a directory of histograms with 15 buckets each, with every cell of every slot in use."""
     from jobmetrics.families import HISTOGRAM, JOB_LABELS, Family
     from jobmetrics.registry import layout
     from jobmetrics.registry.directory import Directory, slot_name
@@ -48,7 +48,10 @@ def fill(path: Path, slots: int, series: int) -> None:
 
 
 def measure(path: str) -> None:
-    """In a separate process: median milliseconds of a warm reading and of copying the same bytes, and MiB used."""
+    """Print the medians of a warm reading and of copying the same bytes, in milliseconds, and the memory in MiB.
+
+    It runs in a separate process.
+    """
     import resource
 
     from jobmetrics.registry.read.snapshot import SnapshotReader

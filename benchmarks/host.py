@@ -1,8 +1,8 @@
-"""What one host's exporter costs: `python -m benchmarks.host` prints the table of docs/scaling.md.
+"""The cost of one host's exporter: `python -m benchmarks.host` prints the table of docs/scaling.md.
 
-Worker processes record executions of some job types, each with successes, a failure and a retry; a real exporter
-is then scraped over HTTP. Sizes and samples are exact, times are of this machine. With the argument `prometheus` it
-measures the memory that a Prometheus takes for many such hosts.
+Worker processes record a success, a failure and a retry of each job type. Then a real exporter is scraped over HTTP.
+Sizes and numbers of samples are exact; times depend on the machine. With the argument `prometheus`, it measures the
+memory of a Prometheus that scrapes many such hosts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one host. plain, zipped: bytes of an answer; took, cpu: milliseconds a scrape; resident, directory: bytes."""
+    """Figures of one host.
+
+    plain, zipped: bytes of a response. took, cpu: milliseconds per scrape. resident, directory: bytes.
+    """
 
     job_types: int
     samples: int
@@ -52,7 +55,7 @@ class Cost:
 
 
 def fill(directory: str, job_types: int) -> None:
-    """The worker processes, one after another, which stay until standard input is closed."""
+    """Start the worker processes one after another, and keep them until standard input is closed."""
     import os
     import signal
 
@@ -90,7 +93,7 @@ def _get(connection: http.client.HTTPConnection) -> bytes:
 
 
 def _measured(process: psutil.Process, connection: http.client.HTTPConnection) -> tuple[float, float]:
-    """Milliseconds a scrape, by the clock and by the exporter's processor time."""
+    """Milliseconds per scrape: wall-clock time, and the exporter's processor time."""
     for _ in range(10):
         _get(connection)
     before, took = process.cpu_times(), []
@@ -123,7 +126,7 @@ def _workers(job_types: int) -> Iterator[str]:
 
 
 def cost(job_types: int) -> Cost:
-    """The figures of one host with a number of job types."""
+    """Measure one host with this number of job types."""
     with _workers(job_types) as root, exporter(Path(root)) as (process, connection):
         took, cpu = _measured(process, connection)
         zipped = _get(connection)
@@ -135,7 +138,7 @@ def cost(job_types: int) -> Cost:
 
 
 def prometheus() -> None:
-    """The memory of a Prometheus that scrapes a number of such hosts, after some rounds; it has to be installed."""
+    """Print the memory of a Prometheus that has scraped HOSTS such hosts ROUNDS times. It must be installed."""
     labelled = [{"targets": ["@"], "labels": {"host": f"host-{number}"}} for number in range(HOSTS)]
     with _workers(JOB_TYPES[1]) as root, exporter(Path(root)) as (_, connection):
         scrape = {"job_name": "jobmetrics", "scrape_interval": f"{INTERVAL}s", "static_configs": labelled}
@@ -147,14 +150,14 @@ def prometheus() -> None:
                 text = asked.getresponse().read().decode()
     found = dict(re.findall(r"^(prometheus_tsdb_head_series|process_resident_memory_bytes) (\S+)$", text, re.MULTILINE))
     series, resident = (float(found[name]) for name in sorted(found, reverse=True))
-    print(f"{HOSTS} hosts, {series:.0f} series: {resident / MEGABYTE:.0f} MB, {resident / series:.0f} bytes a series")
+    print(f"{HOSTS} hosts, {series:.0f} series: {resident / MEGABYTE:.0f} MB, {resident / series:.0f} bytes per series")
 
 
 def main() -> None:
     """Measure and print."""
     table = Table(title=f"One host, {PROCESSES} worker processes")
     headings = (
-        "job types", "samples", "answer, kB", "gzip, kB", "scrape, ms", "cpu a scrape, ms", "exporter, MB",
+        "job types", "samples", "answer, kB", "gzip, kB", "scrape, ms", "cpu per scrape, ms", "exporter, MB",
         "directory, MB",
     )  # fmt: skip
     for heading in headings:

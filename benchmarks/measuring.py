@@ -1,4 +1,4 @@
-"""How the benchmarks measure: both sides interleaved in one run, medians, ratios, and the spread beside them."""
+"""How the benchmarks measure: both sides in turns in one run, then the medians, their ratio and their spread."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ NO_BUDGET = float("inf")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ours and peer: medians in `unit`; budget: the most that ours / peer may be, NO_BUDGET
-    where the figures are there to be known."""
+    """One line of the table.
+
+    ours, peer: medians in `unit`. budget: the upper bound of ours / peer; NO_BUDGET for a row without one.
+    """
 
     what: str
     ours: float
@@ -33,12 +35,12 @@ class Row:
 
     @property
     def share(self) -> float:
-        """What was measured, of what the budget allows."""
+        """The measured value as a share of its budget."""
         return self.ours / self.absolute if self.absolute is not None else self.ratio / self.budget
 
 
 def interleaved(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
-    """Both sides' figures from a number of rounds; the sides run in turns, and the first one alternates."""
+    """Run both sides in each round and return their figures. The side that runs first alternates."""
     found: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         sides = ((0, ours), (1, peer)) if number % 2 == 0 else ((1, peer), (0, ours))

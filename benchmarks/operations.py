@@ -29,7 +29,7 @@ def directories() -> Iterator[tuple[str, str]]:
 
 
 def _per_operation(operation: Callable[[], object]) -> Callable[[], float]:
-    """Nanoseconds an operation takes, the loop's own cost taken off."""
+    """Measure nanoseconds per operation, without the cost of the loop."""
 
     def measure() -> float:
         repeat = range(OPERATIONS)
@@ -45,7 +45,7 @@ def _per_operation(operation: Callable[[], object]) -> Callable[[], float]:
 
 
 def rows() -> list[Row]:
-    """The rows, measured."""
+    """Measure the rows."""
     with directories():
         import prometheus_client as peer
 
@@ -89,7 +89,7 @@ def _row(name: str, budget: float, ours: Callable[[], object], peer: Callable[[]
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Updates as a build without the GIL makes them."""
+    """Make updates take the lock, as in a build without the GIL."""
     originals = [(owner, name, getattr(owner, name)) for owner, name in UPDATES]
     for owner, name, update in originals:
         setattr(owner, name, locked(update))

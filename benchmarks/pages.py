@@ -1,4 +1,4 @@
-"""What a page costs on this machine that a forked process writes to first: the profile of whatever forks."""
+"""The cost of a copied page on this machine, for the profiles of rows that fork."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _ROUNDS = 15
 
 
 def faults() -> int:
-    """Page faults of this process so far, those without a disk."""
+    """Minor page faults of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 @functools.cache
 def copied_us() -> float:
-    """Microseconds that a forked child takes to write to a page of its parent's, which copies it."""
+    """Microseconds that a forked child's first write to a page takes longer, because the kernel copies the page."""
     page = mmap.PAGESIZE
     memory = mmap.mmap(-1, _PAGES * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 

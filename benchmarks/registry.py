@@ -1,4 +1,4 @@
-"""The rows of the registry: `python -m benchmarks.registry`. How a scrape grows: `benchmarks.growth`."""
+"""The rows of the registry, alone: `python -m benchmarks.registry`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.table import show
 
 
 def rows() -> list[Row]:
-    """The rows, measured."""
+    """Measure the rows."""
     return [*operations.rows(), *forking.rows(), *footprint.rows(), *scrape.rows()]
 
 

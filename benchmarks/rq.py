@@ -1,9 +1,9 @@
-"""RQ: what a job costs more, what is left behind, and how many empty jobs a worker does.
+"""RQ: processor time added to a job, files left behind, and the throughput of empty jobs.
 
-Three real workers in burst mode on one Redis of this benchmark's own: bare, with jobmetrics, and with
-prometheus_client's multiprocess mode inside the job. Each lives through all rounds, so that starting and importing
-are no part of any figure; in each round they do the same number of jobs one after another. Processor time is the
-worker's with all its work-horses. What the jobs' own module imports, prometheus_client too, is there before the fork.
+Three real workers run in burst mode on one private Redis: bare, with jobmetrics, and with prometheus_client's
+multiprocess mode inside the job. Each worker lives through all rounds, so no figure contains starting and importing. In
+each round the workers take turns, with the same number of jobs. Processor time is that of the worker and all its
+work-horses. The worker of the third side imports prometheus_client before it forks.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from benchmarks.rq_worker import QUEUE
 from tests.support.readings import values
 from tests.support.servers import redis_server
 
-JOBS = 50  # a round: short ones, since what a job costs drifts within a minute by more than what is measured
-FIRST = 100  # before the first round: the files and bytes that these leave are the measure for all
+JOBS = 50  # per round; rounds are short, because a job's cost drifts within a minute by more than the sides differ
+FIRST = 100  # jobs before the first round; the files and bytes that they leave are the baseline
 ROUNDS = 48
 CPU_BUDGET = 0.05
 SIMPLE_BUDGET = 40.0  # microseconds that the hooks of a worker without work-horses add, in process
-IN_PROCESS = 2000  # executions a round
+IN_PROCESS = 2000  # executions per round
 IN_PROCESS_ROUNDS = 12
 SIDES = {"bare": ("rq", rq_jobs.empty), "ours": ("jobmetrics.rq", rq_jobs.empty), "peer": ("rq", rq_jobs.counted)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A round of one side, a job: processor seconds, seconds, page faults of the worker and of its work-horse."""
+    """One round of one side. All figures are per job; times are in seconds."""
 
     cpu: float
     seconds: float
@@ -54,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left in a directory."""
+    """The files in a directory, and their size."""
 
     files: int
     size: int  # bytes
@@ -154,19 +154,19 @@ def _added(worker: str, bare: list[Run], ours: list[Run]) -> Row:
         CPU_BUDGET,
         f"{low:+.0f}..{high:+.0f} us / {spread(whole)}",
         profile=f"{of_worker:+.0f} page faults in the worker and {of_horse:+.0f} in its work-horse; one that copies a "
-        f"page takes {pages.copied_us():.1f} us here, and the worker's half of that once the work-horse has ended",
+        f"page takes {pages.copied_us():.1f} us here, or half of that in the worker after its work-horse has ended",
     )
 
 
 class _Performs(rq.SimpleWorker):
-    """Performs a job without Redis: what the hooks add is all that it costs."""
+    """A worker that does nothing for a job, so that the hooks are the only cost."""
 
     def perform_job(self, job: Job, queue: Queue, *_: object) -> bool:  # noqa: ARG002 - RQ's interface
         return True
 
 
 def _in_process(kind: type[rq.SimpleWorker], url: str) -> Callable[[], float]:
-    """Processor microseconds of an execution in this process, where the code is in the processor's caches."""
+    """Measure processor microseconds per execution in this process, with warm processor caches."""
     connection = Redis.from_url(url)
     queue = Queue(QUEUE, connection=connection)
     worker = kind([queue], connection=connection)
@@ -185,8 +185,10 @@ def _in_process(kind: type[rq.SimpleWorker], url: str) -> Callable[[], float]:
 
 
 def _simple_in_process(url: str, base: Path) -> Row:
-    """What a SimpleWorker's hooks add, measured as Celery's: between two jobs of a real worker the same code is slower,
-    since RQ's own milliseconds a job leave nothing of it in the caches."""
+    """Measure what a SimpleWorker's hooks add, in process as for Celery.
+
+    In a real worker the same code is slower, because RQ's own milliseconds per job evict it from the caches.
+    """
     from jobmetrics import settings
     from jobmetrics.rq import instrument
 
@@ -206,11 +208,11 @@ def _simple_in_process(url: str, base: Path) -> Row:
 
 def _throughput(what: str, one: Side, other: Side) -> Row:
     figures = [run.seconds * 1e6 for run in one.runs], [run.seconds * 1e6 for run in other.runs]
-    return compare(what, "us", NO_BUDGET, figures)  # bare against bare varies by more than these differ
+    return compare(what, "us", NO_BUDGET, figures)  # bare against bare varies by more than the sides differ
 
 
 def rows() -> list[Row]:
-    """The rows, measured."""
+    """Measure the rows."""
     shm = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=shm) as base, redis_server() as server:
         found = [row for worker in ("Worker", "SimpleWorker") for row in _rows(worker, server.url, Path(base))]

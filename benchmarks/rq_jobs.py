@@ -1,4 +1,4 @@
-"""The jobs of the RQ benchmark. Each work-horse imports this anew: it imports nothing that a job does not need."""
+"""The jobs of the RQ benchmark. Each work-horse imports this module, so it imports only what a job needs."""
 
 from __future__ import annotations
 

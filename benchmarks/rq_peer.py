@@ -1,5 +1,7 @@
-"""What a user would write with prometheus_client's multiprocess mode inside the job; a module of its own, since
-importing it makes files."""
+"""The metrics that a user of prometheus_client's multiprocess mode would write in a job.
+
+The module is separate because importing it creates files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ RUNNING = Gauge("bench_running", "Running.", ["job"], multiprocess_mode="livesum
 
 @contextmanager
 def observed() -> Iterator[None]:
-    """Count the job in its block."""
+    """Record the block as a job."""
     with RUNNING.labels("empty").track_inprogress(), TOOK.labels("empty").time():
         yield
     ENDED.labels("empty", "success").inc()

@@ -1,8 +1,8 @@
 """One side of the RQ benchmark in a separate process: `python -m benchmarks.rq_worker CLASS URL [MODULE]`.
 
-Each line on standard input has it work until the queue is empty, and is answered by one line: the processor seconds
-of this process and of its work-horses, the seconds, and the page faults of each that this took. MODULE is imported
-before: work-horses inherit it.
+For each line on standard input, it works until the queue is empty and prints one line of JSON: processor seconds of
+this process and its work-horses, wall-clock seconds, page faults of this process, page faults of its work-horses.
+MODULE is imported first, so that work-horses inherit it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A scrape of 256 processes x 200 histogram series x 15 buckets, and the exporter's memory.
 
-Ours is the whole way over HTTP to a real exporter, with its own processes still alive; the peer is
-MultiProcessCollector and generate_latest in this process, with no HTTP at all.
+Ours is a request over HTTP to a real exporter, while the recording processes live. The peer is MultiProcessCollector
+and generate_latest in this process, without HTTP.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GROWTH_MB = 2.0
 
 
 def fill(name: str, directory: str) -> None:
-    """One side's processes: each records into all series, and ours stay until standard input is closed."""
+    """Start one side's processes. Each records into all series; ours live until standard input is closed."""
     if name == "ours":
         from jobmetrics import Histogram, settings
 
@@ -104,7 +104,7 @@ def _exporter(directory: Path) -> Iterator[tuple[psutil.Process, http.client.HTT
 
 
 def _scrape(connection: http.client.HTTPConnection) -> float:
-    """Milliseconds."""
+    """Scrape once; returns milliseconds."""
     start = time.perf_counter()
     connection.request("GET", "/metrics")
     body = connection.getresponse().read()
@@ -114,7 +114,7 @@ def _scrape(connection: http.client.HTTPConnection) -> float:
 
 
 def _peer(directory: Path) -> float:
-    """Milliseconds."""
+    """Read the peer's directory once; returns milliseconds."""
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -133,7 +133,7 @@ def _cold(directory: Path) -> float:
 
 
 def rows() -> list[Row]:
-    """The rows, measured."""
+    """Measure the rows."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     what = f"scrape over HTTP, {PROCESSES} x {SERIES} x {len(BOUNDS) + 1}"
     with tempfile.TemporaryDirectory(dir=base) as root:

@@ -1,4 +1,4 @@
-"""Prints rows: the budget table of docs/benchmarks.md, with what was measured."""
+"""The table of the measured rows, and the file from which the README's table is made."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from rich.table import Table
 
 from benchmarks.measuring import NO_BUDGET, Row
 
-OPEN = 1.5  # times a budget, up to which a missed one is an open line with its profile
+OPEN = 1.5  # a row that misses its budget by up to this factor is open, and its profile is shown
 
 
 def show(rows: Iterable[Row]) -> int:
     """Print a table of the rows, and the profile of each row that missed its budget.
 
-    The exit code is 0 if every budget was kept, or missed by at most half.
+    Returns:
+        The exit code: 0 if every budget was kept or missed by at most half.
     """
-    table = Table(title="Measured here, medians; ratio = ours / peer")
+    table = Table(title="Medians on this machine; ratio = ours / peer")
     for heading in ("what", "ours", "peer", "ratio", "budget", "kept", "spread (ours / peer)"):
         table.add_column(heading, justify="left" if heading in ("what", "kept") else "right")
     missed = []
@@ -48,7 +49,7 @@ def show(rows: Iterable[Row]) -> int:
 
 
 def write(rows: Iterable[Row], file: Path) -> None:
-    """Write the rows that have a budget, with what is needed to judge them, for the README's table."""
+    """Write the rows that have a budget, with date, machine and command, for the README's table."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     content = {
         "date": datetime.now(timezone.utc).date().isoformat(),

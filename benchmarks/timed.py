@@ -1,8 +1,8 @@
 """A bare `@timed_job` around an empty function, against prometheus_client recording a call by hand.
 
-By hand is what its users write for one job type among others: a gauge of what is in progress, a counter by status
-and a histogram of durations, in multiprocess mode. Ours also keeps the journal, processor time, failures by class
-and the last success.
+The peer is code that its users write, in multiprocess mode: a gauge of running calls, a counter by status and a
+histogram of durations, each with a label for the job type. `@timed_job` also records the journal, processor time,
+failures by class and the last success.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from benchmarks.operations import directories
 
 ROUNDS = 41
 CALLS = 4_000
-BUDGET = 1.00  # no more than the peer needs for less: the plain way through the Recorder, without shortcuts
+BUDGET = 1.00  # at most the peer's time, although the peer records less
 
 
 def _per_call(function: Callable[[], None]) -> Callable[[], float]:
-    """Microseconds a call takes."""
+    """Measure microseconds per call."""
 
     def measure() -> float:
         repeat = range(CALLS)
@@ -32,7 +32,7 @@ def _per_call(function: Callable[[], None]) -> Callable[[], float]:
 
 
 def rows() -> list[Row]:
-    """The row, measured."""
+    """Measure the row."""
     with directories():
         import prometheus_client as peer
 
