@@ -1,9 +1,9 @@
-"""`make demo`: the examples' jobs on real Celery and RQ workers, some of them killed, and what was sent compared with
-what the exporter counted.
+"""`make demo`: run the examples' jobs on real Celery and RQ workers, kill processes in the middle of jobs, and compare
+what was sent with what the exporter counted.
 """
 
 from __future__ import annotations
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message is for the person who started it."""
+    """The demo cannot continue. The message is shown to the user."""

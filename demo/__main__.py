@@ -15,8 +15,8 @@ def main(environment: Mapping[str, str]) -> int:
     """Run the demo.
 
     Args:
-        environment: DEMO_SECONDS is the time to send jobs; without it, until Ctrl-C on a terminal, else 20 seconds.
-            REDIS_URL names a Redis to use instead of a private one.
+        environment: DEMO_SECONDS is the time to send jobs, in seconds. If it is empty, the demo sends jobs until Ctrl-C
+            on a terminal, else for 20 seconds. REDIS_URL names a Redis to use instead of a private one.
 
     Returns:
         0 if what was sent, what the jobs wrote down and what /metrics shows agree; 1 if they differ, if no job ran, or
@@ -40,7 +40,11 @@ def main(environment: Mapping[str, str]) -> int:
 
 
 def seconds_of(text: str) -> float | None:
-    """DEMO_SECONDS as a number; None if it is empty. Raises ValueError."""
+    """DEMO_SECONDS as a number; None if it is empty.
+
+    Raises:
+        ValueError: If it is not a number of seconds, 0 or more.
+    """
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What was sent and what the jobs wrote down, against what /metrics shows: line by line, and as a table."""
+"""Compare what was sent and what the jobs wrote with what /metrics shows, line by line and as a table."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Samples:
         return [(found, value) for found, value in self._samples[name] if labels.items() <= found.items()]
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum over them; 0 if there is none."""
+        """The sum of the samples with these labels; 0 if there is none."""
         return sum(value for _, value in self.find(name, **labels))
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
-        """Their sums by the value of one more label."""
+        """The sums of the samples with these labels, by the value of another label."""
         sums: dict[str, float] = defaultdict(float)
         for found, value in self.find(name, **labels):
             sums[found.get(label, "")] += value
@@ -54,7 +54,7 @@ class Samples:
         )
 
     def job_types(self) -> set[JobType]:
-        """Those that were counted, as run or as published."""
+        """The job types that were counted as run or as published."""
         names = (families.JOBS.name, families.JOBS_PUBLISHED.name)
         return {(found["system"], found["job_type"]) for name in names for found, _ in self.find(name)}
 
@@ -86,7 +86,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether all are equal."""
+        """Whether all numbers are equal."""
         return len({value for _, value in self.sides}) == 1
 
     def __str__(self) -> str:
@@ -184,7 +184,7 @@ def say(out: Console, text: str, style: str = "") -> None:
 
 
 def table(account: Account, samples: Samples) -> Table:
-    """What /metrics shows of each job type, in 80 columns: job types by their last name below their system."""
+    """What /metrics shows for each job type, in 80 columns. Names stand below their system, without their module."""
     found = Table(title="What /metrics shows:", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     found.add_column("job type", no_wrap=True)
     for heading in ("sent", "succeeded", "failed", "retried", "p50", "p95", "p95 wait"):

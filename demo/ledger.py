@@ -1,6 +1,6 @@
-"""The files of a run: what its processes must know, what the producer sent, and what the jobs wrote about themselves.
+"""The files of a run: its description, what the producer sent, and what the jobs wrote about themselves.
 
-This module does not use jobmetrics: its numbers are compared with these.
+This module does not use jobmetrics, because jobmetrics' numbers are compared with these.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SUCCESS, FAILURE, RETRY = "success", "failure", "retry"
 KILLED = {"celery": "WorkerLostError", "rq": "WorkHorseKilled"}
 """The error type of a job after its process was killed, by system."""
 DEADLY = "exhaust_memory"
-"""The job that is killed. It writes its line first."""
+"""The job that kills its process. Its line is written before it runs."""
 
 _FILE = "demo.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the demo, in a separate directory. redis_url: None if Celery runs alone, over files."""
+    """One run of the demo, in a separate directory. redis_url: None if only Celery runs, with messages in files."""
 
     home: Path
     id: str
@@ -40,31 +40,31 @@ class Run:
 
     @property
     def sent(self) -> Path:
-        """What the producer sent, a line a job."""
+        """The file of what the producer sent, one line per job."""
         return self.home / "sent.jsonl"
 
     @property
     def ledger(self) -> Path:
-        """What the jobs wrote about themselves, a line an execution."""
+        """The file of what the jobs wrote about themselves, one line per execution."""
         return self.home / "ledger.jsonl"
 
     @property
     def shop(self) -> Path:
-        """The files that the jobs work on."""
+        """The folder of the files that the jobs work on."""
         return self.home / "shop"
 
     @property
     def celery_ready(self) -> Path:
-        """Exists once the Celery worker listens."""
+        """A file that exists when the Celery worker is ready."""
         return self.home / "celery.ready"
 
     @property
     def rq_worker(self) -> str:
-        """The RQ worker's name, with the run's id as in all its keys."""
+        """The RQ worker's name. It contains the run's id, as all keys of the run do."""
         return f"worker-{self.id}"
 
     def save(self) -> None:
-        """Write it down for the run's processes: in a file of mode 0600, because the URL may hold a password."""
+        """Write it to a file for the run's processes, of mode 0600 because the URL may contain a password."""
         values = {**asdict(self), "home": str(self.home)}
         descriptor = os.open(self.home / _FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -72,7 +72,11 @@ class Run:
 
     @classmethod
     def load(cls, environment: Mapping[str, str] = os.environ) -> Run:
-        """Read the run that this process belongs to. Raises KeyError outside of a demo."""
+        """Read the run that this process belongs to.
+
+        Raises:
+            KeyError: If the process does not belong to a demo.
+        """
         home = Path(environment[HOME_VARIABLE])
         values = json.loads((home / _FILE).read_text(encoding="utf-8"))
         return cls(**{**values, "home": home})
@@ -104,7 +108,7 @@ class Entry:
 
 
 def append(path: Path, record: Sent | Entry) -> None:
-    """Add one line in one write, which O_APPEND keeps whole among many writers."""
+    """Append one line in one write: with O_APPEND, lines of several processes do not mix."""
     line = json.dumps(asdict(record)).encode() + b"\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
@@ -119,7 +123,7 @@ def append(path: Path, record: Sent | Entry) -> None:
 def execution(
     path: Path, system: str, job_type: str, job_id: str, outcome_of: Callable[[BaseException], str]
 ) -> Iterator[None]:
-    """Write one line about the body, however it ends. outcome_of: FAILURE or RETRY for what the body raised."""
+    """Write one line when the body has ended. outcome_of: FAILURE or RETRY, by the exception that the body raised."""
     outcome, error_type = SUCCESS, ""
     if job_type.rpartition(".")[2] == DEADLY:
         append(path, Entry(system, job_type, job_id, FAILURE, KILLED[system]))
@@ -135,7 +139,7 @@ def execution(
 
 
 class Ledger:
-    """What was sent and what ran, read further on each `update`."""
+    """What was sent and what ran, as of the last `update`."""
 
     def __init__(self, run: Run) -> None:
         self.sent: list[Sent] = []
@@ -147,7 +151,7 @@ class Ledger:
     def update(self) -> int:
         """Read what was added; returns the number of new lines."""
         before = len(self.sent) + len(self.entries)
-        # The ledger first: a job of this reading is then surely among the sent ones of this or a later one.
+        # The ledger first: a job that ends between the two readings is then outstanding, not unknown.
         for line in self._ledger_lines():
             entry = Entry(**line)
             self.entries.append(entry)
@@ -161,12 +165,12 @@ class Ledger:
         return len(self.sent) + len(self.entries) - before
 
     def outstanding(self, system: str | None = None) -> int:
-        """Jobs sent that have no final outcome yet, of one system or of all."""
+        """The number of jobs sent without a final outcome, of one system or of all."""
         return sum(system in (None, job[0]) for job in self._unfinished)
 
 
 class _Lines:
-    """The whole lines added to a file since the last call; a line half written is left for the next."""
+    """Each call yields the complete lines added to a file since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""A Redis that the user names: reached with a limit, never shown with its password, and left as it was."""
+"""The user's Redis: requests have a timeout, the password is never shown, and the run's keys are deleted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 500
 
 
 def client(url: str) -> redis.Redis:
-    """A client that gives up rather than hang."""
+    """A client with timeouts."""
     return redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
 
 
@@ -28,20 +28,20 @@ def check(url: str) -> None:
             connection.ping()
     except (redis.RedisError, OSError) as error:
         raise DemoError(f"REDIS_URL={url} does not answer: {error}") from error
-    except ValueError as error:  # it may quote a piece of a password that was cut at the wrong place
+    except ValueError as error:  # not quoted: it may contain a part of the password
         raise DemoError(f"REDIS_URL={url} is not a valid Redis URL; it takes redis://, rediss:// or unix://") from error
 
 
 def worker_key(name: str) -> str:
-    """RQ's key of a worker, with the prefix of RQ_KEY_PREFIX where RQ has one."""
+    """RQ's key of a worker. From RQ 3 on, it begins with RQ_KEY_PREFIX."""
     return Worker.redis_worker_namespace_prefix + name
 
 
 def purge(run: Run) -> None:
     """Delete every key of the run.
 
-    Each key of its queues, jobs and workers holds the run's id. Two sets of RQ's are common to all, so only the run's
-    members are removed.
+    Each key of its queues, jobs and workers contains the run's id. Two of RQ's sets are shared by all queues and
+    workers of the server; only the run's members are removed from them.
     """
     if run.redis_url is None:
         return
@@ -49,7 +49,7 @@ def purge(run: Run) -> None:
         with client(run.redis_url) as connection:
             connection.srem(Queue.redis_queues_keys, Queue.redis_queue_namespace_prefix + run.rq_queue)
             connection.srem(REDIS_WORKER_KEYS, worker_key(run.rq_worker))
-            # SCAN, not KEYS, which would stop a big server for everybody.
+            # SCAN, because KEYS would block a large server for all its clients.
             keys = connection.scan_iter(match=f"*{run.id}*", count=BATCH)
             while batch := list(itertools.islice(keys, BATCH)):
                 connection.delete(*batch)
@@ -58,7 +58,7 @@ def purge(run: Run) -> None:
 
 
 def celery_url(url: str) -> str:
-    """The URL as kombu spells it, which is another one for a socket."""
+    """The URL in kombu's form, which differs for Unix sockets."""
     if not url.startswith("unix://"):
         return url
     parts = urlsplit(url)
@@ -69,8 +69,8 @@ def celery_url(url: str) -> str:
 
 
 def hide(text: str, url: str | None) -> str:
-    """The text without the URL's passwords, as they are written and as they are meant."""
-    # Not urlsplit: a password with a '/' or '#' left unquoted would be cut short and then shown.
+    """The text without the URL's passwords, encoded and decoded."""
+    # Not urlsplit: it cuts a password at a '/' or '#' that is not encoded, and the rest would be shown.
     rest = (url or "").partition("://")[2] or url or ""
     login = rest.rpartition("@")[0]
     written = {login.partition(":")[2] or login}

@@ -30,13 +30,13 @@ DEFAULT_SECONDS = 20.0
 REFRESH_SECONDS = 0.5
 POLL_SECONDS = 0.1
 STALLED_SECONDS = 60.0
-"""How long the drain waits for the next line of the ledger before it gives up."""
+"""The drain gives up after this time without a new line in the ledger."""
 SETTLE_SECONDS = 20.0
-"""How long /metrics may lag behind the ledger: Celery reports a killed process ten seconds later."""
+"""/metrics may lag behind the ledger by this time: Celery reports a killed process after ten seconds."""
 
 WITHOUT_REDIS = (
-    "RQ is left out, because {reason}: `apt-get install redis-server` (or your system's package) brings one, "
-    "and REDIS_URL names one that runs already."
+    "RQ is left out, because {reason}. Install redis-server (on Debian: `apt-get install redis-server`), "
+    "or set REDIS_URL to the address of a running Redis."
 )
 
 
@@ -57,7 +57,7 @@ def run(seconds: float | None, environment: Mapping[str, str]) -> int:
 
 @dataclass(frozen=True)
 class Running:
-    """Everything that runs, and what is needed to go on."""
+    """A run after all its processes but the producer have started."""
 
     run: Run
     processes: Processes
@@ -67,7 +67,7 @@ class Running:
     out: Console
 
     def metrics(self) -> list[Metric]:
-        """What the exporter shows now."""
+        """The metrics that the exporter shows now."""
         try:
             return read_metrics(self.url)
         except JobmetricsError as error:
@@ -81,7 +81,7 @@ class Running:
 
 
 def _set_up(cleanup: ExitStack, environment: Mapping[str, str], interrupts: Interrupts, out: Console) -> Running:
-    """Start everything but the producer. What is left in `cleanup` takes all of it away again."""
+    """Start everything but the producer. `cleanup` ends the processes and removes files and keys."""
     home = Path(tempfile.mkdtemp(prefix="jobmetrics-demo-"))
     cleanup.callback(_remove, home)
     without = environment.get("DEMO_WITHOUT_REDIS", "") not in {"", "0"}
@@ -116,9 +116,9 @@ def _set_up(cleanup: ExitStack, environment: Mapping[str, str], interrupts: Inte
 
 
 def _describe(home: Path, url: str | None) -> Run:
-    """A run as it is before a private Redis is known."""
+    """A run before its private Redis has started."""
     run_id = uuid.uuid4().hex[:12]
-    mark = "" if url is None else f"-{run_id}"  # on a server that others use too, each name is the run's own
+    mark = "" if url is None else f"-{run_id}"  # on the user's server, names contain the run's id
     return Run(home, run_id, url, celery_queue=f"demo-celery{mark}", rq_queue=f"demo-rq{mark}")
 
 
@@ -143,7 +143,7 @@ def _play(running: Running, seconds: float | None) -> bool:
 
 
 def _watch(running: Running, seconds: float) -> None:
-    """Let the producer work, and notice if a process ends."""
+    """Let the producer work for this time. Raises DemoError if a process ends."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         running.processes.check()
@@ -166,18 +166,18 @@ def _show(running: Running) -> None:
         if interrupted.signum != signal.SIGINT:
             raise
         running.interrupts.accept()
-        say(running.out, "Ending: the jobs that were sent are done first. Ctrl-C again ends at once.")
+        say(running.out, "Ending when the jobs that were sent are over. Ctrl-C again ends at once.")
 
 
 def _look(running: Running) -> Overview:
-    """The metrics for people, with job types by their last names."""
+    """An overview of the metrics, with job types without their module."""
     found = summarize(running.metrics(), time.monotonic())
     jobs = {(system, job.rpartition(".")[2], queue): totals for (system, job, queue), totals in found.jobs.items()}
     return replace(found, jobs=jobs)
 
 
 def _drain(running: Running) -> None:
-    """Wait until every job sent is over, for as long as the ledger grows."""
+    """Wait until every job sent is over. Give up when the ledger has stopped growing."""
     deadline = time.monotonic() + STALLED_SECONDS
     while True:
         if running.ledger.update():
@@ -193,7 +193,7 @@ def _drain(running: Running) -> None:
 
 
 def _settle(running: Running) -> tuple[Samples, list[Comparison]]:
-    """Compare until everything agrees, or until what differs has had its time."""
+    """Compare until everything agrees, for at most SETTLE_SECONDS."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         running.processes.check()

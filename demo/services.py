@@ -1,4 +1,4 @@
-"""The processes of a run: how each is started, when it is ready, and that all end whatever happens."""
+"""The processes of a run: start them, wait until they are ready, and end all of them in any case."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from jobmetrics.exporter.client import read_metrics
 
 ROOT = Path(__file__).parents[1]
 FOREIGN = ("JOBMETRICS_", "CELERY", "RQ_", "SHOP_")
-"""Prefixes of variables that would make the processes other than they are described."""
+"""Prefixes of environment variables that would change what the processes do. They are removed, except `KEPT`."""
 KEPT = ("RQ_KEY_PREFIX",)
 SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
-"""Where a redis-server may be outside PATH: an ordinary Debian user's PATH has no /usr/sbin."""
+"""Folders to search for redis-server after PATH: on Debian, the PATH of ordinary users has no /usr/sbin."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 CELERY_PROCESSES = 2
 REFRESH_SECONDS = 0.5
-"""How often the exporter reads the queues: more often than usual, because someone watches."""
+"""Seconds between the exporter's readings of the queues: less than its default, because a user watches."""
 READY_SECONDS = 60.0
 TERM_SECONDS = 10.0
-"""For a warm shutdown: the job that runs may end."""
+"""Seconds for a warm shutdown, in which running jobs may end."""
 SECOND_TERM_SECONDS = 5.0
-"""For what RQ and Celery do at a second SIGTERM: they end their jobs themselves."""
+"""Seconds after a second SIGTERM, with which RQ and Celery end their running jobs."""
 POLL_SECONDS = 0.02
 TAIL_LINES = 20
 
@@ -58,10 +58,10 @@ class Interrupted(Exception):
 
 @final
 class Interrupts:
-    """While entered, SIGINT, SIGTERM and SIGHUP are noted; `check` and `pause` raise `Interrupted`.
+    """A context in which `check` and `pause` raise `Interrupted` after SIGINT, SIGTERM or SIGHUP.
 
-    A handler that raised could hit between the start of a process and the note of its pid, or inside the clean-up.
-    This one sets a number and writes a byte, so that `pause` ends at once.
+    The signal handler itself does not raise: it could interrupt the clean-up, or the start of a process before its pid
+    is known. It stores the signal's number and writes a byte, which ends `pause` at once.
     """
 
     def __init__(self) -> None:
@@ -93,24 +93,24 @@ class Interrupts:
             pass  # the pipe is full of signals already
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come since the last `accept`."""
+        """Raise `Interrupted` if a signal has arrived since the last `accept`."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
     def pause(self, seconds: float) -> None:
-        """Wait, or raise `Interrupted` as soon as a signal comes."""
+        """Wait, or raise `Interrupted` as soon as a signal arrives."""
         self.check()
         select.select([self._read_end], [], [], seconds)
         self.check()
 
     def accept(self) -> None:
-        """Take the signal that came as an answered request; the next one counts anew."""
+        """Forget the signals that have arrived."""
         self.signum, self.count = None, 0
         try:
             while os.read(self._read_end, 512):
                 pass
         except BlockingIOError:
-            pass  # empty again
+            pass  # the pipe is empty
 
 
 # ------------------------------------------------------------------ processes
@@ -128,7 +128,7 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended. Asking does not reap it, so that its pid stays its own until `reap`."""
+        """Whether it has ended. It is not reaped yet, so its pid cannot be reused before `reap`."""
         if self.popen.returncode is not None:
             return True
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
@@ -136,7 +136,7 @@ class Process:
         return os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def signal(self, signum: int) -> None:
-        """Send a signal to it alone."""
+        """Send it a signal, but not its children."""
         if not self.ended:
             _kill(self.popen.pid, signum)
 
@@ -160,7 +160,7 @@ class Process:
 
 
 class Processes:
-    """All processes of a run. impatient: whether the user who waits for the end has asked again."""
+    """All processes of a run. impatient: whether the user has asked a second time to end."""
 
     def __init__(
         self, home: Path, environment: Mapping[str, str], impatient: Callable[[], bool] = lambda: False
@@ -171,7 +171,7 @@ class Processes:
     def start(
         self, name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None, *, serves: bool = False
     ) -> Process:
-        """Start a process in the run's directory. serves: the others need it, so it is ended last."""
+        """Start a process in the run's directory. serves: whether the others need it, so that it ends last."""
         path = self._home / f"{name.replace(' ', '-')}.log"
         with path.open("wb") as log:
             try:
@@ -203,7 +203,7 @@ class Processes:
                 raise DemoError(f"the {process.name} ended by itself (exit code {code}). {process.tail()}")
 
     def wait_for(self, process: Process, ready: Callable[[], bool], pause: Callable[[float], None]) -> None:
-        """Wait until a process is ready. Raises DemoError with the end of its log if it is not in time."""
+        """Wait until a process is ready. After READY_SECONDS, raise DemoError with the end of its log."""
         deadline = time.monotonic() + READY_SECONDS
         while not ready():
             self.check()
@@ -212,7 +212,7 @@ class Processes:
             pause(POLL_SECONDS)
 
     def stop(self, *processes: Process) -> None:
-        """End these, all at one time: SIGTERM, SIGTERM again, SIGKILL to the session."""
+        """End these processes together: SIGTERM, a second SIGTERM, then SIGKILL to each session."""
         for grace in (TERM_SECONDS, SECOND_TERM_SECONDS):
             for process in processes:
                 process.signal(signal.SIGTERM)
@@ -226,13 +226,13 @@ class Processes:
             self._running.remove(process)
 
     def stop_all(self) -> None:
-        """End all, those that serve the others last."""
+        """End all processes; those that serve the others end last."""
         self.stop(*(process for process in self._running if not process.serves))
         self.stop(*self._running)
 
 
 def _session(leader: int) -> list[int]:
-    """Pids of the session but its leader's: from /proc where there is one, else from ps."""
+    """The pids of a session without its leader, from /proc or, where there is none, from ps."""
     try:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     except FileNotFoundError:
@@ -244,7 +244,7 @@ def _session(leader: int) -> list[int]:
             if pid != leader and os.getsid(pid) == leader:
                 found.append(pid)
         except OSError:
-            continue  # gone meanwhile, or not ours to ask about
+            continue  # it has ended, or belongs to another user
     return found
 
 
@@ -252,7 +252,7 @@ def _kill(pid: int, signum: int) -> None:
     try:
         os.kill(pid, signum)
     except ProcessLookupError:
-        pass  # gone meanwhile
+        pass  # it has ended
 
 
 # ------------------------------------------------------------------ the services
@@ -261,7 +261,7 @@ def _kill(pid: int, signum: int) -> None:
 def environment_of(home: Path, outer: Mapping[str, str]) -> dict[str, str]:
     """The variables of every process of the run."""
     kept = {name: value for name, value in outer.items() if name in KEPT or not name.startswith(FOREIGN)}
-    # The processes work elsewhere, so relative paths would lead nowhere.
+    # The processes have another working directory, in which relative paths would be wrong.
     paths = [str(Path(path).absolute()) for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
     temporary = home / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -282,7 +282,7 @@ def start_exporter(processes: Processes, run: Run) -> tuple[Process, str]:
     if run.redis_url is not None:
         arguments += ["--celery-queue", run.celery_queue, "--rq-queue", run.rq_queue]
         arguments += ["--refresh", str(REFRESH_SECONDS)]
-        # Not as options: the URLs may hold a password, and everybody can read a command line.
+        # Not options: the URLs may contain a password, and other users can read command lines.
         variables["JOBMETRICS_EXPORTER_CELERY_BROKER"] = celery_url(run.redis_url)
         variables["JOBMETRICS_EXPORTER_RQ_URL"] = run.redis_url
     return processes.python("exporter", "jobmetrics", "exporter", *arguments, **variables), f"http://{address}/metrics"
@@ -292,7 +292,7 @@ def start_celery(processes: Processes, run: Run) -> Process:
     """Start a prefork worker of the examples' application. Its setting `imports` instruments it."""
     options = ["--pool", "prefork", "--concurrency", str(CELERY_PROCESSES), "--queues", run.celery_queue]
     options += ["--hostname", f"demo-{run.id}@%h", "--loglevel", "WARNING"]
-    # There is no other worker to talk to, and the filesystem transport pays for each message.
+    # There is no other worker, and each message costs time with the filesystem transport.
     options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     return processes.python("Celery worker", "celery", "-A", "demo.workload", "worker", *options)
 
@@ -300,7 +300,7 @@ def start_celery(processes: Processes, run: Run) -> Process:
 def start_rq(processes: Processes, run: Run) -> Process:
     """Start a worker of the instrumented class, which forks a work-horse for each job."""
     options = ["--worker-class", "jobmetrics.rq.Worker", "--job-class", "demo.workload.LedgerJob"]
-    variables = {"RQ_REDIS_URL": run.redis_url or ""}  # not as an option, as above
+    variables = {"RQ_REDIS_URL": run.redis_url or ""}  # not an option, as above
     return processes.python(
         "RQ worker", "rq.cli", "worker", *options, "--name", run.rq_worker, run.rq_queue, **variables
     )
@@ -312,12 +312,12 @@ def start_producer(processes: Processes) -> Process:
 
 
 def start_redis(processes: Processes, server: str, home: Path, pause: Callable[[float], None]) -> str:
-    """Start a private server that keeps nothing on disk, wait until it answers, return its URL."""
+    """Start a private server that stores nothing on disk, wait until it answers, and return its URL."""
     folder = home / "server"
     folder.mkdir()
     port = _free_port()
-    # RQ's jobs are pickles: who can write to this server can run code as us, so other users of this machine must not.
-    # In a file, because everybody can read a command line.
+    # The server needs a password: RQ's jobs are pickles, so a client that can write to it can run code as this user.
+    # The password is in a file, because other users can read command lines.
     password = secrets.token_hex()
     options = folder / "redis.conf"
     options.touch(mode=0o600)
@@ -329,7 +329,7 @@ def start_redis(processes: Processes, server: str, home: Path, pause: Callable[[
     url = f"redis://:{password}@127.0.0.1:{port}/0"
 
     def answers() -> bool:
-        """Whether this very process answers: another server may have taken the port in between."""
+        """Whether this process answers, and not another server that took the port first."""
         try:
             with client(url) as connection:
                 return int(connection.info("server")["process_id"]) == process.popen.pid
@@ -341,7 +341,7 @@ def start_redis(processes: Processes, server: str, home: Path, pause: Callable[[
 
 
 def redis_server(environment: Mapping[str, str]) -> str | None:
-    """Path of a redis-server, if this machine has one."""
+    """The path of redis-server; None if it is not installed."""
     path = os.pathsep.join((environment.get("PATH", os.defpath), *SERVER_FOLDERS))
     return shutil.which("redis-server", path=path)
 

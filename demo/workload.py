@@ -1,7 +1,7 @@
 """The examples' jobs as the demo runs them, each writing to the ledger, and the producer that sends them.
 
-The Celery worker takes `app` from here, the RQ worker `LedgerJob`, and `python -m demo.workload` is the producer. The
-workers are instrumented as a user's are: by the application's setting `imports`, and by the worker's class.
+The Celery worker loads `app` from this module, and the RQ worker loads `LedgerJob`. `python -m demo.workload` is the
+producer. The workers are instrumented as in an application: by the setting `imports`, and by the worker class.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ ROUND_SECONDS = 0.4
 DAMAGE_EVERY = 2
 """One file is damaged in this number of rounds, so that a short run shows failures of each kind."""
 KILL_EVERY, FIRST_KILL = 50, 2
-"""Rounds between two jobs that have their process killed, and the first round with one."""
+"""Rounds between two jobs that kill their process, and the first round with such a job."""
 MAX_OUTSTANDING = 24
-"""Jobs of one system sent and not over; beyond that its rounds pause, so that the drain stays short."""
+"""Jobs of one system that may be outstanding. At this number its rounds pause, so that the drain stays short."""
 KEEP_SECONDS = 600
 POLLING_SECONDS = 0.1
 
@@ -43,16 +43,16 @@ POLLING_SECONDS = 0.1
 
 
 class FileChannel(filesystem.Channel):
-    """kombu's channel over files, with messages that appear whole.
+    """kombu's channel over files, with messages that are complete when they appear.
 
-    kombu 5.7 opens a message under its final name and then writes it, so a worker can take an empty one, on which its
+    kombu 5.7 opens a message under its final name before it writes it. A worker can then read an empty message, and its
     consumer fails (transport/filesystem.py, Channel._put).
     """
 
     def _put(self, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:
         name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
         folder = Path(self.data_folder_out)
-        draft = folder / f"{name}.draft"  # a name that belongs to no queue
+        draft = folder / f"{name}.draft"  # no queue reads this name
         draft.write_text(dumps(payload), encoding="utf-8")
         draft.rename(folder / name)
 
@@ -64,7 +64,7 @@ class FileTransport(filesystem.Transport):
 
 
 def celery_settings(run: ledger.Run) -> dict[str, Any]:
-    """What differs from the application's own settings in this run."""
+    """The settings of this run that differ from the application's."""
     if run.redis_url is None:
         messages, control = run.home / "messages", run.home / "control"
         for folder in (messages, control):
@@ -82,7 +82,7 @@ def celery_settings(run: ledger.Run) -> dict[str, Any]:
     else:
         broker = {
             "broker_url": celery_url(run.redis_url),
-            # kombu keeps unacknowledged messages under keys common to all queues of a server, which others may use.
+            # By default, all queues of a server share the keys of unacknowledged messages, and it may have other users.
             "broker_transport_options": {
                 "unacked_key": f"unacked-{run.id}",
                 "unacked_index_key": f"unacked-index-{run.id}",
@@ -104,7 +104,7 @@ class LedgerTask(Task):
     abstract = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> object:
-        """What a worker calls instead of `run` where it is there."""
+        """Run the task. Workers call this method instead of `run` if a task class defines it."""
         with ledger.execution(RUN.ledger, "celery", self.name, self.request.id, _outcome):
             return self.run(*args, **kwargs)
 
@@ -134,7 +134,7 @@ class LedgerJob(Job):
             return super().perform()
 
     def _outcome(self, error: BaseException) -> str:
-        # RQ retries whatever was raised as long as the job's own count lasts (Job.should_retry).
+        # RQ retries after any exception while the job has retries left (Job.should_retry).
         return ledger.RETRY if self.retries_left else ledger.FAILURE
 
 
@@ -145,7 +145,7 @@ Send = Callable[[orders.Order, str], str]
 
 
 def celery_sender(run: ledger.Run) -> Send:
-    """Send through the Celery application, instrumented as a web process that publishes tasks is."""
+    """Send through the Celery application, instrumented as in a web process."""
     from celery_app import tasks
     from jobmetrics.celery import instrument
 
@@ -162,7 +162,7 @@ def celery_sender(run: ledger.Run) -> Send:
 def rq_sender(run: ledger.Run) -> Send:
     """Send through an RQ queue.
 
-    Retries come at once: pauses would need RQ's scheduler, and its key on a shared server does not hold the run's id.
+    Retries have no delay: it would need RQ's scheduler, which has a key without the run's id.
     """
     from redis import Redis
     from rq import Queue
@@ -189,7 +189,7 @@ def rq_sender(run: ledger.Run) -> Send:
 
 
 def produce() -> int:
-    """Send rounds until a signal comes, and end after the round it is in; returns the exit code."""
+    """Send rounds until a signal arrives, and end after the current round; returns the exit code."""
     with Interrupts() as interrupts:
         read = ledger.Ledger(RUN)
         makers = {"celery": celery_sender, "rq": rq_sender}
