@@ -1,11 +1,11 @@
 # Two images: `worker` runs the examples' workers, schedulers and producers; `exporter` serves their metrics.
-# Replace the examples by your application: jobmetrics needs nothing but its package in the image.
-# The tag is exact; a digest would be more so, and you can add one: python:TAG@sha256:...
+# Replace the examples with your application. Beside it, an image needs only the package jobmetrics.
+# The base image is pinned by its tag. To pin its content too, add a digest: python:TAG@sha256:...
 
 FROM python:3.13.7-slim-bookworm AS base
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-# One user for all: a registry directory belongs to the user of its workers, and the exporter reads it.
-# The directories exist so that volumes mounted there begin as that user's.
+# Both images have the same user, so the exporter can read the workers' registry directory.
+# A new volume that is mounted on one of these directories gets its owner.
 RUN groupadd --gid 10001 jobs \
     && useradd --uid 10001 --gid jobs --no-create-home --shell /usr/sbin/nologin jobs \
     && install --directory --owner=jobs --group=jobs --mode=0700 /run/jobmetrics /var/lib/shop

@@ -1,4 +1,4 @@
-"""A Celery application: `celery -A celery_app worker`. What turns jobmetrics on is one line of `celeryconfig`."""
+"""A Celery application: `celery -A celery_app worker`. One line of `celeryconfig` turns jobmetrics on."""
 
 from __future__ import annotations
 

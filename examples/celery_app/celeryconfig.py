@@ -1,4 +1,4 @@
-"""Celery's settings. The broker may also be named by CELERY_BROKER_URL, which Celery reads itself."""
+"""Celery's settings. Celery itself reads the variable CELERY_BROKER_URL, which overrides `broker_url`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ task_routes = {
     "celery_app.tasks.compress_file": "archives",
     "celery_app.tasks.check_archive": "archives",
 }
-beat_sync_every = 1  # the schedule is saved each time a task is sent: a crash forgets nothing
+beat_sync_every = 1  # beat saves its schedule after each task, so a crash loses nothing
 beat_schedule = {
     "clean up": {"task": "celery_app.tasks.clean_up", "schedule": 30.0, "args": (300.0,)},
 }

@@ -1,4 +1,4 @@
-"""A producer, `python -m celery_app.produce`, instrumented as a web process that publishes tasks is."""
+"""A producer, `python -m celery_app.produce`. It is instrumented as in a web process that publishes tasks."""
 
 from __future__ import annotations
 

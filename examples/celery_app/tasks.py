@@ -15,7 +15,7 @@ FIRST_RETRY_SECONDS = 0.2
 @app.task
 @timed_job(target=0.5)
 def import_orders(path: str) -> int:
-    """Half a second is what the shop promises its partners."""
+    """See `work.import_orders`. Its target is half a second."""
     return work.import_orders(path)
 
 
@@ -27,7 +27,7 @@ def deliver_file(source: str, target: str) -> int:
 
 @app.task(bind=True, max_retries=MAX_RETRIES)
 def verify_delivery(self: Any, path: str, digest: str) -> int:
-    """Try again while the file may still be on its way, twice as long after each attempt."""
+    """Retry while the delivery may be incomplete, with twice the delay after each attempt."""
     try:
         return work.verify_delivery(path, digest)
     except work.NOT_READY as error:
@@ -48,7 +48,7 @@ def check_archive(path: str) -> int:
 
 @app.task
 def clean_up(seconds: float) -> int:
-    """Sent by beat."""
+    """See `work.clean_up`. Beat sends this task."""
     return work.clean_up(str(files.folder()), seconds)
 
 

@@ -1,1 +1,1 @@
-"""The shop's jobs for RQ. What turns jobmetrics on is the worker's class: `--worker-class jobmetrics.rq.Worker`."""
+"""The shop's jobs for RQ. The worker class turns jobmetrics on: `--worker-class jobmetrics.rq.Worker`."""

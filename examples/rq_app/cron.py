@@ -1,4 +1,4 @@
-"""What runs at its time, for `rq cron rq_app.cron`."""
+"""The scheduled jobs, for `rq cron rq_app.cron`."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from jobmetrics import timed_job
 from shop import files, work
 
 RETRIES = {"verify_delivery": Retry(max=3, interval=[1, 2, 4])}
-"""Jobs worth another attempt, and after how many seconds. The worker needs --with-scheduler for that."""
+"""Retries by job, with their delays in seconds. The worker needs --with-scheduler for delays."""
 
 
 @timed_job(target=0.5)
 def import_orders(path: str) -> int:
-    """Half a second is what the shop promises its partners."""
+    """See `work.import_orders`. Its target is half a second."""
     return work.import_orders(path)
 
 
@@ -38,7 +38,7 @@ def check_archive(path: str) -> int:
 
 
 def clean_up(seconds: float) -> int:
-    """Sent by the cron scheduler."""
+    """See `work.clean_up`. The cron scheduler sends this job."""
     return work.clean_up(str(files.folder()), seconds)
 
 

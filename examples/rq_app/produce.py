@@ -1,4 +1,4 @@
-"""A producer, `python -m rq_app.produce`, instrumented as a web process that enqueues jobs is."""
+"""A producer, `python -m rq_app.produce`. It is instrumented as in a web process that enqueues jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shop.orders import Order
 from shop.producing import produce
 
 HIGH = ("import_orders",)
-"""Jobs that go before all others."""
+"""Jobs for the queue `high`, which workers empty first."""
 
 connection = Redis.from_url(os.environ.get("RQ_REDIS_URL", "redis://localhost:6379/0"))
 high, default = Queue("high", connection=connection), Queue("default", connection=connection)

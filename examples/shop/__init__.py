@@ -1,1 +1,1 @@
-"""A small shop that takes in order files from partners: the work, free of Celery and RQ, that both examples run."""
+"""A small shop that imports order files from partners. Both examples run it; it uses neither Celery nor RQ."""

@@ -1,4 +1,4 @@
-"""The files that the jobs work on. A producer makes them where the workers find them; some are damaged on purpose."""
+"""The files that the jobs work on. Producers make them in a folder shared with workers; some are damaged on purpose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = (50, 500)
 
 
 def folder() -> Path:
-    """SHOP_DIR, which producers and workers share, else a folder of the user's under the temporary directory."""
+    """The folder that producers and workers share: SHOP_DIR, by default `shop-UID` in the temporary directory."""
     path = Path(os.environ.get("SHOP_DIR") or Path(tempfile.gettempdir(), f"shop-{os.getuid()}"))
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -34,7 +34,7 @@ def write_orders(path: Path, *, damaged: bool = False) -> Path:
 
 
 def write_archive(path: Path, content: bytes, *, damaged: bool = False) -> Path:
-    """Make a gzip file; a damaged one was cut short."""
+    """Make a gzip file; a damaged one is truncated."""
     packed = gzip.compress(content)
     path.write_bytes(packed[: len(packed) // 2] if damaged else packed)
     return path

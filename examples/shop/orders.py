@@ -1,4 +1,4 @@
-"""What a producer asks the workers for, round by round, the same for every job system."""
+"""The jobs that a producer sends, in rounds, for any job system."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Order:
 def rounds(
     folder: Path, damage_every: int = 20, troubles: Sequence[str] = (), slow_seconds: float = 30.0
 ) -> Iterator[list[Order]]:
-    """Rounds of orders without end, with files in `folder`.
+    """Make rounds of orders without end.
 
     Args:
-        folder: Where the files are made.
-        damage_every: One file is damaged in this number of rounds, a different kind each time.
-        troubles: What else is to go wrong, in every round; of TROUBLES.
-        slow_seconds: How long a slow job takes.
+        folder: The folder for the files.
+        damage_every: One round in this number has a damaged file, of a different kind each time.
+        troubles: Jobs that go wrong, added to every round; members of TROUBLES.
+        slow_seconds: The run time of a slow job, in seconds.
     """
     kinds = cycle(("orders", "archive", "delivery"))
     for number in count(1):
@@ -40,7 +40,7 @@ def rounds(
 
 
 def _round(folder: Path, damaged: str) -> list[Order]:
-    # The verification comes before its delivery, so that at first it finds the file missing or half there.
+    # The verification is sent before the delivery, so that its first attempts find the file missing or incomplete.
     name = uuid.uuid4().hex
     orders = files.write_orders(folder / f"{name}.csv", damaged=damaged == "orders")
     old = files.write_archive(folder / f"{name}-old.gz", orders.read_bytes(), damaged=damaged == "archive")

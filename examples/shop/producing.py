@@ -1,4 +1,4 @@
-"""The producers' command line, and the loop that sends."""
+"""The command line and the loop of the producers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shop import files, orders
 
 
 def produce(send: Callable[[orders.Order], object], arguments: Sequence[str] | None = None) -> int:
-    """Send rounds of jobs until --jobs are sent, SIGTERM or Ctrl-C; returns the exit code."""
+    """Send rounds of jobs until --jobs are sent, or until SIGTERM or Ctrl-C; returns the exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sent = 0
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="pause between rounds (1)")
     parser.add_argument("--damage-every", type=int, default=20, metavar="N", help="damage a file every N rounds (20)")
     parser.add_argument(
-        "--trouble", action="append", default=[], choices=orders.TROUBLES, help="go wrong in every round; repeatable"
+        "--trouble", action="append", default=[], choices=orders.TROUBLES, help="a job that goes wrong, in every round"
     )
     parser.add_argument("--slow-seconds", type=float, default=30.0, metavar="SECONDS", help="of --trouble slow (30)")
     return parser

@@ -1,4 +1,4 @@
-"""The work itself, on files. It reports a custom metric, stages and items to jobmetrics."""
+"""The work of the jobs. It records a custom metric, stages and items."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ UPLOAD_PAUSE_SECONDS = 0.02
 
 
 class NotDeliveredError(Exception):
-    """The file is not here yet."""
+    """The file does not exist yet."""
 
 
 class ChecksumMismatchError(Exception):
-    """The file is here, and is not (yet) what it ought to be."""
+    """The file is incomplete or wrong."""
 
 
 NOT_READY = (NotDeliveredError, ChecksumMismatchError)
-"""What is worth another attempt: the file may still be on its way."""
+"""Errors that are worth a retry, because the delivery may be incomplete."""
 
 
 def import_orders(path: str) -> int:
-    """Read a CSV file of orders and add their value up; ValueError if a price is not a number."""
+    """Read a CSV file of orders and add up their value; returns their count.
+
+    Raises:
+        ValueError: If a price is not a number.
+    """
     with stage("read"), Path(path).open(encoding="utf-8", newline="") as file:
         orders = list(csv.DictReader(file))
     with stage("add up"):
@@ -57,12 +61,16 @@ def compress_file(path: str, target: str) -> int:
 
 
 def check_archive(path: str) -> int:
-    """Size in bytes of what a gzip file holds; EOFError if it was cut short."""
+    """Decompress a gzip file; returns the size of its content in bytes.
+
+    Raises:
+        EOFError: If the file is truncated.
+    """
     return len(gzip.decompress(Path(path).read_bytes()))
 
 
 def deliver_file(source: str, target: str) -> int:
-    """Copy a file in place bit by bit, as an upload over a slow line does; returns its size in bytes."""
+    """Copy a file in chunks, as slowly as an upload; returns its size in bytes."""
     content = Path(source).read_bytes()
     step = len(content) // UPLOAD_CHUNKS + 1
     with Path(target).open("wb", buffering=0) as file:
@@ -85,7 +93,7 @@ def verify_delivery(path: str, digest: str) -> int:
 
 
 def clean_up(folder: str, seconds: float) -> int:
-    """Delete files in a folder above an age in seconds; returns their count."""
+    """Delete the files of a folder that are older than this time in seconds; returns their count."""
     oldest = time.time() - seconds
     deleted = 0
     for path in Path(folder).iterdir():
@@ -97,10 +105,10 @@ def clean_up(folder: str, seconds: float) -> int:
 
 
 def call_partner(seconds: float) -> None:
-    """Wait for a partner who takes long to answer."""
+    """Wait, as for a partner that answers slowly."""
     time.sleep(seconds)
 
 
 def exhaust_memory() -> None:
-    """End as a process does that the kernel kills for want of memory."""
+    """Kill this process, as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
