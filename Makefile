@@ -8,15 +8,15 @@ CHECKED := $(wildcard jobmetrics demo tests benchmarks examples)
 # The dashboards' generator needs Python 3.11.
 CHECKED += $(shell $(PYTHON) -c 'import sys; print("dashboards" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 
-# Many tests wait for processes, so there are more of them at a time than processors.
+# More tests run at a time than there are processors, because many wait for processes.
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 PYTEST = $(BIN)/python -m pytest $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 PARALLEL := -n $(WORKERS)
-# Seconds that the heavy repetitions may take.
+# Seconds for the heavy repetitions.
 LONG_SECONDS ?= 180
 # Parallel targets print their output when they end, if make supports that.
 TOGETHER = $(MAKE) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
-# Of nox; the newest releases are in .venv already.
+# nox sessions of make test-all. The newest releases are in .venv.
 LANES := celery-suite celery-oldest rq-oldest wheel
 
 .DEFAULT_GOAL := help
@@ -38,29 +38,29 @@ servers: # a missing server skips its tests, and fails them when CI=true
 checks: setup # side by side
 	@$(TOGETHER) -j3 lint types layers
 
-test: checks servers ## lint, types, layers and all tests but those of make test-all: before you send a change
+test: checks servers ## lint, types, layers and the default tests; run it before you send a change
 	$(PYTEST) $(PARALLEL)
 
 test-all: setup servers ## everything that make test leaves out: other versions and pools, mutations, repetitions
 	@status=0; $(TOGETHER) --keep-going -j3 test-full $(LANES:%=lane-%) || status=1; \
 	$(TOGETHER) test-serial || status=1; exit $$status
 
-test-full: setup servers # but what measures the machine
+test-full: setup servers # except tests that measure the machine
 	LONG_SECONDS=$(LONG_SECONDS) NAMED_TESTS_RUN=1 $(PYTEST) $(PARALLEL) -m "(full or long) and not serial"
 
-test-serial: setup servers # what measures the machine, alone
+test-serial: setup servers # tests that measure the machine, one after another
 	$(PYTEST) -m "serial and not long"
 
 $(LANES:%=lane-%): setup servers
 	$(BIN)/nox -t $(@:lane-%=%)
 
-# It takes twice the processor time of make test. COVERED="not (long or serial)" measures make test-all's tests as well.
+# It takes twice the processor time of make test. COVERED="not (long or serial)" also measures the tests of make test-all.
 COVERED ?= not (full or long or serial)
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
 coverage: setup servers ## measure which lines and branches make test runs
 	rm -rf .coverage
 	$(PYTEST) $(PARALLEL) -m "$(COVERED)" --cov --cov-report= || echo "measured, though some tests failed"
-	$(BIN)/coverage combine --append --quiet || true # of processes that ended after pytest had looked
+	$(BIN)/coverage combine --append --quiet || true # data of processes that ended after pytest
 	@$(BIN)/coverage report | sed -n '1p;$$p'
 
 test-fast: setup ## the unit tests only
@@ -90,10 +90,10 @@ dist: setup ## build the wheel and the source distribution into dist
 	rm -rf dist
 	@$(BIN)/python -m hatchling build
 
-reference: setup ## write the generated tables of docs and README anew
+reference: setup ## update the generated tables of docs and README
 	@$(BIN)/python -m tools.docs_reference
 
-dashboards: setup ## write dashboards/grafana/*.json anew
+dashboards: setup ## update dashboards/grafana/*.json
 	$(BIN)/python -m dashboards
 
 clean: ## remove everything the targets made

@@ -1,7 +1,7 @@
-"""The tests of each job system on the versions of it that jobmetrics supports, each in a separate environment; and
-the tests that need no job system on each supported Python.
+"""nox sessions: tests of each job system with its supported versions, and other tests with each supported Python.
 
-`pipx run nox` runs all; `pipx run nox -s "rq(version='1.16')"` one.
+Each session has a separate environment. `pipx run nox` runs all sessions; `pipx run nox -s "rq(version='1.16')"` runs
+one.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ nox.options.reuse_venv = "yes"  # pip installs what has changed
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 TOOLS = nox.project.dependency_groups(PYPROJECT, "lane")
 
-# Most tests wait for workers, so there are two at a time whatever else runs.
+# Two tests run at a time, because most tests wait for workers.
 PYTEST = ("python", "-m", "pytest", "-n", "2", "-m", "not (long or serial)")
 
 
 def each(system: str, versions: tuple[str, ...]) -> Any:
-    """A session for each version, the oldest with a tag: make test-all runs it, and the newest is in .venv."""
+    """Make a session for each version. make test-all runs the oldest, by its tag; the newest version is in .venv."""
     oldest, *others = versions
     return nox.parametrize("version", [nox.param(oldest, tags=[f"{system}-oldest"]), *others])
 
 
 @nox.session(python=nox.project.python_versions(PYPROJECT))
 def pythons(session: nox.Session) -> None:
-    """Each Python that the classifiers name; one that is not installed is skipped."""
+    """Tests without a job system, with each Python of the classifiers; those that are not installed are skipped."""
     tools = nox.project.dependency_groups(PYPROJECT, "dev")
     session.install("-c", "constraints.txt", "-e", ".[all]", *tools)
     session.run(*PYTEST, "tests/unit", "tests/multiprocess", *session.posargs)
@@ -37,7 +37,7 @@ def pythons(session: nox.Session) -> None:
 
 @nox.session(tags=["wheel"])
 def wheel(session: nox.Session) -> None:
-    """The built wheel, away from the checkout: its commands, the demo, a job system that meets the truth table."""
+    """The built wheel, outside the checkout: its commands, the demo, and the conformance test of a job system."""
     built = Path(session.virtualenv.location).resolve() / "built"
     shutil.rmtree(built, ignore_errors=True)
     session.install("-c", "constraints.txt", "hatchling")
@@ -45,7 +45,7 @@ def wheel(session: nox.Session) -> None:
     (package,) = built.glob("*.whl")
     tools = nox.project.dependency_groups(PYPROJECT, "test", "docs")
     session.install("-c", "constraints.txt", f"{package}[all]", *tools)
-    session.install("--force-reinstall", "--no-deps", str(package))  # the version is the same as the last time's
+    session.install("--force-reinstall", "--no-deps", str(package))  # an earlier build may have the same version
     for name in ("demo", "tests", "docs", "examples", "tools", "pyproject.toml"):
         copy = shutil.copytree if Path(name).is_dir() else shutil.copy
         copy(name, built / name)
@@ -70,16 +70,16 @@ RQ_TESTS = (
 @nox.session
 @each("rq", RQ_VERSIONS)
 def rq(session: nox.Session, version: str) -> None:
-    """RQ, the oldest that is supported, the newest, and those between where its workers changed."""
+    """Tests with RQ: the oldest and the newest supported version, and versions that changed its workers."""
     session.install("-e", ".[rq,exporter]", f"rq=={version}.*", "fakeredis", *TOOLS)
-    # Old releases warn of deprecated functions that they use themselves.
+    # Old releases use functions that are deprecated now.
     session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *RQ_TESTS, *session.posargs)
 
 
 @nox.session
 @each("rq-suite", RQ_VERSIONS)
 def upstream_rq(session: nox.Session, version: str) -> None:
-    """RQ's test suite, bare and with jobmetrics' worker classes: the results must be equal."""
+    """RQ's test suite, without jobmetrics and with its worker classes: the results must be equal."""
     session.install("-e", ".[rq,exporter]", f"rq=={version}.*", *TOOLS)
     session.run("python", "tests/upstream/rq_suite.py", *session.posargs)
 
@@ -103,8 +103,8 @@ CELERY_TESTS = (
 @nox.session
 @each("celery", CELERY_VERSIONS)
 def celery(session: nox.Session, version: str) -> None:
-    """Celery, the oldest that is supported, the newest, and those between: they report ends in different ways."""
-    # The newest kombu asks for a newer redis-py than the extra of Celery 5.3 allows.
+    """Tests with Celery: the supported versions, which report the ends of tasks in different ways."""
+    # The newest kombu needs a newer redis-py than the extra of Celery 5.3 allows.
     of_its_time = ("kombu==5.3.*",) if version == "5.3" else ()
     session.install("-e", ".[celery,exporter]", f"celery=={version}.*", *of_its_time, "gevent", *TOOLS)
     session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *CELERY_TESTS, *session.posargs)
@@ -112,7 +112,7 @@ def celery(session: nox.Session, version: str) -> None:
 
 @nox.session(tags=["celery-suite"])
 def upstream_celery(session: nox.Session) -> None:
-    """Celery's test suite, bare and with the plugin, on its newest version; arguments: some of them."""
+    """Celery's test suite, without and with the plugin, for its newest version. Arguments select tests."""
     session.install("-e", ".[celery,exporter]", f"celery=={CELERY_VERSIONS[-1]}.*")
     suite = session.create_tmp()
     session.run("python", "tests/upstream/celery_suite.py", "fetch", suite)

@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: Markdown by MyST, with link targets on the rows of the reference tables."""
+"""Sphinx's configuration: Markdown pages by MyST, with link targets on the rows of the reference tables."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_use_rtype = False
 myst_enable_extensions = ["attrs_inline"]
-myst_heading_anchors = 3  # page.md#heading, as Git hosts have it
+myst_heading_anchors = 3  # for links to page.md#heading, as on Git hosts
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "*-measured.md"]  # the latter are parts of other pages
+exclude_patterns = ["_build", "*-measured.md"]  # other pages include the latter
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of other projects: a build without network cannot load their pages
+nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of other projects; a build without a network cannot resolve them
 
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -44,5 +44,5 @@ def _with_anchors(_app: Sphinx, _docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Sphinx calls this."""
+    """Register the callback with Sphinx."""
     app.connect("source-read", _with_anchors)

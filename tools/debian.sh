@@ -1,22 +1,23 @@
-# Sourced by the other scripts: installing Debian packages where that is allowed.
+# Sourced by the other scripts: install Debian packages, where that is allowed.
 # shellcheck shell=sh
 
-# As root on Debian, as in a container or CI. No one else is asked for a password: the caller prints what to run.
+# Whether packages may be installed: only as root on Debian, such as in a container or CI. Other users are not asked
+# for a password; for them the caller prints the command.
 may_install() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1
 }
 
-# The line that installs packages on Debian.
+# Print the command that installs packages on Debian.
 install_line() {
     echo "sudo apt-get install --no-install-recommends $*"
 }
 
 apt_updated=
 
-# No recommended packages: Debian's prometheus would bring a second service along.
+# Without recommended packages: Debian's prometheus recommends another service.
 apt_install() {
     if [ -z "$apt_updated" ]; then
-        # An update that fails may still leave lists that are good enough.
+        # After a failed update, the existing package lists may suffice.
         apt_get update || true
         apt_updated=yes
     fi
@@ -24,7 +25,8 @@ apt_install() {
 }
 
 # Silent if it succeeds; prints the whole log if it fails.
-# DPkg::Path is the PATH of the packages' own scripts, which start services: they find ours first, which do nothing.
+# DPkg::Path is the PATH of package scripts. The programs with which they start services are replaced by ones that do
+# nothing.
 apt_get() {
     apt_log=$(mktemp)
     apt_status=0

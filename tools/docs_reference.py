@@ -1,7 +1,7 @@
-"""The reference tables of the documentation, as Markdown made from the code they describe.
+"""Generate the reference tables of the documentation, as Markdown, from the code that they describe.
 
-`make reference` writes each between the comments `<!-- generated: NAME -->` and `<!-- end: NAME -->` of its page: the
-pages can be read without a build. A test compares them with the code.
+`make reference` writes each table between the comments `<!-- generated: NAME -->` and `<!-- end: NAME -->` of its page,
+so that the pages can be read without a build. A test compares them with the code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ _DEFAULT_IN_HELP = re.compile(r"\s*\[default: (.*)\]\Z", re.DOTALL)
 
 
 def fill_in(page: str) -> str:
-    """Return a page with its generated parts made anew. Raises KeyError for a part that nothing makes."""
+    """Return a page with its generated parts replaced by current ones.
+
+    Raises:
+        KeyError: If no function generates a part.
+    """
     return _REGION.sub(
         lambda found: f"<!-- generated: {found[1]} -->\n\n{GENERATED[found[1]]()}\n\n<!-- end: {found[1]} -->", page
     )
@@ -71,12 +75,12 @@ def _code(text: str) -> str:
 
 
 def anchor(name: str) -> str:
-    """A name as the part of a link behind #: HTML's own way with underscores."""
+    """The link target of a name: with hyphens instead of underscores."""
     return name.replace("_", "-")
 
 
 def _plain(text: str) -> str:
-    """Words of the code's, none of which is Markdown."""
+    """A text from the code, with Markdown's characters escaped."""
     return re.sub(r"([*_<\[\]`])", r"\\\1", text)
 
 
@@ -106,7 +110,7 @@ def _source(source: str) -> str:
 
 
 def _labels(family: Family) -> str:
-    """The labels, with one word for those that all metrics of a job have."""
+    """The labels, with one word for those that all metrics of jobs have."""
     common = family.labels[: len(families.JOB_LABELS)] == families.JOB_LABELS
     rest = map(_code, family.labels[len(families.JOB_LABELS) if common else 0 :])
     return ", ".join([*([_COMMON] if common else []), *rest]) or "none"
@@ -184,7 +188,7 @@ def _without_uid(text: str) -> str:
 
 
 def commands() -> str:
-    """The command line: what every command takes that reads, once, then each command with what it takes beside."""
+    """The command line: first the options that all reading commands share, then the other options of each command."""
     shared = [option for option in _options("dump") if all(_has(name, option) for name in READERS)]
     parts = [f"## Options of {', '.join(READERS)}\n\n{_option_table(shared)}"]
     for name, command in jobmetrics.commands.items():
@@ -212,7 +216,7 @@ def _option_table(options: Iterable[click.Option]) -> str:
 
 
 def _option_row(option: click.Option) -> list[str]:
-    metavar = "" if option.is_flag else f" {option.metavar or '|'.join(option.type.choices)}"  # type: ignore[attr-defined]  # what has no metavar is a choice
+    metavar = "" if option.is_flag else f" {option.metavar or '|'.join(option.type.choices)}"  # type: ignore[attr-defined]  # an option without a metavar is a choice
     text, default = _without_uid(option.help or ""), ""
     if found := _DEFAULT_IN_HELP.search(text):
         text, default = text[: found.start()], found[1]
@@ -233,7 +237,7 @@ def _variable(option: click.Option) -> str:
 
 
 def _key(option: click.Option) -> str:
-    """The option's key in the configuration file's table [exporter]; settings stand above it, under their names."""
+    """The option's key in the table [exporter] of the configuration file; settings are keys outside this table."""
     return next((key for key, parameter in _FILE_KEYS.items() if parameter == option.name), "")
 
 
@@ -241,7 +245,7 @@ def _key(option: click.Option) -> str:
 
 
 def ratios() -> str:
-    """The budgets as they were last measured on a quiet machine."""
+    """The budgets, with the values that were measured last."""
     measured = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
     rows = ([row["what"], row["measured"], row["budget"], row["kept"]] for row in measured["rows"])
     heading = f"Measured on {measured['date']} ({measured['machine']}) by `{measured['command']}`:"
@@ -256,7 +260,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "ratios": ratios,
 }
-# What stands before a row's name in its link target.
+# Prefixes of the rows' link targets.
 _PREFIXES = {"metrics": "", "configuration": "setting-"}
 
 

@@ -1,13 +1,13 @@
 #!/bin/sh
 # tools/servers.sh ensure redis|rabbitmq|prometheus|systemd|wget ...
-# Check that the programs of the servers, and those that check services, are installed. As root on Debian, install what
-# is missing. Otherwise print the line that installs it, and change nothing.
-# No service is started: tests and demo start servers of their own. Exit 1 if a program is missing at the end.
+# Check that the servers and tools for tests and demo are installed. As root on Debian, install the missing ones.
+# Otherwise print the command that installs them, and change nothing.
+# No service is started, because tests and demo start separate servers. Exit 1 if a program is still missing.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/debian.sh
 
-# Services of new packages do not start at the next boot either.
+# Keep the services of new packages from starting at the next boot.
 disable_services() {
     for service in "$@"; do
         if [ -e "/etc/init.d/$service" ]; then
@@ -40,7 +40,7 @@ ensure() {
         return 0
     fi
     if may_install; then
-        # RabbitMQ brings epmd, another service, unless Erlang was here before.
+        # RabbitMQ's package also installs epmd, another service, unless Erlang is installed already.
         if [ "$1" = rabbitmq ] && ! found epmd; then
             services="$services epmd"
         fi

@@ -1,3 +1,3 @@
 #!/bin/sh
-# First in the PATH of packages' scripts while tools/servers.sh installs them: no service is started.
+# First in the PATH of package scripts when tools/servers.sh installs packages, so that no service starts.
 exit 0
