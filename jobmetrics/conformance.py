@@ -78,7 +78,7 @@ def cases(*names: str) -> list[Case]:
 def check(
     case: Case, act: Callable[[], object], *, system: str, directory: str, error: str = "", timeout: float = 60.0
 ) -> None:
-    """Perform a case, and check that each of its counters is incremented exactly once and no other one.
+    """Perform a case, and check that the counters rise by exactly the counts of the case.
 
     It also checks that each end has a run time or is counted in `jobs_duration_unknown_total`, that each execution has
     at most one wait, that no job is active afterwards, and that failures have this error.

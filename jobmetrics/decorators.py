@@ -87,8 +87,19 @@ def timed_job(function: Any = None, /, *, name: str | None = None, target: float
         name: The job type; by default the function's module and qualified name.
         target: Seconds within which an execution should succeed.
 
+    Returns:
+        The decorated function; with options, the decorator.
+
     Raises:
         InstrumentError: The name or the target is not allowed, or the decorated object is not a function.
+
+    Example:
+        >>> from jobmetrics import timed_job
+        >>> @timed_job(name="nightly.report", target=60.0)
+        ... def report():
+        ...     return "sent"
+        >>> report()
+        'sent'
     """
     _check(name, target)
     if function is None:
@@ -246,16 +257,21 @@ _Begun = tuple[Execution, float] | None
 class stage(TimedBlock[_Begun]):  # noqa: N801 - it is used like a function
     """A named, timed part of a job: a context manager and a decorator, sync and async.
 
-        with stage("download"): ...
-        async with stage("download"): ...
-        @stage("download")
-        def download(): ...
-
-    The duration is recorded even if the block raises. Outside a job nothing is recorded. Use a new object for each
-    `with` block; a decorator works for all calls.
+    `jobs_stage_duration_seconds` has its duration in seconds, even if the block raises. Outside a job nothing is
+    recorded. Use a new object for each `with` block; a decorator works for all calls.
 
     Args:
         name: The value of the label `stage`. Use a few fixed names, never ids.
+
+    Example:
+        >>> from jobmetrics import stage
+        >>> with stage("download"):
+        ...     lines = ["a b", "c d"]
+        >>> @stage("parse")
+        ... def parse():
+        ...     return [line.split() for line in lines]
+        >>> parse()
+        [['a', 'b'], ['c', 'd']]
     """
 
     __slots__ = ("_name",)
@@ -284,6 +300,13 @@ def add_items(count: float = 1) -> None:
 
     Args:
         count: The number of items. A negative number is dropped and counted in `jobmetrics_dropped_updates_total`.
+
+    Example:
+        >>> from jobmetrics import add_items, timed_job
+        >>> @timed_job
+        ... def import_rows(rows):
+        ...     add_items(len(rows))
+        >>> import_rows(["a", "b"])
     """
     execution = current_execution()
     if execution is not None:

@@ -30,7 +30,7 @@ OWN = "jobmetrics itself"
 
 OVERFLOW = "__other__"  # an open label's value in the series that counts everything beyond the cap
 
-REGISTERED: tuple[str, ...] = ()  # a closed label with these values has those that job systems register
+REGISTERED: tuple[str, ...] = ()  # as the values of a closed label: those that job systems register
 SPARE_SYSTEMS = 3  # number of job systems for which a new directory reserves overflow series
 
 _FIXED_VALUES = {"system": REGISTERED, "status": STATUSES}
@@ -108,8 +108,8 @@ class Family(NamedTuple):
 
         A histogram has one for each bucket, including +Inf, and one for the sum. MAX and MIN gauges have one for this
         process's value and one for earlier owners of the slot. MOST_RECENT and HIGH_WATER gauges have one for the time
-        of the update, or whether there was one, and one for the value. An erased series has as many as the series that
-        it is about, and two in epoch seconds: when that series was removed, and when it was created again.
+        of the update, or whether there was one, and one for the value. An erased series has as many as the removed or
+        reset series, and two in epoch seconds: when that series was removed, and when it was created again.
         """
         if self.mode == ERASED:
             return (len(self.buckets) + 2 if self.buckets else 1) + 2
@@ -256,7 +256,7 @@ JOBS_QUEUE_DEPTH = _family("jobs_queue_depth", GAUGE, "Jobs waiting.", *QUEUE_LA
 JOBS_QUEUE_OLDEST = _family(
     "jobs_queue_oldest_timestamp_seconds",
     GAUGE,
-    "When the job next to run was queued, since the epoch; absent if the queue is empty or the time unknown.",
+    "When the next job was queued, since the epoch; absent if the queue is empty or the time is unknown.",
     *QUEUE_LABELS,
     source=COLLECTED,
 )
@@ -284,7 +284,7 @@ JOBS_QUEUE_CONSUMERS = _family(
 JOBS_QUEUE_OVERDUE_OLDEST = _family(
     "jobs_queue_overdue_oldest_timestamp_seconds",
     GAUGE,
-    "When the scheduled job most overdue should have been queued, since the epoch; absent when none is overdue.",
+    "When the most overdue scheduled job should have been queued, since the epoch; absent when none is overdue.",
     *QUEUE_LABELS,
     source=COLLECTED,
 )

@@ -140,7 +140,16 @@ class Execution:
 
 
 class CurrentJob(NamedTuple):
-    """A running job. started_at: epoch seconds. target: seconds; None if none is declared."""
+    """A running job, from `current_job`.
+
+    started_at: epoch seconds. target: seconds within which it should succeed; None if none is declared.
+
+    Example:
+        >>> from jobmetrics import CurrentJob
+        >>> job = CurrentJob("celery", "shop.resize", "celery", "8d9a2c", started_at=1760000000.0, target=2.0)
+        >>> f"{job.job_type} {job.id} from {job.queue_name}"
+        'shop.resize 8d9a2c from celery'
+    """
 
     system: str
     job_type: str
@@ -166,6 +175,16 @@ def current_job() -> CurrentJob | None:
     Returns:
         The job, or None outside a job and in jobs that are not recorded. Its id is the job system's. A function under
         `timed_job` has an id of 16 hexadecimal digits, different for each call.
+
+    Example:
+        >>> from jobmetrics import current_job, timed_job
+        >>> @timed_job(name="nightly.report")
+        ... def report():
+        ...     return current_job().job_type
+        >>> report()
+        'nightly.report'
+        >>> current_job() is None
+        True
     """
     execution = current_execution()
     if execution is None:

@@ -119,7 +119,7 @@ def _bounds(value: Any) -> tuple[float, ...]:
         bounds = bounds[:-1]
     in_order = all(low < high for low, high in itertools.pairwise(bounds))
     if not bounds or len(bounds) > MAX_BUCKETS or not in_order or not all(abs(b) < float("inf") for b in bounds):
-        raise ValueError(f"metric name or pattern = 1 to {MAX_BUCKETS} finite bounds in ascending order")
+        raise ValueError(f"1 to {MAX_BUCKETS} finite bounds in ascending order for each metric name or pattern")
     return bounds
 
 
@@ -180,7 +180,7 @@ def namespace(value: Any) -> str:
     if value == "":
         return ""
     if not isinstance(value, str) or not re.match(_NAMESPACE, value) or value.endswith("_"):
-        raise ValueError("letters, digits and _, starting with a letter, such as acme")
+        raise ValueError("letters, digits and _, starting with a letter and not ending with _, such as acme")
     return value
 
 

@@ -327,17 +327,23 @@ def making() -> threading.RLock:
 def configure(**keywords: object) -> Settings:
     """Load the settings with these keywords and make them active in this process.
 
-    Call it before anything is recorded: what is already recorded does not move to another directory. Errors of the
-    environment and the file are ignored here, and logged when recording begins.
+    Call it before anything is recorded: earlier updates stay in the earlier directory. Errors in the environment and
+    the file are ignored here, and logged when recording begins.
 
     Args:
-        keywords: Settings by name; see the configuration page.
+        keywords: Settings by name, as on the configuration page. Durations are in seconds.
 
     Returns:
         The active settings.
 
     Raises:
         SettingsError: A keyword is unknown or its value is not allowed.
+
+    Example:
+        >>> from jobmetrics import configure
+        >>> settings = configure(dir="/run/shop/metrics", ignore=["shop.tasks.ping"])
+        >>> settings.ignore
+        ('shop.tasks.ping',)
     """
     settings, findings = read(None, **keywords)
     _activate(settings, findings)

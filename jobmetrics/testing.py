@@ -75,6 +75,13 @@ class CountingClock:
     Args:
         now: The first reading, in seconds.
         step: Seconds that pass at each reading.
+
+    Example:
+        >>> from jobmetrics.testing import CountingClock
+        >>> clock = CountingClock()
+        >>> clock.advance(1.5)
+        >>> clock()
+        1.5
     """
 
     def __init__(self, now: float = 0.0, step: float = 0.0) -> None:
@@ -173,6 +180,15 @@ def record_jobs(clock: Callable[[], float] = time.perf_counter) -> Iterator[Reco
 
     Yields:
         The recorded jobs.
+
+    Example:
+        >>> from jobmetrics import timed_job
+        >>> from jobmetrics.testing import record_jobs
+        >>> with record_jobs() as recorded:
+        ...     timed_job(print)("sent")
+        sent
+        >>> [execution.status for execution in recorded.executions]
+        ['success']
     """
     before = settings.peek()
     made = RecordedJobs(clock)
@@ -195,6 +211,14 @@ def temporary_registry(clock: Callable[[], float] | None = None, **keywords: obj
 
     Yields:
         The path of the directory.
+
+    Example:
+        >>> from jobmetrics import increment
+        >>> from jobmetrics.testing import read_sample, temporary_registry
+        >>> with temporary_registry():
+        ...     increment("shop_orders", region="eu")
+        ...     read_sample("shop_orders_total", {"region": "eu"})
+        1.0
     """
     before = settings.peek()
     with tempfile.TemporaryDirectory(prefix="jobmetrics-") as parent:
@@ -228,6 +252,14 @@ def read_sample(name: str, labels: Mapping[str, str] | None = None, *, directory
 
     Raises:
         JobmetricsError: The directory cannot be read.
+
+    Example:
+        >>> from jobmetrics import observe
+        >>> from jobmetrics.testing import read_sample, temporary_registry
+        >>> with temporary_registry():
+        ...     observe("shop_basket_items", 3)
+        ...     read_sample("shop_basket_items_sum")
+        3.0
     """
     found = _Reading.of(directory or settings.active().dir)
     return None if found is None else found.sample(name, dict(labels or {}))

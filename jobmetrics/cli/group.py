@@ -1,4 +1,4 @@
-"""The command group. Each command has its own module, except `rules` and `dashboards`."""
+"""The command group. Each command has a separate module, except `rules` and `dashboards`, which share one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ SETTINGS_HELP = """
 Every setting is also an environment variable (JOBMETRICS_DIR, JOBMETRICS_LISTEN,
 JOBMETRICS_NAMESPACE, ...) and a key of the TOML file that JOBMETRICS_CONFIG names.
 Options override the environment, and the environment overrides the file.
-The commands' own options go into the file's table [exporter]: timeout = 10.
+Options that are not settings are keys of the file's table [exporter],
+such as timeout = 10.
 """
 
 

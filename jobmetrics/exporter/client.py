@@ -52,7 +52,9 @@ def _get(url: str) -> str:
         raise JobmetricsError(f"{safe_url(url)} answers {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise JobmetricsError(f"{safe_url(url)} cannot be read: {reason}") from None
+        raise JobmetricsError(
+            f"{safe_url(url)} cannot be read: {getattr(reason, 'strerror', None) or reason}"
+        ) from None
 
 
 def _request(url: str) -> tuple[urllib.request.Request, str]:

@@ -85,7 +85,7 @@ def directory(settings: Settings) -> Iterator[Finding]:
     mine = info.st_uid == os.geteuid()
     if not mine and os.geteuid() != 0 and settings.dir_group is None:
         yield Finding(
-            NOTE, f"it belongs to user {info.st_uid}: workers of user {os.geteuid()}, which runs this, cannot record",
+            NOTE, f"it belongs to user {info.st_uid}: workers of this process's user {os.geteuid()} cannot record",
             "set dir_group to share it",
         )  # fmt: skip
     yield from _file_system(path)

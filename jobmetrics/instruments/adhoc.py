@@ -32,27 +32,66 @@ class AdHocMetrics:
 
 @guarded("increment")
 def increment(name: str, amount: float = 1.0, /, **labels: object) -> None:
-    """Add to the counter of this name. A name without the suffix _total gets it."""
+    """Add to a counter without a definition.
+
+    Args:
+        name: The counter's name. The suffix _total is added if it is missing.
+        amount: The number to add, in the metric's unit. A negative number is dropped and counted.
+        labels: Label values by name.
+
+    Example:
+        >>> from jobmetrics import increment
+        >>> increment("shop_revenue_euros", 12.5, region="eu")  # shop_revenue_euros_total{region="eu"}
+    """
     _series(COUNTER, name, labels).inc(amount)
 
 
 @guarded("set_gauge")
 def set_gauge(name: str, value: float, /, **labels: object) -> None:
-    """Set the gauge of this name. Of several processes' values, the most recent one is shown."""
+    """Set a gauge without a definition. Of the values of all processes, the most recent one is shown.
+
+    Args:
+        name: The gauge's name.
+        value: The value, in the metric's unit.
+        labels: Label values by name.
+
+    Example:
+        >>> from jobmetrics import set_gauge
+        >>> set_gauge("shop_stock", 7, item="chair")
+    """
     _series(GAUGE, name, labels).set(value)
 
 
 @guarded("observe")
 def observe(name: str, value: float, /, **labels: object) -> None:
-    """Count a value in the histogram of this name. Its buckets are those of the settings, or the default ones."""
+    """Count a value in a histogram without a definition.
+
+    Args:
+        name: The histogram's name. The setting `buckets` may have its bounds; else it has the default ones.
+        value: The value, in the metric's unit.
+        labels: Label values by name.
+
+    Example:
+        >>> from jobmetrics import observe
+        >>> observe("shop_basket_items", 3)
+    """
     _series(HISTOGRAM, name, labels).observe(value)
 
 
 class duration(TimedBlock[float]):  # noqa: N801 - it is used as a function is
-    """Observe the seconds that a block took, also after an exception: a context manager and decorator, sync and async.
+    """Count the duration of a block, in seconds, in a histogram without a definition.
 
-    A name without the suffix _seconds gets it. Works inside and outside jobs. Make a new one for each block; one
-    decorator serves all calls.
+    It is a context manager and a decorator, sync and async, inside and outside jobs. The duration is counted even if
+    the block raises. Use a new object for each `with` block; a decorator works for all calls.
+
+    Args:
+        name: The histogram's name. The suffix _seconds is added if it is missing.
+        labels: Label values by name.
+
+    Example:
+        >>> from jobmetrics import duration
+        >>> with duration("shop_checkout", region="eu"):  # shop_checkout_seconds{region="eu"}
+        ...     pass
     """
 
     __slots__ = ("_labels", "_name")
@@ -117,24 +156,28 @@ def _bound_class(family: Family) -> Any:
 class Batch:
     """Updates that are applied together at the end of a block, and discarded if it raises.
 
-    with Batch() as batch:
-        batch.inc(ROWS.labels("a"), 3)
-        batch.observe(SIZE.labels("a"), 12.5)
+    Example:
+        >>> from jobmetrics import Batch, Counter, Histogram
+        >>> ROWS = Counter("shop_rows", "Rows imported.", ["table"])
+        >>> SIZE = Histogram("shop_row_bytes", "Size of a row.", ["table"], buckets=(100, 1000))
+        >>> with Batch() as batch:
+        ...     batch.inc(ROWS.labels("orders"), 3)
+        ...     batch.observe(SIZE.labels("orders"), 12.5)
     """
 
     def __init__(self) -> None:
         self._updates: list[tuple[Callable[[float], None], float]] = []
 
     def inc(self, series: BoundCounter | BoundGauge, amount: float = 1.0) -> None:
-        """Add to a counter or gauge."""
+        """Add to a counter or gauge, in the metric's unit."""
         self._updates.append((series.inc, amount))
 
     def set(self, series: BoundGauge, value: float) -> None:
-        """Set a gauge."""
+        """Set a gauge to a value in its unit."""
         self._updates.append((series.set, value))
 
     def observe(self, series: BoundHistogram, amount: float) -> None:
-        """Count a value in a histogram."""
+        """Count a value in a histogram, in the metric's unit."""
         self._updates.append((series.observe, amount))
 
     def apply(self) -> None:

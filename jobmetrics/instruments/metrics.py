@@ -141,9 +141,24 @@ class _Metric(Labelled[Bound]):
 
 
 class Counter(_Metric[BoundCounter]):
-    """A number that only goes up. A name without the suffix _total gets it.
+    """A number that only goes up.
 
-    `registry` and exemplars are accepted for compatibility with prometheus_client, and ignored.
+    Args:
+        name: The name. The suffix _total is added if it is missing.
+        documentation: The help text.
+        labelnames: The names of its labels.
+        namespace: First part of the name, joined with _.
+        subsystem: Second part of the name, joined with _.
+        unit: Unit of the values; last part of the name, added with _ if it is missing.
+        registry: Accepted for compatibility with prometheus_client, and ignored.
+
+    Raises:
+        InstrumentError: The definition is not allowed, or contradicts one of this process.
+
+    Example:
+        >>> from jobmetrics import Counter
+        >>> ROWS = Counter("shop_rows", "Rows imported.", ["table"])  # shop_rows_total
+        >>> ROWS.labels("orders").inc(3)
     """
 
     _type = COUNTER
@@ -162,7 +177,12 @@ class Counter(_Metric[BoundCounter]):
         self._define(name, documentation, labelnames, namespace, subsystem, unit)
 
     def inc(self, amount: float = 1.0, exemplar: object = None) -> None:
-        """Add a number. A negative or non-finite number is dropped and counted."""
+        """Add a number.
+
+        Args:
+            amount: The number, in the metric's unit. A negative or non-finite number is dropped and counted.
+            exemplar: Accepted for compatibility with prometheus_client, and ignored.
+        """
         self._only().inc(amount)
 
     def reset(self) -> None:
@@ -179,8 +199,27 @@ class Counter(_Metric[BoundCounter]):
 class Gauge(_Metric[BoundGauge]):
     """A number that goes up and down.
 
-    multiprocess_mode: how processes' values merge: 'livesum' (default), 'sum', 'max', 'min', 'mostrecent'. Modes with a
-    label for the pid ('all', 'liveall') are refused: the number of series would grow without limit.
+    Args:
+        name: The name.
+        documentation: The help text.
+        labelnames: The names of its labels.
+        namespace: First part of the name, joined with _.
+        subsystem: Second part of the name, joined with _.
+        unit: Unit of the values; last part of the name, added with _ if it is missing.
+        registry: Accepted for compatibility with prometheus_client, and ignored.
+        multiprocess_mode: How the values of processes merge: 'livesum' (the sum of the living), 'sum', 'max', 'min' or
+            'mostrecent'. Modes with a label for the pid ('all', 'liveall') are refused, because the number of series
+            would grow without limit.
+
+    Raises:
+        InstrumentError: The definition is not allowed, or contradicts one of this process.
+
+    Example:
+        >>> from jobmetrics import Gauge
+        >>> OPEN = Gauge("shop_open_files", "Files open now.")
+        >>> with OPEN.track_inprogress():
+        ...     OPEN.inc(2)
+        ...     OPEN.dec(2)
     """
 
     _type = GAUGE
@@ -207,15 +246,15 @@ class Gauge(_Metric[BoundGauge]):
         self._define(name, documentation, labelnames, namespace, subsystem, unit, mode=mode)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add to this process's value."""
+        """Add to this process's value, in the metric's unit."""
         self._only().inc(amount)
 
     def dec(self, amount: float = 1.0) -> None:
-        """Subtract from this process's value."""
+        """Subtract from this process's value, in the metric's unit."""
         self._only().dec(amount)
 
     def set(self, value: float) -> None:
-        """Set this process's value."""
+        """Set this process's value, in the metric's unit. NaN means unknown."""
         self._only().set(value)
 
     def set_to_current_time(self) -> None:
@@ -232,7 +271,29 @@ class Gauge(_Metric[BoundGauge]):
 
 
 class Histogram(_Metric[BoundHistogram]):
-    """Counts values by size. buckets: upper bounds in the metric's unit; +Inf is optional."""
+    """Counts values by size.
+
+    Args:
+        name: The name.
+        documentation: The help text.
+        labelnames: The names of its labels.
+        namespace: First part of the name, joined with _.
+        subsystem: Second part of the name, joined with _.
+        unit: Unit of the values; last part of the name, added with _ if it is missing.
+        registry: Accepted for compatibility with prometheus_client, and ignored.
+        buckets: Upper bounds in the metric's unit, ascending; +Inf is optional. The setting `buckets` overrides them.
+
+    Raises:
+        InstrumentError: The definition is not allowed, or contradicts one of this process.
+
+    Example:
+        >>> from jobmetrics import Histogram
+        >>> SIZE = Histogram("shop_upload_bytes", "Size of uploads.", buckets=(1e3, 1e6, 1e9))
+        >>> SIZE.observe(2048)
+        >>> DURATION = Histogram("shop_upload_seconds", "Duration of uploads.")
+        >>> with DURATION.time():
+        ...     pass
+    """
 
     _type = HISTOGRAM
     _bound_class = BoundHistogram
@@ -259,7 +320,12 @@ class Histogram(_Metric[BoundHistogram]):
         )
 
     def observe(self, amount: float, exemplar: object = None) -> None:
-        """Count a value."""
+        """Count a value.
+
+        Args:
+            amount: The value, in the metric's unit. A non-finite value is dropped and counted.
+            exemplar: Accepted for compatibility with prometheus_client, and ignored.
+        """
         self._only().observe(amount)
 
     def time(self) -> Timer:

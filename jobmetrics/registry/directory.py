@@ -126,7 +126,10 @@ class Directory:
         if not stat.S_ISDIR(info.st_mode):
             raise DirectoryRefused(f"{self.path} is not a directory")
         if info.st_mode & stat.S_IWOTH:
-            raise DirectoryRefused(f"{self.path} may be written by anyone; remove that permission (chmod o-w)")
+            raise DirectoryRefused(
+                f"{self.path} may be written by anyone; "
+                "name a directory inside it, or remove that permission (chmod o-w)"
+            )
         return info
 
     def file(self, name: str) -> str:

@@ -10,7 +10,7 @@ Index file
 Slot file
     0    header: magic, format version, journal entries, offset of the cells, identity, serial, CRC
     64   owner record: lease number, start, pid namespace, capacity, system, role, CRC; then pid and complement
-    256  journal, five words an entry, by column: state, execution hash, start, end, series
+    256  journal, five columns of words: state, execution hash, start, end and series of each entry
     4096 or later, page aligned: the cells, float64
 """
 
@@ -317,7 +317,7 @@ ENDED = 2
 
 
 def pack_state(lease: int, code: int) -> int:
-    """Return a state word. With the lease in it, a dead owner's running jobs are not taken for its successor's."""
+    """Return a state word. With the lease in it, a dead owner's running jobs are not mistaken for its successor's."""
     return ((lease & 0xFFFFFFFFFFFF) << 8) | code
 
 

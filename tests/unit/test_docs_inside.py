@@ -1,17 +1,22 @@
-"""The samples of docs/inside-the-job.md run, and behave as the page describes."""
+"""The samples of docs/inside-the-job.md and the examples of public docstrings run and behave as described."""
 
 from __future__ import annotations
 
 import asyncio
+import doctest
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import jobmetrics
+from jobmetrics import testing
 from jobmetrics.settings import Settings
 from jobmetrics.testing import read_sample, temporary_registry
 
@@ -95,3 +100,24 @@ def test_limits_are_those_of_the_settings() -> None:
     for name in ("max_name_length", "max_label_name_length", "max_labels", "max_label_value_length"):
         (row,) = [line for line in PAGE.read_text().splitlines() if f"`{name}`" in line]
         assert str(getattr(defaults, name)) in row
+
+
+# Without an example: the docstring of an error is its message; the records of `record_jobs` are in its example.
+WITHOUT_EXAMPLE = {"JobmetricsError", "JobRecord", "RecordedJobs"}
+PUBLIC = [(module, name) for module in (jobmetrics, testing) for name in module.__all__ if name not in WITHOUT_EXAMPLE]
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
+def test_docstring_has_an_example_that_runs(module: ModuleType, name: str) -> None:
+    (found,) = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, module=False, globs={})
+    assert found.examples
+    report: list[str] = []
+    assert doctest.DocTestRunner().run(found, out=report.append).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
+def test_docstring_describes_each_parameter(module: ModuleType, name: str) -> None:
+    documented = inspect.getdoc(getattr(module, name)) or ""
+    if name != "CurrentJob":  # a result, not called by users
+        for parameter in inspect.signature(getattr(module, name)).parameters:
+            assert re.search(rf"^    {parameter}: [A-Z]", documented, re.MULTILINE), parameter

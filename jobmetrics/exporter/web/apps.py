@@ -151,7 +151,7 @@ class _PerProcess:
         self._options = options
         self._lock = threading.Lock()
         self._page: Page | None = None
-        build(given, options).close()  # raises wrong options at the start
+        build(given, options).close()  # so that wrong options raise at the start, not at the first request
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 

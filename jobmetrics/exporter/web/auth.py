@@ -1,4 +1,4 @@
-"""Basic authentication for basic_auth_users, with fast scrapes and no information for strangers.
+"""Basic authentication for basic_auth_users. Password checks do not delay other scrapes or reveal user names.
 
 If requests arrive faster than they can be checked, clients take turns, so that a client that guesses passwords delays
 another client by at most one check. Within a client, credentials are checked in the order of their arrival. They keep

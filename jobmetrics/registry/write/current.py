@@ -62,6 +62,13 @@ def refresh() -> None:
     Jobs, `labels()`, timed blocks and metrics without a definition do this themselves. Updates of a series that is kept
     and updated in a loop do not, since they read no clock. Call this in such a loop. It checks the directory at most
     once a second; the other calls cost less than a microsecond.
+
+    Example:
+        >>> from jobmetrics import Counter, refresh
+        >>> lines = Counter("shop_lines_read", "Lines read.", ["file"]).labels("orders")
+        >>> for _ in range(1000):
+        ...     lines.inc()
+        ...     refresh()
     """
     writer().look()
 
