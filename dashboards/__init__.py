@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dashboards.shipped import LabelValues, Query, label_values, queries
 
-_FIRST_EVENT = "the counter comes with its first event, and there may be none"
+_FIRST_EVENT = "the counter appears with its first event, which may never happen"
 
 MAY_BE_EMPTY: dict[str, str] = {"Alerts firing": "none may fire"} | dict.fromkeys(
     (
@@ -23,6 +23,6 @@ MAY_BE_EMPTY: dict[str, str] = {"Alerts firing": "none may fire"} | dict.fromkey
     ),
     _FIRST_EVENT,
 )
-"""Panels without data on a healthy set-up, by title, and why."""
+"""Panels that may have no data in a healthy set-up: the reason by title."""
 
 __all__ = ["MAY_BE_EMPTY", "LabelValues", "Query", "label_values", "queries"]

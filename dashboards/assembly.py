@@ -1,6 +1,6 @@
-"""A dashboard from its rows of panels, and the links between dashboards.
+"""Dashboards built from rows of panels, and links between dashboards.
 
-In Grafana's classic model, which every version imports and provisions from files; the newer schema v2 needs Grafana 13.
+They have Grafana's classic model, which every version imports and provisions from files. Schema v2 needs Grafana 13.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dashboards.panels import Panel
 from dashboards.promql import Scope
 from dashboards.variables import Variable, datasource, filters
 
-# Part of people's bookmarks: never changed.
+# Never change these: users' bookmarks contain them.
 OVERVIEW = "jobmetrics-overview"
 JOB_TYPE = "jobmetrics-job-type"
 QUEUES = "jobmetrics-queues"
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A dashboard as it is written down here. uid: its file's name and the end of its address in Grafana."""
+    """A dashboard before it is built. uid: the name of its file, and its id in Grafana's addresses."""
 
     uid: str
     title: str
@@ -44,7 +44,7 @@ class Spec:
     rows: Sequence[Row]
 
     def build(self) -> model.Dashboard:
-        """As Grafana has it."""
+        """Build Grafana's model of the dashboard."""
         builder = (
             build.Dashboard(f"Jobs / {self.title}")
             .uid(self.uid)
@@ -70,14 +70,14 @@ class Spec:
 
 
 def scope(variables: tuple[Variable, ...]) -> Scope:
-    """The series that a dashboard with these variables is about."""
+    """The series that a dashboard with these variables shows."""
     return Scope(variables)
 
 
 def link(title: str, uid: str, kept: Sequence[Variable], **chosen: str) -> build.DashboardLink:
-    """From a cell or a line to another dashboard, at the same time range.
+    """A link from a cell or a line to another dashboard, with the same time range.
 
-    kept: variables that stay as they are. chosen: variables with what to put in, such as ${__value.raw}.
+    kept: variables that keep their values. chosen: new values of variables, such as ${__value.raw}.
     """
     passed = [f"${{{name}:queryparam}}" for name in ("datasource", *(variable.name for variable in kept), "filters")]
     passed += [f"var-{name}={value}" for name, value in chosen.items()]

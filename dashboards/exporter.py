@@ -176,7 +176,7 @@ def _losses() -> list[Panel]:
         graph(
             "Internal errors, by place",
             "cps",
-            "Errors of jobmetrics per second; jobs are not affected. Any: see the workers' logs and report them.",
+            "Errors of jobmetrics per second; jobs are not affected. See the workers' logs, and report them.",
             [Line(sum_by(_SCOPE.rate(f.INTERNAL_ERRORS), HOST_LABEL, "where"), f"{_HOST_LEGEND} {{{{where}}}}")],
             nothing="none",
         ),
@@ -206,9 +206,9 @@ def _directory() -> list[Panel]:
         graph(
             "Series and metrics left out",
             "short",
-            "Series of families that were declared again, and are not shown. Some after a deployment that changed "
-            "buckets or labels are normal; `jobmetrics prune` clears them once the workers have stopped. Any invalid "
-            "metric: the exporter's log names it. Any timestamp in the future: the host's clock was set back.",
+            "Series of families that were declared again, which are not shown: some are normal after a deployment that "
+            "changed buckets or labels, and `jobmetrics prune` clears them after the workers have stopped. Invalid "
+            "metrics: the exporter's log names them. Timestamps in the future: the host's clock was set back.",
             [
                 Line(max_by(_SCOPE.gauge(f.SUPERSEDED_SERIES), HOST_LABEL), _HOST_LEGEND),
                 Line(max_by(_SCOPE.gauge(f.INVALID_FAMILIES), HOST_LABEL), f"{_HOST_LEGEND} invalid metrics"),

@@ -1,4 +1,4 @@
-"""All there is to know of one job type, or of a few."""
+"""Details of one job type, or of a few."""
 
 from __future__ import annotations
 

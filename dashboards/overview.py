@@ -32,7 +32,7 @@ VARIABLES = (
     variables.JOB_TYPE,
 )
 _SCOPE = assembly.scope(VARIABLES)
-DECIDED = (SUCCESS, FAILURE)  # what a failure ratio is a ratio of
+DECIDED = (SUCCESS, FAILURE)  # the statuses that a failure ratio compares
 _LINES = 10  # lines in a graph that could have any number of them
 
 _TO_JOB_TYPE = link(

@@ -1,4 +1,4 @@
-"""The building blocks: panels that look and read alike, each with a unit, a description and words for no data."""
+"""Functions that make panels. All panels look alike and have a unit, a description and a text for missing data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if set(STATUS_COLOURS) != set(STATUSES):
 
 
 class _Builder(Protocol):
-    """What the SDK's panel builders have in common; it gives them no class for that."""
+    """The methods that the SDK's panel builders share. The SDK has no base class for them."""
 
     def title(self, title: str) -> Self: ...
     def description(self, description: str) -> Self: ...
@@ -53,7 +53,7 @@ P = TypeVar("P", bound=_Builder)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A query and how its series are called: text with {{label}}."""
+    """A query, and the legend of its series: text with {{label}}."""
 
     expr: Expr
     legend: str
@@ -61,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What every panel has.
+    """The properties that every panel has.
 
     unit: one of Grafana's. description: its meaning, and what to do about a problem. nothing: the text that it
     shows without data.
@@ -75,7 +75,7 @@ class Frame:
     nothing: str = _NOTHING
 
     def around(self, builder: P, targets: Sequence[prometheus.Dataquery]) -> P:
-        """The builder with all of this and the queries."""
+        """Add these properties and the queries to a builder."""
         builder = (
             builder.title(self.title)
             .description(self.description)
@@ -101,10 +101,10 @@ def number(
     width: int = 4,
     nothing: str = _NOTHING,
 ) -> Panel:
-    """One figure as it is now, on the colour of the highest step that it has reached.
+    """One current figure, on the colour of the highest step that it has reached.
 
-    below: the colour under the first step. It is an instant query: a figure of ten minutes ago, shown because
-    there is none now, would be misleading.
+    below: the colour under the first step. The query is an instant query, so that a missing figure is not replaced by
+    one of ten minutes ago.
     """
     frame = Frame(title, unit, description, width, 4, nothing)
     panel = (
@@ -130,7 +130,7 @@ def graph(
     links: Sequence[build.DashboardLink] = (),
     nothing: str = _NOTHING,
 ) -> Panel:
-    """Lines over time. limit: a dashed line that they should stay below. colours: by the names of series."""
+    """Lines over time. limit: an upper bound, shown as a dashed line. colours: by the names of series."""
     frame = Frame(title, unit, description, width, 8, nothing)
     panel = (
         frame.around(timeseries.Panel(), [_query(line.expr, line.legend).range() for line in lines])
@@ -164,13 +164,13 @@ def graph(
 
 
 def quantiles(title: str, description: str, of: Mapping[float, Expr], *, width: int = 8, nothing: str) -> Panel:
-    """The usual quantiles of seconds, always in the same colours."""
+    """A graph of the usual quantiles, in seconds and always in the same colours."""
     lines = [Line(expr, QUANTILES[level][0]) for level, expr in of.items()]
     return graph(title, "s", description, lines, width=width, colours=dict(QUANTILES.values()), nothing=nothing)
 
 
 def heat(title: str, unit: str, description: str, buckets: Expr, *, width: int = 8, nothing: str = _NOTHING) -> Panel:
-    """How observations spread over a histogram's buckets, over time. buckets: by the bound alone."""
+    """A heat map of a histogram's buckets over time. buckets: an expression with the bound as its only label."""
     if buckets.labels != {BOUND_LABEL}:
         raise QueryError(f"{buckets.text} is not by {BOUND_LABEL} alone")
     frame = Frame(title, unit, description, width, 8, nothing)
@@ -185,7 +185,7 @@ def heat(title: str, unit: str, description: str, buckets: Expr, *, width: int =
 
 
 def states(title: str, description: str, lines: Sequence[Line], *, width: int = 12, nothing: str = _NOTHING) -> Panel:
-    """1 as up and 0 as down, over time, a bar for each series."""
+    """One bar per series over time, which shows 1 as up and 0 as down."""
     frame = Frame(title, "none", description, width, 8, nothing)
     names = {"1": dashboard.ValueMappingResult("up", GREEN), "0": dashboard.ValueMappingResult("down", RED)}
     return (
@@ -219,9 +219,9 @@ def rows(
     height: int = 9,
     nothing: str = _NOTHING,
 ) -> Panel:
-    """A table of what is true now: a row for each combination of labels, the greatest of the first column on top.
+    """A table of current values: one row per combination of labels, the greatest value of the first column on top.
 
-    by: label to the title of its column. links: from a label's column to elsewhere.
+    by: the title of each label's column. links: the links of each label's column.
     """
     for column in columns:
         if column.expr.labels != set(by):
@@ -230,7 +230,7 @@ def rows(
     queries = [_query(column.expr, "").format(PromQueryFormat.TABLE).instant() for column in columns]
     fields = {f"Value #{chr(ord('A') + index)}": column.title for index, column in enumerate(columns)}
     if len(columns) == 1:
-        fields["Value"] = columns[0].title  # one query alone is not lettered
+        fields["Value"] = columns[0].title  # Grafana's name if there is only one query
     names = {**by, **fields}
     arrange = {
         "excludeByName": {"Time": True},

@@ -1,7 +1,7 @@
 """Draw panels of the overview from real data, for the README: `python -m dashboards.plots`.
 
-It runs the examples on a separate Redis with an exporter and a Prometheus, lets things go wrong for a while, asks
-Prometheus what the panels ask, and writes docs/images/overview.svg.
+It runs the examples on a separate Redis with an exporter and a Prometheus, and lets things go wrong for a while. Then
+it sends the panels' queries to Prometheus and writes docs/images/overview.svg.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _ask(story: Story, target: Dataquery) -> list[Curve]:
     expression = filled(target.expr, {RATE_INTERVAL: f"{RATE_SECONDS}s"})
     asked = {"query": expression, "start": story.start, "end": story.end, "step": SCRAPE_SECONDS}
     url = f"{story.prometheus}/api/v1/query_range?{urllib.parse.urlencode(asked)}"
-    with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - our own Prometheus, on loopback
+    with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - a Prometheus of this program, on loopback
         found = json.load(response)["data"]["result"]
     curves = [_curve(series, target.legend_format or "", story.start) for series in found]
     return sorted(curves, key=lambda curve: curve.name)
@@ -128,7 +128,7 @@ def _stack(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _timestamps(curves: Sequence[Curve]) -> list[float]:
-    """When there are values, and the steps between where there are none, so that lines end there."""
+    """The timestamps of all values, and one in each gap, so that lines end at gaps."""
     known = sorted({at for curve in curves for at in curve.values})
     step = SCRAPE_SECONDS / 60
     gaps = [before + step for before, after in itertools.pairwise(known) if after - before > 1.5 * step]
@@ -160,7 +160,9 @@ def _defaults(panel: Panel) -> FieldConfig:
 def main() -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m dashboards.plots", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300.0, help=f"of the picture, {MIN_SECONDS} or more (300)")
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help=f"length of the time axis, {MIN_SECONDS} or more (300)"
+    )
     parser.add_argument("--image", type=Path, default=IMAGE, help="where to draw: .svg or .png")
     options = parser.parse_args()
     if options.seconds < MIN_SECONDS:

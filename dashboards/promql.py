@@ -1,4 +1,4 @@
-"""PromQL from `jobmetrics.families`: expressions that know their labels and refuse what Prometheus would let pass.
+"""PromQL from `jobmetrics.families`: expressions that know their labels and refuse mistakes that Prometheus accepts.
 
 A misspelt label in `by (...)` or a matcher is not an error in Prometheus: the panel is empty or wrong. Here it
 stops the generator.
@@ -15,7 +15,7 @@ from jobmetrics.integration import known_names
 
 APPLICATION_LABEL = "job"  # Prometheus' scrape job: all exporters of one application
 HOST_LABEL = "instance"
-SCRAPE_LABELS = (APPLICATION_LABEL, HOST_LABEL)  # what Prometheus itself adds to all it scrapes
+SCRAPE_LABELS = (APPLICATION_LABEL, HOST_LABEL)  # Prometheus adds them to everything that it scrapes
 BOUND_LABEL = "le"
 
 RATE_INTERVAL = "$__rate_interval"
@@ -23,7 +23,7 @@ TIME_RANGE = "$__range"
 
 _TIMESTAMP = "_timestamp_seconds"
 
-# Prometheus' own series: whether it could scrape; alerts, and since when.
+# Prometheus' own series: whether it could scrape a target, active alerts, and when they became active.
 _UP = "up"
 _ALERTS = "ALERTS"
 _ALERTS_SINCE = "ALERTS_FOR_STATE"
@@ -33,14 +33,14 @@ ALERT_NAMES = "(Job|Rq).*"  # of the rules that are shipped with the dashboards
 
 
 class QueryError(Exception):
-    """A query asks for what the families do not have."""
+    """A query uses a label, a value or a type that its family does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expr:
     """An instant vector.
 
-    labels: those of its series. timestamp: whether its values are epoch seconds, which only `age` may show.
+    labels: those of its series. timestamp: whether its values are epoch seconds, which only `age` and `until` accept.
     compound: whether it needs brackets as an operand.
     """
 
@@ -63,19 +63,19 @@ class Expr:
         return self._with(">", bound)
 
     def only(self, value: float) -> Expr:
-        """The series of this value; the others drop out."""
+        """The series with this value; the others drop out."""
         return self._with("==", value)
 
     def equals(self, value: float) -> Expr:
-        """1 for the series of this value, 0 for the others."""
+        """1 for the series with this value, 0 for the others."""
         return self._with("== bool", value)
 
     def or_else(self, other: Expr) -> Expr:
-        """These series, and those of the other that have none here."""
+        """These series, and those of the other expression without a match among these."""
         return self._with("or", other)
 
     def where(self, other: Expr, *on: str) -> Expr:
-        """Only the series with a partner in the other, by these labels, or by all when none is given."""
+        """The series with a match in the other expression, by these labels, or by all labels if none is given."""
         shared = f" on ({_known(on, self.labels & other.labels, self.text)})" if on else ""
         return self._new(f"{self._operand} and{shared} {other._operand}", compound=True)
 
@@ -97,7 +97,7 @@ class Expr:
 
 
 def sum_by(vector: Expr, *labels: str) -> Expr:
-    """Amounts of several series added up; of all of them when no label is given."""
+    """The sum of series, by these labels; of all series if no label is given."""
     if vector.timestamp:
         raise QueryError(f"sum of {vector.text}: timestamps cannot be added")
     return _aggregate("sum", vector, labels)
@@ -114,12 +114,12 @@ def min_by(vector: Expr, *labels: str) -> Expr:
 
 
 def count_by(vector: Expr, *labels: str) -> Expr:
-    """How many series."""
+    """The number of series."""
     return replace(_aggregate("count", vector, labels), timestamp=False)
 
 
 def top(count: int, vector: Expr) -> Expr:
-    """The greatest few at each point in time."""
+    """The series with the greatest values at each point in time."""
     return vector._new(f"topk({count}, {vector.text})")
 
 
@@ -145,7 +145,7 @@ def share(part: Expr, whole: Expr) -> Expr:
 
 
 def quantile(level: float, buckets: Expr, *labels: str) -> Expr:
-    """The quantile of what is in the buckets, for each combination of the labels."""
+    """A quantile of the observations in the buckets, for each combination of the labels."""
     found = sum_by(buckets, BOUND_LABEL, *labels)
     return Expr(f"histogram_quantile({level:g}, {found.text})", frozenset(labels))
 
@@ -175,7 +175,7 @@ class Narrowing(Protocol):
 
 
 def matcher(variable: Narrowing) -> str:
-    """For a selector. No format: Grafana then escapes the values for a regular expression within quotes."""
+    """A variable's matcher. It gives no format, so Grafana escapes the values for a regular expression in quotes."""
     return f'{variable.label}=~"${{{variable.name}}}"'
 
 
@@ -186,14 +186,14 @@ class Scope:
     variables: tuple[Narrowing, ...]
 
     def rate(self, counter: Family, **labels: str | Sequence[str]) -> Expr:
-        """How much a counter grows in a second."""
+        """The growth of a counter per second."""
         _expect(counter, COUNTER)
         return self._over("rate", counter, RATE_INTERVAL, "", labels)
 
     def increase(self, counter: Family, window: str, **labels: str | Sequence[str]) -> Expr:
-        """How much a counter has grown in the window. A series that was not there in the window before counts in full.
+        """The growth of a counter in the window. A series that did not exist in the window before counts in full.
 
-        increase() alone would miss the first event of every series, so all there is of rare ones.
+        increase() alone would miss the first event of every series, which may be the only one.
         """
         _expect(counter, COUNTER)
         now = self._series(counter, "", labels)
@@ -202,28 +202,28 @@ class Scope:
         return grown.where(before).or_else(now)
 
     def rate_of_buckets(self, histogram: Family, **labels: str | Sequence[str]) -> Expr:
-        """How many observations come into each bucket in a second."""
+        """The observations per second in each bucket."""
         return self._of_histogram("rate", histogram, RATE_INTERVAL, "_bucket", labels)
 
     def increase_of_buckets(self, histogram: Family, window: str, **labels: str | Sequence[str]) -> Expr:
-        """How many observations have come into each bucket in the window."""
+        """The observations of the window in each bucket."""
         return self._of_histogram("increase", histogram, window, "_bucket", labels)
 
     def rate_of_sum(self, histogram: Family, **labels: str | Sequence[str]) -> Expr:
-        """How much all observations of a second add up to."""
+        """The sum of the observations per second."""
         return self._of_histogram("rate", histogram, RATE_INTERVAL, "_sum", labels)
 
     def rate_of_count(self, histogram: Family, **labels: str | Sequence[str]) -> Expr:
-        """How many observations there are in a second."""
+        """The number of observations per second."""
         return self._of_histogram("rate", histogram, RATE_INTERVAL, "_count", labels)
 
     def gauge(self, gauge: Family, **labels: str | Sequence[str]) -> Expr:
-        """Its values; those read from a broker once, however many exporters read that broker."""
+        """The values of a gauge. A value read from a broker appears once, even if several exporters read it."""
         _expect(gauge, GAUGE)
         return _once(gauge, self._series(gauge, "", labels))
 
     def trend(self, gauge: Family, window: str, **labels: str | Sequence[str]) -> Expr:
-        """By how much a gauge has changed in a second, as a straight line through the window."""
+        """The change of a gauge per second, by linear regression over the window."""
         _expect(gauge, GAUGE)
         return _once(gauge, self._over("deriv", gauge, window, "", labels))
 
@@ -237,14 +237,14 @@ class Scope:
     def scraped(self, witness: Family, window: str) -> Expr:
         """1 for each exporter that Prometheus could scrape, 0 for each that it could not.
 
-        witness: a gauge that only exporters have, if it existed in the window.
+        witness: a gauge that only exporters have. Targets without it in the window are left out.
         """
         seen = self._over("last_over_time", witness, window, "", {})
         matchers = ",".join(self._matchers(SCRAPE_LABELS))
         return Expr(f"{_UP}{{{matchers}}}", frozenset(SCRAPE_LABELS)).where(seen, *SCRAPE_LABELS)
 
     def alerts(self) -> Expr:
-        """Since when each alert has been active that fires now. Alerts lack the labels that they do not have."""
+        """The timestamp since which each firing alert has been active. An alert may lack some of the labels."""
         matchers = [f'alertname=~"{ALERT_NAMES}"', *self._matchers((APPLICATION_LABEL,))]
         since = f"{_ALERTS_SINCE}{{{','.join(matchers)}}}"
         firing = f'{_ALERTS}{{alertstate="firing",{",".join(matchers)}}}'

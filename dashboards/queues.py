@@ -1,4 +1,4 @@
-"""What waits in brokers, whether anybody takes it, and how long that will last."""
+"""Waiting jobs, whether workers take them, and when the queues will be empty."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def spec() -> Spec:
     return Spec(
         assembly.QUEUES,
         "Queues",
-        "What waits, how long already, and whether anybody takes it. Read from the brokers by one exporter or several; "
-        "each queue counts once.",
+        "Waiting jobs, their age, and whether workers take them. Each queue counts once, even if several exporters "
+        "read its broker.",
         VARIABLES,
         [
             Row("Now", _signals()),
@@ -96,8 +96,8 @@ def _signals() -> list[Panel]:
 def _unattended() -> Expr:
     """Jobs of queues without a consumer.
 
-    If the broker does not report consumers: jobs of systems that have had workers and have none alive. Absent for
-    queues if neither is known.
+    If the broker does not report consumers: jobs of systems that have had workers and have none now. A queue is absent
+    if neither is known.
     """
     depth = _SCOPE.gauge(f.JOBS_QUEUE_DEPTH)
     no_consumer = _SCOPE.gauge(f.JOBS_QUEUE_CONSUMERS).equals(0)

@@ -1,4 +1,4 @@
-"""The dashboards as they are shipped: as JSON, and as the queries that they make."""
+"""The shipped dashboards: their JSON, and their queries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VARIABLE = re.compile(r"\$\{\w+\}")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a panel asks, ready to be sent to Prometheus.
+    """A query of a panel, ready to be sent to Prometheus.
 
     dashboard: its uid. panel: its title. expression: PromQL without Grafana's variables and macros. instant:
     whether the panel makes an instant query or a range query.
@@ -39,7 +39,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class LabelValues:
-    """What a variable asks for: the values of a label among the series that a selector selects."""
+    """The query of a variable: the values of a label among the series of a selector."""
 
     dashboard: str
     variable: str
@@ -48,17 +48,17 @@ class LabelValues:
 
 
 def specs() -> list[Spec]:
-    """All dashboards, the first to open first."""
+    """All dashboards; the overview is the first."""
     return [overview.spec(), job_type.spec(), queues.spec(), workers.spec(), exporter.spec()]
 
 
 def files() -> dict[str, str]:
-    """Each dashboard's file name and what belongs in the file."""
+    """The content of each dashboard's file, by file name."""
     return {f"{spec.uid}.json": json.dumps(_json(spec.build()), indent=2, sort_keys=True) + "\n" for spec in specs()}
 
 
 def queries(*, rate_interval: str = "1m", interval: str = "15s", time_range: str = "1h") -> list[Query]:
-    """Every query of every panel, with all values chosen in all variables and the macros as given here."""
+    """Every query of every panel, with all values chosen in all variables and these values for Grafana's macros."""
     macros = {RATE_INTERVAL: rate_interval, "$__interval": interval, TIME_RANGE: time_range}
     return [
         Query(spec.uid, panel.title or "", filled(target.expr, macros), bool(target.instant))
@@ -79,7 +79,7 @@ def label_values() -> list[LabelValues]:
 
 
 def panels(dashboard: model.Dashboard) -> Iterator[model.Panel]:
-    """Its panels, without the headings."""
+    """The panels of a dashboard, without the headings of rows."""
     for panel in dashboard.panels or []:
         if isinstance(panel, model.Panel):
             yield panel
@@ -92,7 +92,7 @@ def _json(dashboard: model.Dashboard) -> object:
 
 
 def _in_sight(part: object) -> object:
-    """Without what the SDK gives every link and has no other value for: a place in the controls menu."""
+    """Remove the placement in the controls menu, which the SDK sets for every link and cannot unset."""
     if isinstance(part, dict):
         return {name: _in_sight(value) for name, value in part.items() if name != "placement" or value != _IN_MENU}
     if isinstance(part, list):
@@ -102,6 +102,6 @@ def _in_sight(part: object) -> object:
 
 def filled(text: str, macros: Mapping[str, str]) -> str:
     """The text with all values chosen in all variables, and the macros replaced."""
-    for macro, value in sorted(macros.items(), reverse=True):  # the longer of two that begin alike first
+    for macro, value in sorted(macros.items(), reverse=True):  # a longer macro before one with which it begins
         text = text.replace(macro, value)
     return _VARIABLE.sub(EVERYTHING, text)

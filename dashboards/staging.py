@@ -1,4 +1,4 @@
-"""The examples under load, with trouble on the way, seen by a real Prometheus: where the plots come from."""
+"""The data of the plots: a real Prometheus scrapes the examples under load, while things go wrong."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RATE_SECONDS = 16
 MIN_SECONDS = 10 * RATE_SECONDS
 READY_SECONDS = 60.0
 CELERY_PROCESSES = 3
-ROUND_SECONDS = {"celery_app": 0.4, "rq_app": 2.0}  # between rounds of orders: what a worker of each keeps up with
+ROUND_SECONDS = {"celery_app": 0.4, "rq_app": 2.0}  # between rounds; a worker keeps up with that
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A time when something was wrong, epoch seconds, and what."""
+    """A span of time in which something was wrong, in epoch seconds, and what was wrong."""
 
     what: str
     start: float
@@ -35,7 +35,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happened from start to end, epoch seconds, and the address of the Prometheus that saw it."""
+    """A recorded scenario: the address of the Prometheus that scraped it, its start and end in epoch seconds."""
 
     prometheus: str
     start: float
@@ -44,7 +44,7 @@ class Story:
 
 
 class Services:
-    """Workers, producers and an exporter, with all their files in one directory."""
+    """Workers, producers and an exporter, with their files in one directory."""
 
     def __init__(self, home: Path, redis: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBMETRICS_")}
@@ -80,13 +80,13 @@ class Services:
         return self._run("RQ worker", "rq.cli", "worker", *options, "high", "default")
 
     def producer(self, application: str, *troubles: str) -> Process:
-        """Start sending orders to an application of the examples, with trouble in every round."""
+        """Start a producer of an example application, with these troubles in every round."""
         options = [part for trouble in troubles for part in ("--trouble", trouble)]
         name = "-".join([application, "producer", *troubles])
         return self._run(name, f"{application}.produce", "--every", str(ROUND_SECONDS[application]), *options)
 
     def play(self, seconds: float) -> None:
-        """Let all work for some seconds, and check that none has ended."""
+        """Let the processes work for some seconds. Raises DemoError if one ends."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.processes.check()
@@ -106,7 +106,7 @@ class Services:
 
 @contextmanager
 def played(seconds: float) -> Iterator[Story]:
-    """Play the scenario in a number of seconds; Prometheus answers while the context lasts."""
+    """Play the scenario in this number of seconds. Prometheus answers until the context is left."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobmetrics-plots-")))
         redis = stack.enter_context(servers.redis_server())
@@ -121,7 +121,7 @@ def _play(services: Services, prometheus: str, seconds: float) -> Story:
     services.rq()
     for application in ROUND_SECONDS:
         services.producer(application)
-    services.play(RATE_SECONDS + 3 * SCRAPE_SECONDS)  # a rate needs a past, which is not part of the picture
+    services.play(RATE_SECONDS + 3 * SCRAPE_SECONDS)  # the first rate needs earlier samples
     start = time.time()
     services.play(0.2 * seconds)
     damaged = time.time()

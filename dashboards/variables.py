@@ -21,9 +21,9 @@ EVERYTHING = ".*"
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One of several values of a label, or all. Every panel of a dashboard that has it is narrowed by it.
+    """A choice of a label's values, or all, which narrows every panel of its dashboard.
 
-    families: metrics with all the values there are. narrowed_by: variables before it that leave fewer choices.
+    families: metrics that have all values of the label. narrowed_by: earlier variables that restrict the choices.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Variable:
 
     @property
     def builder(self) -> build.QueryVariable:
-        """As Grafana has it."""
+        """Build Grafana's model of the variable."""
         query = f"label_values({self.selector}, {self.label})"
         return (
             build.QueryVariable(self.name)
@@ -97,7 +97,7 @@ BROKER = Variable(
     "broker",
     "broker",
     "Broker",
-    "By the name the exporter was given for it.",
+    "By its name in the exporter's options.",
     (families.COLLECTOR_UP,),
     (APPLICATION,),
 )
@@ -120,7 +120,7 @@ JOB_TYPE = Variable(
 
 
 def datasource() -> build.DatasourceVariable:
-    """Which Prometheus to ask."""
+    """The choice of a Prometheus."""
     return build.DatasourceVariable("datasource").label("Data source").type(DATASOURCE_TYPE)
 
 

@@ -138,7 +138,7 @@ def _hosts() -> list[Panel]:
         graph(
             "Processor time",
             "short",
-            "Processors that jobs keep busy. All of the host's: more workers there do not help.",
+            "Processors that jobs keep busy. As many as the host has: more workers there do not help.",
             [Line(sum_by(_SCOPE.rate(f.JOBS_CPU), *_BY_HOST), _HOST_LEGEND)],
             nothing="nothing ran",
         ),
