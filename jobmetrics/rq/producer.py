@@ -17,7 +17,8 @@ from jobmetrics.rq import SYSTEM
 from jobmetrics.rq.jobs import job_of
 
 _METHODS = ("enqueue_call", "enqueue_at", "enqueue_many", "enqueue_job")
-_ORIGINALS = "_jobmetrics_originals"
+# The attribute of a hooked class or queue that holds its methods by name, None for an inherited one.
+ORIGINALS = "_jobmetrics_originals"
 
 # Ids of the jobs that the outermost running call has counted: enqueue_call calls enqueue_job, and a queue with
 # is_async=False runs its jobs within the call, which may send others. Not in the runtime: it belongs to one call.
@@ -35,7 +36,7 @@ def instrument_queue(queue: QueueOrClass) -> QueueOrClass:
     Returns:
         The same queue or class.
     """
-    if _ORIGINALS in vars(queue):
+    if ORIGINALS in vars(queue):
         return queue
     register_system(SYSTEM)
     originals = {}
@@ -45,7 +46,7 @@ def instrument_queue(queue: QueueOrClass) -> QueueOrClass:
             setattr(queue, name, _send_of(getattr(queue, name)))
         else:
             setattr(queue, name, MethodType(_send_of(getattr(type(queue), name)), queue))
-    setattr(queue, _ORIGINALS, originals)
+    setattr(queue, ORIGINALS, originals)
     return queue
 
 
@@ -58,14 +59,22 @@ def uninstrument_queue(queue: QueueOrClass) -> QueueOrClass:
     Returns:
         The same queue or class.
     """
-    for name, original in vars(queue).get(_ORIGINALS, {}).items():
-        if original is None:
-            delattr(queue, name)
-        else:
-            setattr(queue, name, original)
-    if _ORIGINALS in vars(queue):
-        delattr(queue, _ORIGINALS)
+    restore_methods(queue)
     return queue
+
+
+def restore_methods(hooked: Any) -> bool:
+    """Restore the methods of a class or an object that its attribute ORIGINALS holds. Return whether it was hooked."""
+    originals = vars(hooked).get(ORIGINALS)
+    if originals is None:
+        return False
+    for name, original in originals.items():
+        if original is None:
+            delattr(hooked, name)
+        else:
+            setattr(hooked, name, original)
+    delattr(hooked, ORIGINALS)
+    return True
 
 
 def _send_of(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,8 +18,9 @@ from jobmetrics.integration import (
     register_system,
     worker_gauges,
 )
-from jobmetrics.rq import SYSTEM, hooks, spawn_horse
+from jobmetrics.rq import SYSTEM, lost_jobs, running_jobs, spawn_horse
 from jobmetrics.rq.outcomes import Method
+from jobmetrics.rq.producer import ORIGINALS, restore_methods
 
 WorkerClass = TypeVar("WorkerClass", bound=type)
 
@@ -57,7 +58,7 @@ def _register_death(original: Method) -> Method:
 def _clean_registries(original: Method) -> Method:
     @functools.wraps(original)
     def clean_registries(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with hooks.cleaning():
+        with lost_jobs.cleaning():
             return original(self, *args, **kwargs)
 
     return clean_registries
@@ -66,16 +67,15 @@ def _clean_registries(original: Method) -> Method:
 _HOOKS: dict[str, Callable[[Method], Method]] = {
     "register_birth": _register_birth,
     "register_death": _register_death,
-    "perform_job": hooks.perform_job_of,
-    "handle_exception": hooks.handle_exception_of,
-    "handle_job_retry": hooks.handle_job_retry_of,  # from RQ 2.1 on
-    "handle_work_horse_killed": hooks.handle_work_horse_killed_of,
-    "handle_job_failure": hooks.handle_job_failure_of,
+    "perform_job": running_jobs.perform_job_of,
+    "handle_exception": running_jobs.handle_exception_of,
+    "handle_job_retry": running_jobs.handle_job_retry_of,  # from RQ 2.1 on
+    "handle_work_horse_killed": lost_jobs.handle_work_horse_killed_of,
+    "handle_job_failure": lost_jobs.handle_job_failure_of,
     "clean_registries": _clean_registries,
-    "monitor_work_horse": hooks.monitor_work_horse_of,
-    "wait_for_horse": hooks.wait_for_horse_of,
+    "monitor_work_horse": lost_jobs.monitor_work_horse_of,
+    "wait_for_horse": lost_jobs.wait_for_horse_of,
 }
-_ORIGINALS = "_jobmetrics_originals"
 
 
 def instrument(worker_class: WorkerClass) -> WorkerClass:
@@ -95,18 +95,18 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
     """
     register_system(SYSTEM)
     let_through(BaseTimeoutException, ShutDownImminentException)
-    hooks.hook_cleanup()
+    lost_jobs.hook_cleanup()
     wrappers = {**_HOOKS, **spawn_horse.hooks(worker_class)}
     # Only a work-horse that rq.Worker forks is known to share this process's memory.
     if getattr(worker_class, "fork_work_horse", None) is rq.Worker.fork_work_horse:
-        wrappers["fork_work_horse"] = hooks.fork_work_horse_of
-    originals: dict[str, Any] = dict(worker_class.__dict__.get(_ORIGINALS, {}))
+        wrappers["fork_work_horse"] = lost_jobs.fork_work_horse_of
+    originals: dict[str, Any] = dict(worker_class.__dict__.get(ORIGINALS, {}))
     for name, wrap in wrappers.items():
         if _is_hooked(worker_class, name):
             continue
         originals[name] = worker_class.__dict__.get(name)
         setattr(worker_class, name, wrap(getattr(worker_class, name)))
-    setattr(worker_class, _ORIGINALS, originals)
+    setattr(worker_class, ORIGINALS, originals)
     for each in _spawning(worker_class):
         instrument(each)
     return worker_class
@@ -121,13 +121,7 @@ def uninstrument(worker_class: WorkerClass) -> WorkerClass:
     Returns:
         The same class.
     """
-    for name, original in worker_class.__dict__.get(_ORIGINALS, {}).items():
-        if original is None:
-            delattr(worker_class, name)
-        else:
-            setattr(worker_class, name, original)
-    if _ORIGINALS in worker_class.__dict__:
-        delattr(worker_class, _ORIGINALS)
+    if restore_methods(worker_class):
         for each in _spawning(worker_class):
             uninstrument(each)
     return worker_class
@@ -136,7 +130,7 @@ def uninstrument(worker_class: WorkerClass) -> WorkerClass:
 def _is_hooked(worker_class: type, name: str) -> bool:
     """Return whether a method is hooked in the class that defines it, or is missing in this release of RQ."""
     owner = next((cls for cls in worker_class.__mro__ if name in cls.__dict__), None)
-    return owner is None or name in owner.__dict__.get(_ORIGINALS, {})
+    return owner is None or name in owner.__dict__.get(ORIGINALS, {})
 
 
 def _spawning(worker_class: type) -> list[Any]:
