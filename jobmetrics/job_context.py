@@ -146,9 +146,9 @@ class CurrentJob(NamedTuple):
 
     Example:
         >>> from jobmetrics import CurrentJob
-        >>> job = CurrentJob("celery", "shop.resize", "celery", "8d9a2c", started_at=1760000000.0, target=2.0)
+        >>> job = CurrentJob("spool", "shop.resize", "images", "8d9a2c", started_at=1760000000.0, target=2.0)
         >>> f"{job.job_type} {job.id} from {job.queue_name}"
-        'shop.resize 8d9a2c from celery'
+        'shop.resize 8d9a2c from images'
     """
 
     system: str
