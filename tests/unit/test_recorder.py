@@ -531,6 +531,20 @@ def test_a_rerun_of_a_lost_execution_is_a_separate_one(
     assert jobs(registry_dir) == {"success": 1.0, "failure": 1.0}
 
 
+def test_an_execution_is_found_by_its_system_and_id(record: Recorder, other_worker: Recorder, wall: FakeClock) -> None:
+    assert record.find_execution("celery", "1") == ([], [])
+    run(other_worker)
+    wall.advance(60.0)
+    other_worker.started(Started(JOB, "1"))
+    entries, unended = record.find_execution("celery", "1")
+    assert [(entry.start, entry.running) for entry in entries] == [(wall(), True), (wall() - 60.0, False)]
+    assert unended == entries[:1]
+    die(other_worker.writer)
+    _, unended = record.find_execution("celery", "1")
+    assert [entry.lost for entry in unended] == [True]
+    assert record.find_execution("other", "1") == ([], [])
+
+
 def test_reporting_a_lost_execution_leaves_nothing_active(
     registry_dir: Path, record: Recorder, other_worker: Recorder
 ) -> None:
