@@ -170,12 +170,18 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
         )  # fmt: skip
     elif snapshot.limit:
         yield Finding(OK, f"{snapshot.series} of {snapshot.limit} series")
-    lost = {DROPPED_SERIES.name: "series beyond the limit", DROPPED_UPDATES.name: "updates that were not recorded"}
-    lost[INTERNAL_ERRORS.name] = "errors inside jobmetrics"
+    lost = {
+        DROPPED_SERIES.name: ("series beyond the limit", "find the label with too many values, or raise max_series"),
+        DROPPED_UPDATES.name: (
+            "updates that were not recorded", f"{DROPPED_UPDATES.name} shows them by reason and metric",
+        ),
+        INTERNAL_ERRORS.name: ("errors inside jobmetrics", "see the workers' logs"),
+    }  # fmt: skip
     for family, samples in snapshot.families:
         count = sum(sample.value for sample in samples)
         if family.name in lost and count:
-            yield Finding(PROBLEM, f"{count:.0f} {lost[family.name]}", "see the workers' logs")
+            text, remedy = lost[family.name]
+            yield Finding(PROBLEM, f"{count:.0f} {text}", remedy)
     if snapshot.superseded:
         yield Finding(
             NOTE, f"{snapshot.superseded} series are not shown: a newer declaration has other labels or buckets",

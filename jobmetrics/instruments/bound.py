@@ -266,7 +266,7 @@ def locked(update: Callable[..., None]) -> Callable[..., None]:
     One wrapper for each signature: passing on `*args` takes a fifth longer.
     """
 
-    def inc(self: BoundSeries, amount: float = 1.0, exemplar: object = None) -> None:  # noqa: ARG001 - for prometheus_client's sake
+    def inc(self: BoundSeries, amount: float = 1.0, exemplar: object = None) -> None:  # noqa: ARG001 - as in prometheus_client
         with self.writer.lock:
             update(self, amount)
 
@@ -274,7 +274,7 @@ def locked(update: Callable[..., None]) -> Callable[..., None]:
         with self.writer.lock:
             update(self, value)
 
-    def observe(self: BoundSeries, amount: float, exemplar: object = None) -> None:  # noqa: ARG001 - for prometheus_client's sake
+    def observe(self: BoundSeries, amount: float, exemplar: object = None) -> None:  # noqa: ARG001 - as in prometheus_client
         with self.writer.lock:
             update(self, amount)
 

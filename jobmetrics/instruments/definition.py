@@ -49,7 +49,9 @@ def declare(family: Family) -> None:
                 f"take another name for one of them, or namespace='myapp'"
             )
         if known._replace(help=family.help) != family:
-            raise InstrumentError(f"{family.name} is already defined in this process, as another kind of metric")
+            raise InstrumentError(
+                f"{family.name} is already defined in this process with a different type, labels, mode or buckets"
+            )
 
 
 def declared(name: str) -> Family | None:
@@ -85,8 +87,10 @@ def define(
     full = base + "_total" if type_ == COUNTER else base
     limits = _limits()
     if not re.match(_NAME, full) or len(full) > limits.max_name_length:
-        most = f"at most {limits.max_name_length} characters"
-        raise InstrumentError(f"{full!r} is not a valid metric name: letters, digits, _ and :, {most}")
+        raise InstrumentError(
+            f"{full!r} is not a valid metric name: it takes at most {limits.max_name_length} letters, digits, _ and :, "
+            "not starting with a digit"
+        )
     _check_labels(full, type_, labels, limits)
     bounds: tuple[float, ...] = ()
     if type_ == HISTOGRAM:
@@ -119,7 +123,7 @@ def _check_own_names(family: Family) -> None:
         own = _own_names().get(name)
         if own is not None:
             raise InstrumentError(
-                f"{family.name!r} is not allowed: {name} is a metric of jobmetrics itself, or a sample of {own}; "
+                f"{family.name!r} is not allowed: {own}, a metric of jobmetrics itself, uses the name {name}; "
                 f"take another name, or namespace='myapp'"
             )
 
@@ -134,12 +138,14 @@ def _limits() -> Settings:
 
 def _check_labels(name: str, type_: str, labels: tuple[str, ...], limits: Settings) -> None:
     if len(labels) > limits.max_labels or len(set(labels)) != len(labels):
-        raise InstrumentError(f"{name} takes at most {limits.max_labels} labels, each once")
+        raise InstrumentError(
+            f"{name} takes at most {limits.max_labels} labels, each once; it was given {', '.join(labels)}"
+        )
     for label in labels:
         if not re.match(_LABEL_NAME, label) or label.startswith("__") or len(label) > limits.max_label_name_length:
-            most = f"at most {limits.max_label_name_length} characters"
             raise InstrumentError(
-                f"{label!r} is not a valid label name for {name}: letters, digits and _, {most}, not starting with __"
+                f"{label!r} is not a valid label name for {name}: it takes at most {limits.max_label_name_length} "
+                "letters, digits and _, not starting with a digit or __"
             )
         if label == "le" and type_ == HISTOGRAM:
             raise InstrumentError(f"{name} may not have the label 'le': a histogram has its own")

@@ -118,7 +118,9 @@ class _Metric(Labelled[Bound]):
                 raise InstrumentError(f"{self.family.name} has the labels {list(names)}, not {sorted(labelkwargs)}")
             return tuple(label_value(labelkwargs[name]) for name in names)
         if len(labelvalues) != len(names) or not names:
-            raise InstrumentError(f"{self.family.name} has {len(names)} labels, {len(labelvalues)} were given")
+            raise InstrumentError(
+                f"{self.family.name} has the labels {list(names)}; labels() got {len(labelvalues)} values"
+            )
         return tuple(map(label_value, labelvalues))
 
     def _only(self) -> Bound:

@@ -249,7 +249,7 @@ class SlotFile:
             if self._header.cells_offset == offset:
                 break
         else:
-            raise Damaged("was laid out anew while it was read")
+            raise Damaged("was formatted again while it was read")
         if not layout.is_slot_size(size, offset):
             raise Damaged(f"has {size} bytes, which no slot has")
         return data, self._header  # type: ignore[return-value]  # a buffer, read like bytes
