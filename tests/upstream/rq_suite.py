@@ -1,4 +1,4 @@
-"""RQ's own tests on the installed RQ, bare and with jobmetrics' worker classes: equal results.
+"""RQ's own tests on the installed RQ, bare and with jobmetrics' worker classes: no worse results.
 
     python tests/upstream/rq_suite.py [test files such as tests/test_worker.py]
 

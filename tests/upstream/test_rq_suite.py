@@ -14,6 +14,7 @@ DRIVER = Path(__file__).with_name("rq_suite.py")
 
 
 @pytest.mark.full
+@pytest.mark.first
 @pytest.mark.timeout(1800)  # runs the suite twice
 def test_the_tests_of_rq_have_the_same_results_with_and_without_jobmetrics() -> None:
     servers.program("redis-server")
