@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -189,6 +190,47 @@ def test_scripts_have_valid_syntax(script: str) -> None:
     shell = "bash" if script == ".ci/run" else "sh"
     subprocess.run([shell, "-n", str(path)], check=True)
     assert os.access(path, os.X_OK) == path.read_text().startswith("#!")
+
+
+@pytest.fixture
+def ci(tmp_path: Path) -> Path:
+    """CI's script in a checkout with a Makefile of its own, whose targets the test gives."""
+    for name in (".ci/run", "tools/slowest.py"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    return tmp_path
+
+
+def targets(ci: Path, **recipes: str) -> None:
+    lines = [f"{name.replace('_', '-')}:\n\t@{recipe}\n" for name, recipe in recipes.items()]
+    (ci / "Makefile").write_text("".join(lines))
+
+
+@pytest.mark.parametrize(("recipe", "status"), [("true", 0), ("false", 1)])
+def test_make_test_decides_about_ci(recipe: str, status: int, ci: Path) -> None:
+    targets(ci, test=recipe, test_all="false", coverage="echo TOTAL 97.0")
+    done = subprocess.run([ci / ".ci/run"], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    *_, covered, _, decides, reported, measured = done.stdout.splitlines()
+    assert covered == "TOTAL 97.0"
+    assert decides.startswith(f"make test (decides): {'FAILED' if status else 'passed'}, 0 min ")
+    assert reported.startswith("make test-all (reported): FAILED, 0 min ")
+    assert measured.startswith("make coverage (reported): passed, 0 min ")
+
+
+def test_ci_prints_the_result_of_make_test_when_it_is_ended_before_the_rest(ci: Path) -> None:
+    os.mkfifo(ci / "started")
+    targets(ci, test="true", test_all="echo >started; exec sleep 1000")
+    with subprocess.Popen([ci / ".ci/run"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        (ci / "started").read_text()
+        running.terminate()
+        printed, _ = running.communicate()
+    assert running.returncode == 128 + signal.SIGTERM
+    decides, reported = printed.splitlines()[-2:]
+    assert decides.startswith("make test (decides): passed, ")
+    assert reported == "ended from outside"
 
 
 @pytest.fixture
