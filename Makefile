@@ -8,8 +8,10 @@ CHECKED := $(wildcard jobmetrics demo tests benchmarks examples)
 # The dashboards' generator needs Python 3.11.
 CHECKED += $(shell $(PYTHON) -c 'import sys; print("dashboards" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 
-# More tests run at a time than there are processors, because many wait for processes.
-WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# More tests run at a time than there are processors, because many wait for processes, those of make test-all longest.
+PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= $(shell echo $$((2 * $(PROCESSORS))))
+FULL_WORKERS ?= $(shell echo $$((3 * $(PROCESSORS))))
 PYTEST = $(BIN)/python -m pytest $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 PARALLEL := -n $(WORKERS)
 # Seconds for the heavy repetitions.
@@ -46,7 +48,7 @@ test-all: setup servers ## everything that make test leaves out: other versions 
 	$(TOGETHER) test-serial || status=1; exit $$status
 
 test-full: setup servers # except tests that measure the machine
-	LONG_SECONDS=$(LONG_SECONDS) NAMED_TESTS_RUN=1 $(PYTEST) $(PARALLEL) -m "(full or long) and not serial"
+	LONG_SECONDS=$(LONG_SECONDS) NAMED_TESTS_RUN=1 $(PYTEST) -n $(FULL_WORKERS) -m "(full or long) and not serial"
 
 test-serial: setup servers # tests that measure the machine, one after another
 	$(PYTEST) -m "serial and not long"

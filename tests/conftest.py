@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import multiprocessing.forkserver
@@ -49,9 +50,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return _group(nodeid.partition("::")[0]) or nodeid
+            return _unit(nodeid)
 
+    config.option.loadscopereorder = False  # the order of collection is that of the work
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)  # after the tests that are not selected have left
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In parallel runs, start with the tests that take minutes, and then the largest groups: they would end last."""
+    if hasattr(config, "workerinput"):
+        sizes = collections.Counter(_unit(item.nodeid) for item in items)
+        first = {_unit(item.nodeid) for item in items if item.get_closest_marker("first")}
+        items.sort(key=lambda item: (_unit(item.nodeid) not in first, -sizes[_unit(item.nodeid)]))
+
+
+def _unit(nodeid: str) -> str:
+    """What one process gets at a time: a test, or a group of tests."""
+    return _group(nodeid.partition("::")[0]) or nodeid
 
 
 @functools.cache

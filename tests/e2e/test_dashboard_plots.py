@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.full
+@pytest.mark.first
 @pytest.mark.timeout(600)
 def test_the_plots_are_drawn_from_workers_under_load(tmp_path: Path) -> None:
     for name in ("redis-server", "prometheus"):

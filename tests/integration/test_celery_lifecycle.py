@@ -162,6 +162,7 @@ def test_a_job_of_a_solo_worker_ends_before_it_can_be_terminated(start: Any) -> 
         assert worker.counted("jobs_withdrawn_total") == {}
 
 
+@pytest.mark.first
 @pytest.mark.timeout(3600)  # one process per job: minutes on a busy machine
 @sizes("tasks", 100, 10_000)
 def test_recycled_children_leave_bounded_slots_and_exact_totals(start: Any, tasks: int) -> None:

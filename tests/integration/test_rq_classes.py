@@ -96,7 +96,8 @@ ONCE_EACH = {"fail failure": 1, "kill_itself failure": 1, "succeed success": 1}
 
 
 @pytest.mark.parametrize(
-    "kind", ["Worker", pytest.param("SpawnWorker", marks=[pytest.mark.full, pytest.mark.timeout(300)])]
+    "kind",
+    ["Worker", pytest.param("SpawnWorker", marks=[pytest.mark.full, pytest.mark.first, pytest.mark.timeout(300)])],
 )
 def test_base_and_subclass_instrumented_in_any_order_count_once(kind: str, workers: Workers) -> None:
     rows = [name for name in orders.ROWS if name.startswith(f"{kind}:")]

@@ -25,6 +25,7 @@ def on_disk(directory: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_size, path.stat().st_blocks * 512) for path in directory.iterdir()}
 
 
+@pytest.mark.first
 @sizes("number", 500, 10_000)
 def test_many_forked_jobs_use_the_same_space_as_a_hundred(number: int, workers: Workers) -> None:
     def run(more: int) -> None:
