@@ -108,7 +108,7 @@ def test_unknown_variables_are_one_warning_and_no_error(
     current.writer()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("jobmetrics: JOBMETRICS_PORT, JOBMETRICS_SERVICE_HOST are not settings, and")
+    assert record.getMessage().startswith("jobmetrics: JOBMETRICS_PORT, JOBMETRICS_SERVICE_HOST are not settings and")
     assert guard.take_counts() == {}
 
 
