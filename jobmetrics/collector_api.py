@@ -112,7 +112,7 @@ class Target:
 
     @property
     def scheme(self) -> str:
-        """The part of the URL before '://', empty without one."""
+        """The URL's scheme, such as redis; empty without one."""
         found = _SCHEME.match(self.url)
         return found[1] if found else ""
 
@@ -151,9 +151,8 @@ class CollectorOptions:
     """The options of the collectors.
 
     Args:
-        timeout: Seconds a collector may wait for its broker.
-        max_queues: Queues of one broker with separate series; the depths of the rest are summed under
-            `families.OVERFLOW`.
+        timeout: Seconds that a broker may take to answer.
+        max_queues: Queues of one broker with separate series; the depths of the rest are summed under `__other__`.
         given: The values of the job systems' own options, by `Option.keyword`.
     """
 
@@ -170,7 +169,7 @@ class CollectorOptions:
 
 
 def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[str]]:
-    """Split queues into those with separate series and the rest, which share the series `families.OVERFLOW`.
+    """Split queues into those with separate series and the rest, which share the series `__other__`.
 
     A queue with the name of that series is always part of the rest.
     """

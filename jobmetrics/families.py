@@ -49,8 +49,8 @@ class RegisteredSystems:
 def register_system(name: str) -> None:
     """Register a value of the label `system`, so that this process keeps its series separate beyond the cap.
 
-    A new directory reserves the overflow series of `SPARE_SYSTEMS` systems. Those of further systems are reserved with
-    their first series. Registering a name again has no effect.
+    A new directory reserves the overflow series of three systems. Those of further systems are reserved with their
+    first series. Registering a name again has no effect.
 
     Args:
         name: Lower-case letters, digits and underscores; at most 32 characters, the first a letter.

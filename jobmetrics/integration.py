@@ -154,7 +154,7 @@ class Option(NamedTuple):
 
     @property
     def keyword(self) -> str:
-        """The option's name in `CollectorOptions`: with a final s if it is repeatable."""
+        """The option's name in `CollectorOptions`, with a final s if it is repeatable."""
         return f"{self.name}s" if self.repeatable else self.name
 
 
