@@ -22,7 +22,6 @@ MOST_RECENT = "mostrecent"
 HIGH_WATER = "highwater"  # the greatest value ever set, for built-in timestamps; MAX and MIN are of current values
 ERASED = "erased"  # not shown: the removed or reset values of another family's series
 JOURNAL = "journal"  # counted from the journals of live slots, not from cells
-MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, ERASED, JOURNAL)
 
 RECORDED = "workers and producers"
 COLLECTED = "the exporter, from brokers"
