@@ -219,8 +219,22 @@ class Systems(NamedTuple):
     broken: tuple[str, ...]
 
 
+class InstalledSystems:
+    """The job systems that this process has loaded."""
+
+    def __init__(self) -> None:
+        self.found = _load_systems()
+
+
 def find_systems() -> Systems:
-    """Load the job systems of all installed packages. A package that cannot be loaded does not affect the others."""
+    """Return the job systems of all installed packages. They are loaded once in a process.
+
+    A package that cannot be loaded does not affect the others.
+    """
+    return state(InstalledSystems).found
+
+
+def _load_systems() -> Systems:
     from importlib.metadata import entry_points
 
     found: dict[str, System] = {}
