@@ -34,8 +34,7 @@ __all__ = [
 logger = logging.getLogger("jobmetrics")
 
 DEFAULT_NAME = "default"
-DEFAULT_TIMEOUT = 5.0  # seconds
-DEFAULT_MAX_QUEUES = 2000
+"""The label `broker` of a broker without a name."""
 
 _NAME = re.compile(r"[a-z0-9_-]+\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")
@@ -158,7 +157,7 @@ class CollectorOptions:
 
     __slots__ = ("given", "max_queues", "timeout")
 
-    def __init__(self, *, timeout: float = DEFAULT_TIMEOUT, max_queues: int = DEFAULT_MAX_QUEUES, **given: Any) -> None:
+    def __init__(self, *, timeout: float = 5.0, max_queues: int = 2000, **given: Any) -> None:
         self.timeout = timeout
         self.max_queues = max_queues
         self.given = given

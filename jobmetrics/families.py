@@ -9,9 +9,15 @@ from jobmetrics.events import PYTHON, STATUSES, WITHDRAWN_REASONS
 from jobmetrics.runtime import state
 from jobmetrics.settings import DEFAULT_BUCKETS
 
+# Public besides these: the families of metrics about jobs, JOBS and JOBS_....
+__all__ = ["COLLECTED", "COUNTER", "GAUGE", "HISTOGRAM", "OVERFLOW", "Family"]
+
 COUNTER = "counter"
+"""The type of a number that only goes up."""
 GAUGE = "gauge"
+"""The type of a number that goes up and down."""
 HISTOGRAM = "histogram"
+"""The type of values counted by size."""
 
 # How the cells of all slots are merged into one value. LIVE_SUM counts only slots that a live process holds.
 SUM = "sum"
@@ -25,9 +31,11 @@ JOURNAL = "journal"  # counted from the journals of live slots, not from cells
 
 RECORDED = "workers and producers"
 COLLECTED = "the exporter, from brokers"
+"""The source of a family that a collector reads."""
 OWN = "jobmetrics itself"
 
-OVERFLOW = "__other__"  # an open label's value in the series that counts everything beyond the cap
+OVERFLOW = "__other__"
+"""An open label's value in the series that counts everything beyond the cap."""
 
 REGISTERED: tuple[str, ...] = ()  # as the values of a closed label: those that job systems register
 SPARE_SYSTEMS = 3  # number of job systems for which a new directory reserves overflow series

@@ -158,8 +158,8 @@ class Option(NamedTuple):
         return f"{self.name}s" if self.repeatable else self.name
 
 
-# Returns what workers recorded: a family's values by label values. A histogram's value is its count.
 Recorded = Callable[[Family], Mapping[tuple[str, ...], float]]
+"""Returns what workers recorded: a family's values by label values. A histogram's value is its count."""
 
 
 class System:
