@@ -231,7 +231,7 @@ def find_systems() -> Systems:
 
     A package that cannot be loaded does not affect the others.
     """
-    return state(InstalledSystems).found
+    return process_state(InstalledSystems).found
 
 
 def _load_systems() -> Systems:
