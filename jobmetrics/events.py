@@ -16,6 +16,9 @@ REJECTED = "rejected"
 REVOKED = "revoked"
 STATUSES = (SUCCESS, FAILURE, RETRY, IGNORED, REJECTED, REVOKED)
 
+# Values of the label `attempt`: ranges of the number of an execution among those of its job, beginning with 1.
+ATTEMPTS = ("2-5", "6-20", "21+")
+
 WITHDRAWN_REASONS = ("revoked", "expired", "rejected", "unknown")
 
 
@@ -40,7 +43,8 @@ class Started(NamedTuple):
     execution_id: the job system's id, the same in every process that reports the execution, or a number of at most 64
     bits if only this process reports it. ready_at: when the job could have run (when it was published, or its ETA if
     later); None if unknown. target: seconds within which it should succeed; None for the target of its job type. cpu:
-    the CPU time that counts, `CPU_OF_JOB` or another of these constants.
+    the CPU time that counts, `CPU_OF_JOB` or another of these constants. attempt: 1 for the job's first execution, 2
+    for its first retry; 1 also if unknown.
     """
 
     job: Job
@@ -48,6 +52,7 @@ class Started(NamedTuple):
     ready_at: float | None = None
     target: float | None = None
     cpu: str = CPU_OF_JOB
+    attempt: int = 1
 
 
 class Ended(NamedTuple):

@@ -5,19 +5,13 @@ import math
 import re
 from typing import NamedTuple
 
-from jobmetrics.events import PYTHON, STATUSES, WITHDRAWN_REASONS
+from jobmetrics.events import ATTEMPTS, PYTHON, STATUSES, WITHDRAWN_REASONS
 from jobmetrics.runtime import state
 from jobmetrics.settings import DEFAULT_BUCKETS
 
-# Public besides these: the families of metrics about jobs, JOBS and JOBS_....
-__all__ = ["COLLECTED", "COUNTER", "GAUGE", "HISTOGRAM", "OVERFLOW", "Family"]
-
 COUNTER = "counter"
-"""The type of a number that only goes up."""
 GAUGE = "gauge"
-"""The type of a number that goes up and down."""
 HISTOGRAM = "histogram"
-"""The type of values counted by size."""
 
 # How the cells of all slots are merged into one value. LIVE_SUM counts only slots that a live process holds.
 SUM = "sum"
@@ -28,19 +22,18 @@ MOST_RECENT = "mostrecent"
 HIGH_WATER = "highwater"  # the greatest value ever set, for built-in timestamps; MAX and MIN are of current values
 ERASED = "erased"  # not shown: the removed or reset values of another family's series
 JOURNAL = "journal"  # counted from the journals of live slots, not from cells
+MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, ERASED, JOURNAL)
 
 RECORDED = "workers and producers"
 COLLECTED = "the exporter, from brokers"
-"""The source of a family that a collector reads."""
 OWN = "jobmetrics itself"
 
-OVERFLOW = "__other__"
-"""An open label's value in the series that counts everything beyond the cap."""
+OVERFLOW = "__other__"  # an open label's value in the series that counts everything beyond the cap
 
 REGISTERED: tuple[str, ...] = ()  # as the values of a closed label: those that job systems register
 SPARE_SYSTEMS = 3  # number of job systems for which a new directory reserves overflow series
 
-_FIXED_VALUES = {"system": REGISTERED, "status": STATUSES}
+_FIXED_VALUES = {"system": REGISTERED, "status": STATUSES, "attempt": ATTEMPTS}
 _SYSTEM_NAME = r"[a-z][a-z0-9_]{0,31}\Z"
 
 JOB_LABELS = ("system", "job_type", "queue_name")
@@ -56,8 +49,8 @@ class RegisteredSystems:
 def register_system(name: str) -> None:
     """Register a value of the label `system`, so that this process keeps its series separate beyond the cap.
 
-    A new directory reserves the overflow series of three systems. Those of further systems are reserved with their
-    first series. Registering a name again has no effect.
+    A new directory reserves the overflow series of `SPARE_SYSTEMS` systems. Those of further systems are reserved with
+    their first series. Registering a name again has no effect.
 
     Args:
         name: Lower-case letters, digits and underscores; at most 32 characters, the first a letter.
@@ -187,6 +180,13 @@ JOBS_FAILURES = _family(
     "jobs_failures_total", COUNTER, "Executions that failed, by exception class.", *JOB_LABELS, "error_type"
 )
 JOBS_RETRIES = _family("jobs_retries_total", COUNTER, "Requested retries.", *JOB_LABELS)
+JOBS_ATTEMPTS = _family(
+    "jobs_attempts_total",
+    COUNTER,
+    "Executions of jobs that were tried before, by the number of the attempt; first attempts are not counted here.",
+    *JOB_LABELS,
+    "attempt",
+)
 JOBS_QUEUE_WAIT = _family(
     "jobs_queue_wait_seconds",
     HISTOGRAM,
@@ -232,6 +232,15 @@ JOBS_RESERVED = _family(
 )
 JOBS_WORKER_PROCESSES_LOST = _family(
     "jobs_worker_processes_lost_total", COUNTER, "Worker processes that died in a job or right after it.", "system"
+)
+JOBS_WORKER_STARTS = _family(
+    "jobs_worker_starts_total", COUNTER, "Workers that started; a pool process is not a worker.", "system"
+)
+JOBS_WORKERS_LOST = _family(
+    "jobs_workers_lost_total",
+    COUNTER,
+    "Workers that ended without a shutdown, as after SIGKILL; counted when the next worker of this directory starts.",
+    "system",
 )
 JOBS_SCHEDULE_LAST_SENT = _family(
     "jobs_schedule_last_sent_timestamp_seconds",

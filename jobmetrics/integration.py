@@ -29,6 +29,7 @@ Of jobmetrics an integration imports this module, `jobmetrics.families`, `jobmet
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string.
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -154,12 +155,12 @@ class Option(NamedTuple):
 
     @property
     def keyword(self) -> str:
-        """The option's name in `CollectorOptions`, with a final s if it is repeatable."""
+        """The option's name in `CollectorOptions`: with a final s if it is repeatable."""
         return f"{self.name}s" if self.repeatable else self.name
 
 
+# Returns what workers recorded: a family's values by label values. A histogram's value is its count.
 Recorded = Callable[[Family], Mapping[tuple[str, ...], float]]
-"""Returns what workers recorded: a family's values by label values. A histogram's value is its count."""
 
 
 class System:
@@ -219,22 +220,8 @@ class Systems(NamedTuple):
     broken: tuple[str, ...]
 
 
-class InstalledSystems:
-    """The job systems that this process has loaded."""
-
-    def __init__(self) -> None:
-        self.found = _load_systems()
-
-
 def find_systems() -> Systems:
-    """Return the job systems of all installed packages. They are loaded once in a process.
-
-    A package that cannot be loaded does not affect the others.
-    """
-    return process_state(InstalledSystems).found
-
-
-def _load_systems() -> Systems:
+    """Load the job systems of all installed packages. A package that cannot be loaded does not affect the others."""
     from importlib.metadata import entry_points
 
     found: dict[str, System] = {}
@@ -307,32 +294,38 @@ class _WorkerGauges:
 
 
 class ShownWorkers:
-    """The gauges of the workers in this process, by job system."""
+    """The gauges of the workers in this process, by job system. started: the process that counted each one's start."""
 
     def __init__(self) -> None:
         self.by_system: dict[str, _WorkerGauges] = {}
+        self.started: dict[str, int] = {}
 
 
 def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[str, int] | None = None) -> None:
     """Show that this process is a live worker. Call it again after each change.
 
-    The gauges disappear when the process ends, even if it is killed.
+    The first call counts the start of a worker. The gauges disappear when the process ends, even if it is killed; the
+    worker is then counted in jobs_workers_lost_total.
 
     Args:
         system: The registered name of the job system.
         capacity: Jobs that the worker can run at once; None if unknown, to keep the last value.
         reserved: Jobs taken from the broker and not started, by queue.
     """
-    writer = current_recorder().writer
-    workers = process_state(ShownWorkers).by_system
-    gauges = workers.get(system)
-    if gauges is None or gauges.writer is not writer:
-        gauges = workers[system] = _WorkerGauges(writer, system)
+    recorder, shown = current_recorder(), process_state(ShownWorkers)
+    gauges = shown.by_system.get(system)
+    if gauges is None or gauges.writer is not recorder.writer:
+        gauges = shown.by_system[system] = _WorkerGauges(recorder.writer, system)
     gauges.show(capacity, reserved or {})
+    if shown.started.get(system) != os.getpid() and capacity is not None:
+        shown.started[system] = os.getpid()
+        recorder.worker_started(system)
 
 
 def clear_worker_gauges(system: str) -> None:
     """Show that this process is not a worker of the job system any more, although it may live on."""
-    gauges = process_state(ShownWorkers).by_system.get(system)
+    shown = process_state(ShownWorkers)
+    shown.started.pop(system, None)
+    gauges = shown.by_system.get(system)
     if gauges is not None:
         gauges.clear()

@@ -142,8 +142,7 @@ class Execution:
 class CurrentJob(NamedTuple):
     """A running job, from `current_job`.
 
-    system, job_type, queue_name: the values of its labels. id: the job system's id. started_at: epoch seconds. target:
-    seconds within which it should succeed; None if none is declared.
+    started_at: epoch seconds. target: seconds within which it should succeed; None if none is declared.
 
     Example:
         >>> from jobmetrics import CurrentJob

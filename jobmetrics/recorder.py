@@ -17,6 +17,7 @@ from threading import get_ident
 from jobmetrics import families as f
 from jobmetrics import guard, job_context, runtime
 from jobmetrics.events import (
+    ATTEMPTS,
     CPU_OF_CALLER,
     CPU_OF_FAMILY,
     CPU_OF_THREAD,
@@ -82,6 +83,12 @@ def _has_greenlets() -> bool:
     return threading.local.__module__ != "_thread"
 
 
+def _range_of(attempt: int) -> str:
+    """Return the value of the label attempt for an attempt after the first."""
+    few, many, more = ATTEMPTS
+    return few if attempt <= 5 else many if attempt <= 20 else more
+
+
 class Recorder:
     """Records events into a writer's cells.
 
@@ -133,8 +140,11 @@ class Recorder:
         self._duration_unknown = Labelled(BoundCounter, f.JOBS_DURATION_UNKNOWN, writer)
         self._failures = Labelled(BoundCounter, f.JOBS_FAILURES, writer)
         self._retries = Labelled(BoundCounter, f.JOBS_RETRIES, writer)
+        self._attempts = Labelled(BoundCounter, f.JOBS_ATTEMPTS, writer)
         self._published = Labelled(BoundCounter, f.JOBS_PUBLISHED, writer)
         self._processes_lost = Labelled(BoundCounter, f.JOBS_WORKER_PROCESSES_LOST, writer)
+        self._worker_starts = Labelled(BoundCounter, f.JOBS_WORKER_STARTS, writer)
+        self._workers_lost = Labelled(BoundCounter, f.JOBS_WORKERS_LOST, writer)
         self._dropped_updates = Labelled(BoundCounter, f.DROPPED_UPDATES, writer)
         self._dropped_series = Labelled(BoundCounter, f.DROPPED_SERIES, writer)
         self._internal_errors = Labelled(BoundCounter, f.INTERNAL_ERRORS, writer)
@@ -162,6 +172,8 @@ class Recorder:
         execution = Execution(series, name, at, start, writer.begin(series.active, number, at), fork_hooks.hooks.count)
         if event.ready_at is not None:
             series.wait.observe(max(0.0, at - event.ready_at))  # the clocks of two hosts may differ
+        if event.attempt > 1:
+            self._attempts.at((*series.labels, _range_of(event.attempt))).inc()
         target = series.target if event.target is None else event.target
         if target is not None:
             self.set_target(execution, target)
@@ -292,6 +304,12 @@ class Recorder:
             self._reported_processes.clear()
         self._reported_processes.add(died)
         self._processes_lost.at((job.system,)).inc()
+
+    def worker_started(self, system: str) -> None:
+        """Count the start of a worker, and the workers of this directory that were killed since the last start."""
+        self._worker_starts.at((system,)).inc()
+        self._workers_lost.at((system,)).inc(0.0)  # show 0 now, so that the first loss is an increase
+        self.writer.settle_free_slots()
 
     def withdrawn(self, event: Withdrawn) -> None:
         """Record a job that will never start."""

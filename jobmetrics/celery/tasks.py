@@ -45,7 +45,8 @@ def prerun(task: Any = None, task_id: str = "", kwargs: Any = None, **_: Any) ->
     redelivered = is_redelivered(request)
     if redelivered:
         lost_tasks.redelivered(task, task_id, request)
-    event = Started(job_of(task, request), task_id, None if redelivered else ready_at(request))
+    attempt = (request.retries or 0) + 1
+    event = Started(job_of(task, request), task_id, None if redelivered else ready_at(request), attempt=attempt)
     execution = current_recorder().started(event)
     if execution is not None:
         process_state(RunningTasks).executions[task_id, id(kwargs)] = execution, request

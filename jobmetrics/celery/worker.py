@@ -141,7 +141,7 @@ def worker_init(sender: Any = None, **_: Any) -> None:
         steps["worker"].add(WorkerStep)
         steps["consumer"].add(ConsumerStep)
     pid = os.getpid()
-    atexit.register(lambda: os.getpid() == pid and lost_tasks.count_pending(final=True))  # cold shutdown: no signal
+    atexit.register(lambda: os.getpid() == pid and worker_shutdown())  # a cold shutdown sends no signal
 
 
 @guarded("celery worker start")

@@ -15,11 +15,7 @@ from jobmetrics.registry import current, zeros
 
 
 class _Metric(Labelled[Bound]):
-    """The base of the three public classes: definition, validation and labels.
-
-    Two shortcuts save time in each update: `labels` by position looks its values up before it checks them, and `_only`
-    calls `look` only when it is due. A test holds both equal to `at` and `look`.
-    """
+    """The base of the three public classes: definition, validation and labels."""
 
     _type: str
     _bound_class: type[Bound]
@@ -135,7 +131,7 @@ class _Metric(Labelled[Bound]):
                 return self._misused(why)
             bound = self._new(())
         writer = bound.writer
-        if writer.clock() >= writer.check_at:  # as look() does
+        if writer.clock() >= writer.check_at:  # as look() does, without a call
             writer.look()
         return bound
 

@@ -176,6 +176,11 @@ class SeriesIndex:
         number = self._numbers.get(_signature(family))
         return None if number is None else self.series.get((number, values))
 
+    def series_of(self, family: Family) -> list[tuple[tuple[str, ...], Placement]]:
+        """Return the label values and the cells of each series of the family's newest declaration."""
+        newest = self.newest.get(family.name)
+        return [(values, place) for (number, values), place in self.series.items() if number == newest]
+
     def find_erased(self, family: Family, values: tuple[str, ...]) -> Placement | None:
         """Return the cells of the removed or reset values of a series; None when nothing was removed or reset."""
         return self.find(family.erased, values) if self.has_erased else None

@@ -61,7 +61,7 @@ class Slot:
     """A slot that this process holds. The lease ends with the process, or when `lock_fd` is closed.
 
     cells: the mapped cells, float64; lock_fd: the descriptor of the lock; left: by cell, the values of sum gauges that
-    earlier owners left.
+    earlier owners left; left_live: by cell, the live gauges that the last owner had not cleared: it was killed.
     """
 
     __slots__ = (
@@ -76,6 +76,7 @@ class Slot:
         "_plan",
         "cells",
         "left",
+        "left_live",
         "lock_fd",
         "number",
     )
@@ -97,6 +98,7 @@ class Slot:
         self._bytes = memoryview(b"")
         self.cells: memoryview[float] = NO_CELLS
         self.left: dict[int, float] = {}
+        self.left_live: dict[int, float] = {}
 
     def is_held(self) -> bool:
         """Whether the lock's descriptor is still open on the slot.
@@ -156,17 +158,23 @@ class Slot:
         rest = self._bytes[self._offset + cell * layout.CELL :]
         return rest == bytes(len(rest))
 
-    def take_over(self, owner: ProcessIdentity, present_cells: Iterable[PresentCell]) -> None:
-        """Become the owner.
-
-        The last owner's present values are settled before the owner record is complete.
-        """
+    def settle(self, present_cells: Iterable[PresentCell]) -> None:
+        """End the last owner's ownership: settle its present values. The owner record is incomplete from now on."""
         keep_mapped(self._bytes)
         layout.clear_owner(self._bytes)
         cells = self.cells
         for first, mode in present_cells:
             if first + (mode != LIVE_SUM) < len(cells):  # the last owner had no series beyond its cells
+                if mode == LIVE_SUM and cells[first] != 0.0:
+                    self.left_live[first] = cells[first]
                 end_ownership(mode, cells, first)
+
+    def take_over(self, owner: ProcessIdentity, present_cells: Iterable[PresentCell]) -> None:
+        """Become the owner.
+
+        The last owner's present values are settled before the owner record is complete.
+        """
+        self.settle(present_cells)
         self._lease = layout.last_lease(self._bytes) + 1
         self.describe(owner)
         mark_ready(self.lock_fd)  # until now readers see a free slot, not that of its dead owner

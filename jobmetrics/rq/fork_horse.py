@@ -25,7 +25,6 @@ from jobmetrics.integration import (
     Ended,
     ErrorType,
     Execution,
-    Job,
     Recorder,
     Started,
     guarded,
@@ -156,20 +155,16 @@ class ForkedJob(RunningJob):
             self.record_lost(job, queue, KilledHorse(None), RETRY if will_retry else FAILURE)
 
 
-def before_fork(
-    page: SharedPage, record: Recorder, job: Job, execution_id: str, ready_at: float | None
-) -> ForkedJob | None:
+def before_fork(page: SharedPage, record: Recorder, event: Started) -> ForkedJob | None:
     """Record the start of the job that the worker is about to fork a work-horse for.
 
     Args:
         page: the worker's page. Earlier work-horses have ended and no longer write to it.
         record: the worker's recorder.
-        job: the job's labels.
-        execution_id: the execution's id.
-        ready_at: when the job could have run, in epoch seconds; None when this is unknown.
+        event: the start, with the CPU time of the caller.
 
     Returns:
         None when the job type is ignored.
     """
-    execution = record.started(Started(job, execution_id, ready_at, cpu=CPU_OF_CALLER))
+    execution = record.started(event)
     return None if execution is None else ForkedJob(page, execution, record)

@@ -74,6 +74,16 @@ def ready_at(job: RQJob) -> float | None:
     return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
 
 
+def attempt_of(job: RQJob) -> int:
+    """Return the number of this execution among those of its job, beginning with 1.
+
+    RQ counts the retries that a job returns. A job with `Retry(max=...)` that fails stores only how many are left, and
+    each of its executions counts as the first.
+    """
+    retries = getattr(job, "number_of_retries", None)  # from RQ 2.1 on
+    return 1 + (retries or 0)
+
+
 def _job_type(job: RQJob) -> str:
     """Return the path of the job's function.
 

@@ -20,10 +20,10 @@ from rq.registry import StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.version import VERSION
 
-from jobmetrics.integration import REVOKED, Job, current_recorder, guarded
+from jobmetrics.integration import CPU_OF_CALLER, REVOKED, Job, Started, current_recorder, guarded
 from jobmetrics.rq import SYSTEM
 from jobmetrics.rq.fork_horse import ForkedJob, SharedPage, before_fork
-from jobmetrics.rq.jobs import execution_id, function_name, job_of, passed_execution, ready_at
+from jobmetrics.rq.jobs import attempt_of, execution_id, function_name, job_of, passed_execution, ready_at
 from jobmetrics.rq.outcomes import KilledHorse, Method, report_abandoned, report_lost, report_outcome_in_redis
 from jobmetrics.rq.worker_state import WorkerState, state_of
 
@@ -37,9 +37,11 @@ def _start_forked(worker: Any, state: WorkerState, job: RQJob, queue: Any) -> Fo
         return None  # only unpickling gives the name: the work-horse does that, and records for itself
     if state.page is None:
         state.page = SharedPage()
-    return before_fork(
-        state.page, record, Job(SYSTEM, name, queue.name), execution_id(worker, job), ready_at(job)
+    labels = Job(SYSTEM, name, queue.name)
+    event = Started(
+        labels, execution_id(worker, job), ready_at(job), cpu=CPU_OF_CALLER, attempt=attempt_of(job)
     )  # fmt: skip
+    return before_fork(state.page, record, event)
 
 
 @guarded("rq end")

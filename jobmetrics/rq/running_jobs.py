@@ -8,7 +8,7 @@ from typing import Any
 from rq.job import Job as RQJob
 
 from jobmetrics.integration import CPU_OF_FAMILY, Started, current_recorder, guarded, running
-from jobmetrics.rq.jobs import execution_id, job_of, passed_execution, ready_at
+from jobmetrics.rq.jobs import attempt_of, execution_id, job_of, passed_execution, ready_at
 from jobmetrics.rq.outcomes import Method, RunningJob
 from jobmetrics.rq.worker_state import WorkerState, state_of
 
@@ -20,7 +20,8 @@ def _start(
     record = current_recorder()
     state.prepare(worker, record)
     name = execution_id(worker, job, passed_execution(args, kwargs))
-    execution = record.started(Started(job_of(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY))
+    event = Started(job_of(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY, attempt=attempt_of(job))
+    execution = record.started(event)
     return None if execution is None else RunningJob(execution)
 
 

@@ -6,19 +6,7 @@ import pytest
 
 from jobmetrics import families
 from jobmetrics.events import PYTHON, STATUSES, WITHDRAWN_REASONS
-from jobmetrics.families import (
-    BUILT_IN,
-    ERASED,
-    HIGH_WATER,
-    JOURNAL,
-    LIVE_SUM,
-    MAX,
-    MIN,
-    MOST_RECENT,
-    OVERFLOW,
-    SUM,
-    Family,
-)
+from jobmetrics.families import BUILT_IN, OVERFLOW, Family
 from jobmetrics.registry.layout import MAX_WIDTH
 from jobmetrics.settings import DEFAULT_BUCKETS
 from tests.unit.rows import each_row
@@ -48,6 +36,9 @@ RECORDED = {
     ("jobs_worker_capacity", "gauge", ("system",), "livesum"),
     ("jobs_reserved", "gauge", ("system", "queue_name"), "livesum"),
     ("jobs_worker_processes_lost_total", "counter", ("system",), "sum"),
+    ("jobs_worker_starts_total", "counter", ("system",), "sum"),
+    ("jobs_workers_lost_total", "counter", ("system",), "sum"),
+    ("jobs_attempts_total", "counter", ("system", "job_type", "queue_name", "attempt"), "sum"),
     ("jobs_schedule_last_sent_timestamp_seconds", "gauge", ("system", "schedule_entry"), "highwater"),
     ("jobs_schedule_next_due_timestamp_seconds", "gauge", ("system", "schedule_entry"), "mostrecent"),
     ("jobs_schedule_lateness_seconds", "gauge", ("system", "schedule_entry"), "mostrecent"),
@@ -138,7 +129,7 @@ def test_unit_is_in_the_name(family: Family) -> None:
 
 @each_family
 def test_mode_is_a_known_one(family: Family) -> None:
-    assert family.mode in {SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, ERASED, JOURNAL}
+    assert family.mode in families.MODES
 
 
 @each_family

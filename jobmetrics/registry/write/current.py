@@ -11,8 +11,7 @@ from jobmetrics.registry.write.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
 
-# Given to each writer. The recorder, a layer above, sets it at import: it is code, the same in every runtime.
-show_dropped: Callable[[], None] | None = None
+show_dropped: Callable[[], None] | None = None  # given to each writer; the recorder, a layer above, sets it at import
 
 
 class Current:

@@ -57,6 +57,34 @@ def acquire(
     return slot
 
 
+def settle(plan: SlotPlan, number: int, present_cells: Callable[[Slot], Iterable[PresentCell]]) -> dict[int, float]:
+    """Settle the values that a killed process left in a free slot, and leave the slot free.
+
+    Returns:
+        Its live gauges by cell; empty when the slot is held or has another layout.
+    """
+    slot = _lease(plan, number, plan.size(1))
+    if not slot:
+        return {}
+    try:
+        slot.settle(present_cells(slot))
+    finally:
+        slot.release()
+    return slot.left_live
+
+
+def has_values(plan: SlotPlan, number: int, cells: Iterable[int]) -> bool:
+    """Whether one of these cells of a slot is not 0; False when the slot cannot be read."""
+    try:
+        with closing(plan.directory.open(slot_name(number), os.O_RDONLY)) as fd:
+            header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
+            return header.identity == plan.identity and any(
+                os.pread(fd, layout.CELL, header.cells_offset + cell * layout.CELL).strip(b"\0") for cell in cells
+            )
+    except (OSError, RegistryError):
+        return False
+
+
 def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
     """Lock and map one slot with the planned layout. Returns False when it is held, None when its layout differs.
 

@@ -49,6 +49,7 @@ class ProcessState:
         self.moved_from: list[tuple[SeriesIndex, Slot]] = []  # earlier generations with running executions
         self.dropped_updates: dict[tuple[str, str], int] = {}  # by reason and metric
         self.dropped_series = 0
+        self.killed_workers: dict[str, int] = {}  # by job system, not counted yet
 
     def redo_postponed(self) -> None:
         """Record the updates that a signal handler or a finaliser made while its thread was in the slow path."""

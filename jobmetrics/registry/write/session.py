@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
 
 from jobmetrics import guard
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import Family
+from jobmetrics.families import JOBS_WORKERS, Family
 from jobmetrics.registry.cells import NO_CELLS, PresentCell, Row
 from jobmetrics.registry.directory import Directory
 from jobmetrics.registry.index import LOCK_WAIT, Contended, IndexFile, Moved, Placement, SeriesIndex
@@ -19,13 +19,15 @@ from jobmetrics.registry.layout import ProcessIdentity
 from jobmetrics.registry.slots import NO_SPACE, Slot, SlotPlan, estimated_start, process_start
 from jobmetrics.registry.write import fork_hooks
 from jobmetrics.registry.write.fork_hooks import FORK_WAIT
-from jobmetrics.registry.write.lease import acquire
+from jobmetrics.registry.write.lease import acquire, has_values, settle
 from jobmetrics.registry.write.process import GROWTH, INDEX, LEASE, LOAD, ForkHints, ProcessState
 from jobmetrics.settings import Settings
 
 logger = logging.getLogger("jobmetrics")
 
 _PLACES = {LOAD: "lease", LEASE: "lease", INDEX: "index", GROWTH: "index"}  # the label under which errors are counted
+
+MAX_SETTLED = 1_000  # free slots to look at when a worker starts: some milliseconds
 
 SUPPORTED = sys.platform != "win32"
 
@@ -104,6 +106,25 @@ class DirectorySession:
         self.hints.leased(slot.number)
         process.slot = slot
         self.row.cells = slot.cells
+        if slot.left_live:
+            self._note_killed(index, slot.left_live)
+
+    def settle_free_slots(self) -> None:
+        """Settle the slots that killed workers left and no process has leased since."""
+        process, index, plan = self.process, self.index, self._plan
+        if index is None or plan is None or process.slot is None:
+            return
+        cells = [place.first for _, place in index.series_of(JOBS_WORKERS)]
+        for number in self.directory.slots()[:MAX_SETTLED]:
+            if number != process.slot.number and has_values(plan, number, cells):
+                self._note_killed(index, settle(plan, number, lambda slot: self._present_cells(index, slot)))
+
+    def _note_killed(self, index: SeriesIndex, left_live: Mapping[int, float]) -> None:
+        """Note the worker that was killed and left these live gauges."""
+        killed = self.process.killed_workers
+        for values, place in index.series_of(JOBS_WORKERS):
+            if place.first in left_live:
+                killed[values[0]] = killed.get(values[0], 0) + 1
 
     def _present_cells(self, index: SeriesIndex, slot: Slot) -> list[PresentCell]:
         if not slot.is_unused_from(index.next_cell):  # its last owner recorded series that this process does not know

@@ -17,8 +17,20 @@ from contextlib import contextmanager
 from math import inf, isnan
 from threading import get_ident
 
+from jobmetrics import guard
 from jobmetrics.errors import JobmetricsError
-from jobmetrics.families import DROPPED_UPDATES, GAUGE, HISTOGRAM, JOBS_ACTIVE, MAX, MIN, MOST_RECENT, OVERFLOW, SUM
+from jobmetrics.families import (
+    DROPPED_UPDATES,
+    GAUGE,
+    HISTOGRAM,
+    JOBS_ACTIVE,
+    JOBS_WORKERS_LOST,
+    MAX,
+    MIN,
+    MOST_RECENT,
+    OVERFLOW,
+    SUM,
+)
 from jobmetrics.registry import files
 from jobmetrics.registry import journal as journals
 from jobmetrics.registry.cells import NOWHERE, PRESENT, BoundSeries, Row, merge, move_present_value, set_at
@@ -283,7 +295,31 @@ class Writer:
             return False
         if self.session.process.moved_from:
             self._carry_over()
+        if self.session.process.killed_workers:
+            self._count_killed_workers()
         return True
+
+    def _count_killed_workers(self) -> None:
+        """Count the killed workers of slots that this process leased or settled."""
+        process = self.session.process
+        killed, process.killed_workers = process.killed_workers, {}
+        for system, count in killed.items():
+            series = BoundSeries(self, JOBS_WORKERS_LOST, (system,))
+            if self._bind(series):
+                row, first = series.where
+                row.cells[first] += count
+
+    def settle_free_slots(self) -> None:
+        """Count the killed workers of slots that no process has leased since. For the start of a worker."""
+        if self.session.enabled:
+            self.session.process.in_slow_path(self._settle_free_slots)
+
+    def _settle_free_slots(self) -> None:
+        try:
+            self.session.settle_free_slots()
+        except (OSError, JobmetricsError) as error:
+            guard.note("lease", error)
+        self._ensure_slot()
 
     def _carry_over(self) -> None:
         """Carry this process's present values and running executions to the new generation."""

@@ -36,7 +36,7 @@ class Refused(Exception):
 
 @pytest.fixture
 def forked(active_settings: Settings) -> Iterator[ForkedJob]:
-    made = before_fork(SharedPage(), default(), JOB, "1:2", None)
+    made = before_fork(SharedPage(), default(), Started(JOB, "1:2", cpu=CPU_OF_CALLER))
     assert made is not None
     yield made
     die(default().writer)
@@ -92,7 +92,7 @@ def test_target_that_the_job_declared_is_judged_by_its_own_run_time(
 @pytest.mark.usefixtures("child")
 def test_error_is_named_once_by_the_work_horses_mapping(registry_dir: Path) -> None:
     settings.configure(dir=registry_dir, error_types={f"{__name__}.Refused": "refused", "builtins.Exception": "other"})
-    made = before_fork(SharedPage(), default(), JOB, "1:2", None)
+    made = before_fork(SharedPage(), default(), Started(JOB, "1:2", cpu=CPU_OF_CALLER))
     assert made is not None
     made.begin()
     made.end(Ended(FAILURE, Refused("on purpose")))
@@ -120,7 +120,7 @@ def test_end_of_a_work_horse_is_counted_once_after_its_worker_died(registry_dir:
     released, release = os.pipe()
     worker = os.fork()
     if worker == 0:
-        made = before_fork(SharedPage(), default(), JOB, "1:2", None)
+        made = before_fork(SharedPage(), default(), Started(JOB, "1:2", cpu=CPU_OF_CALLER))
         assert made is not None
         if os.fork() == 0:
             made.begin()
@@ -140,11 +140,11 @@ def test_end_of_a_work_horse_is_counted_once_after_its_worker_died(registry_dir:
 @pytest.mark.usefixtures("child")
 def test_report_of_the_previous_work_horse_is_not_the_next_ones(active_settings: Settings, registry_dir: Path) -> None:
     page = SharedPage()
-    first = before_fork(page, default(), JOB, "1:1", None)
+    first = before_fork(page, default(), Started(JOB, "1:1", cpu=CPU_OF_CALLER))
     assert first is not None
     first.begin()
     first.end(Ended(SUCCESS))
-    second = before_fork(page, default(), JOB, "1:2", None)
+    second = before_fork(page, default(), Started(JOB, "1:2", cpu=CPU_OF_CALLER))
     assert second is not None
     assert not second.record_reported()
     die(default().writer)
@@ -178,7 +178,7 @@ runs = st.builds(
 
 def by_page(record: Recorder, run: Run, page: SharedPage, patch: pytest.MonkeyPatch) -> None:
     """As a work-horse reports to its worker."""
-    made = before_fork(page, record, JOB, "1:2", WALL - 2.0)
+    made = before_fork(page, record, Started(JOB, "1:2", WALL - 2.0, cpu=CPU_OF_CALLER))
     assert made is not None
     for name, seconds in (("perf_counter", run.run_seconds), ("process_time", run.cpu_seconds)):
         patch.setattr(forking, name, iter((0.0, seconds)).__next__)
