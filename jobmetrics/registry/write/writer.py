@@ -164,7 +164,7 @@ class Writer:
     def show_zeros(self) -> None:
         """Place defined metrics and requested series once this process records, to show 0 before the first update."""
         process = self.session.process
-        if self.shows_zeros and zeros.any_waiting() and process.slot and process.inside != get_ident():
+        if process.slot and self.shows_zeros and zeros.any_waiting() and process.inside != get_ident():
             process.in_slow_path(self._show_zeros)
 
     def _show_zeros(self) -> None:
