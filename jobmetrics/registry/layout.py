@@ -52,6 +52,7 @@ OWNER_CRC_OFFSET = OWNER_OFFSET + _OWNER.size
 PID_OFFSET = OWNER_CRC_OFFSET + _CRC.size  # outside the CRC and written last
 _WORD = struct.Struct("<Q")
 OWNER_SIZE = PID_OFFSET + _WORD.size - OWNER_OFFSET
+_OWNER_PROCESS = struct.Struct("<8xQQ48xQ")  # start, pid namespace and pid of the owner record
 JOURNAL_OFFSET = 256
 JOURNAL_WORDS = 5
 MIN_JOURNAL = 64
@@ -277,15 +278,17 @@ def _pid_word(pid: int) -> int:
     return pid | (pid ^ 0xFFFFFFFF) << 32
 
 
-def owner_process(record: bytes) -> tuple[int, int, int]:
-    """Return pid, start and pid namespace of an owner record, as in `ProcessIdentity`; pid 0 for an incomplete record.
+def owner_process(head: bytes) -> tuple[int, int, int]:
+    """Return pid, start and pid namespace of a slot's owner, as in `ProcessIdentity`; pid 0 for an incomplete record.
 
     Only the pid is checked, not the CRC.
+
+    Args:
+        head: The slot's bytes before its journal; fewer in a file that was cut.
     """
-    if len(record) < OWNER_SIZE:
+    if len(head) < OWNER_OFFSET + OWNER_SIZE:
         return 0, 0, 0
-    _, start, namespace, *_rest = _OWNER.unpack_from(record)
-    (word,) = _WORD.unpack_from(record, PID_OFFSET - OWNER_OFFSET)
+    start, namespace, word = _OWNER_PROCESS.unpack_from(head, OWNER_OFFSET)
     pid = word & 0xFFFFFFFF
     return (pid if word == _pid_word(pid) else 0), start, namespace
 

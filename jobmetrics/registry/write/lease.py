@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from jobmetrics.errors import Damaged, FormatRefused, RegistryError
-from jobmetrics.registry import layout
+from jobmetrics.registry import files, layout
 from jobmetrics.registry.cells import PresentCell
 from jobmetrics.registry.directory import SAFE_FLAGS, Directory, same_file, slot_name
 from jobmetrics.registry.files import close, closing, lock_within, open_noted, try_lock
@@ -47,8 +47,7 @@ def acquire(
         RegistryError: when no slot could be leased.
         OSError: when the directory cannot be used, or the disk is full.
     """
-    size = plan.size(cells)
-    slot = _lease(plan, hint, size) or _search(plan, hint, size)
+    slot = _lease(plan, hint, cells) or _search(plan, hint, cells)
     try:
         slot.take_over(owner, present_cells(slot))
     except BaseException:
@@ -63,7 +62,7 @@ def settle(plan: SlotPlan, number: int, present_cells: Callable[[Slot], Iterable
     Returns:
         Its live gauges by cell; empty when the slot is held or has another layout.
     """
-    slot = _lease(plan, number, plan.size(1))
+    slot = _lease(plan, number, 1)
     if not slot:
         return {}
     try:
@@ -85,7 +84,7 @@ def has_values(plan: SlotPlan, number: int, cells: Iterable[int]) -> bool:
         return False
 
 
-def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
+def _lease(plan: SlotPlan, number: int, cells: int) -> Slot | Literal[False] | None:
     """Lock and map one slot with the planned layout. Returns False when it is held, None when its layout differs.
 
     Raises:
@@ -95,9 +94,12 @@ def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | No
     try:
         lock_fd = open_noted(f"{plan.prefix}{number:05d}", _OPEN)
         try:
-            if not try_lock(lock_fd) or _owner_lives(plan, lock_fd):
+            if not try_lock(lock_fd):
                 return False
-            slot = _map_locked(plan, number, size, lock_fd)
+            head = os.pread(lock_fd, layout.JOURNAL_OFFSET, 0)
+            if _owner_lives(plan, head):
+                return False
+            slot = _map_locked(plan, number, cells, lock_fd, head)
         finally:
             if slot is None:
                 close(lock_fd)
@@ -107,76 +109,81 @@ def _lease(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | No
     return slot
 
 
-def _map_locked(plan: SlotPlan, number: int, size: int, lock_fd: int) -> Slot | None:
-    """Map a slot that this process has locked; None when its layout is not the planned one. Raises OSError."""
-    path = f"{plan.prefix}{number:05d}"
-    fd = os.open(path, _OPEN)  # a second open: the lock's descriptor is never mapped
-    try:
-        info, named = os.fstat(lock_fd), os.fstat(fd)
-        if info.st_ino != named.st_ino or info.st_dev != named.st_dev or info.st_size < size:
-            return None
-        if info.st_blocks * 512 < info.st_size:
-            fallocate(fd, 0, info.st_size)  # it has holes, as a copy may: writing there on a full disk is a SIGBUS
-        return _mapped(plan, number, lock_fd, fd, info)
-    finally:
-        os.close(fd)
+def _map_locked(plan: SlotPlan, number: int, cells: int, lock_fd: int, head: bytes) -> Slot | None:
+    """Map a slot that this process has locked. head: the slot's bytes before its journal.
 
+    Returns:
+        None when its layout is not the planned one, or it has fewer cells.
 
-def _mapped(plan: SlotPlan, number: int, lock_fd: int, fd: int, info: os.stat_result) -> Slot | None:
-    """Return the mapped slot; None for one of another generation or with a journal that is too short."""
-    if not stat.S_ISREG(info.st_mode):
-        return None
+    Raises:
+        OSError: when it cannot be mapped.
+    """
     try:
-        header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
+        header = layout.SlotHeader.unpack(head)
     except RegistryError:
         return None
     if header.identity != plan.identity or header.journal < plan.entries:
         return None
-    if not layout.is_slot_size(info.st_size, header.cells_offset):
-        return None
-    slot = Slot(plan, number, lock_fd, info, header)
-    slot.map(fd, info.st_size)
-    return slot
+    fd = os.open(f"{plan.prefix}{number:05d}", _OPEN)  # a second open: the lock's descriptor is never mapped
+    try:
+        info = os.fstat(fd)
+        if files.noted.get(lock_fd) != (info.st_dev, info.st_ino):
+            return None
+        if info.st_size < header.cells_offset + cells * layout.CELL:
+            return None
+        if not stat.S_ISREG(info.st_mode) or not layout.is_slot_size(info.st_size, header.cells_offset):
+            return None
+        if info.st_blocks * 512 < info.st_size:
+            fallocate(fd, 0, info.st_size)  # it has holes, as a copy may: writing there on a full disk is a SIGBUS
+        slot = Slot(plan, number, lock_fd, info, header)
+        slot.map(fd, info.st_size)
+        return slot
+    finally:
+        os.close(fd)
 
 
-def _owner_lives(plan: SlotPlan, fd: int) -> bool:
+def _owner_lives(plan: SlotPlan, head: bytes) -> bool:
     """Whether the last owner is another process that still runs without holding the slot.
 
     After a daemoniser has closed its descriptors, it may still write into the slot through the mapping.
+
+    Args:
+        plan: The layout of the slots, with this process's pid namespace.
+        head: The slot's bytes before its journal.
     """
-    pid, start, namespace = layout.owner_process(os.pread(fd, layout.OWNER_SIZE, layout.OWNER_OFFSET))
+    pid, start, namespace = layout.owner_process(head)
     return pid not in (0, os.getpid()) and namespace == plan.namespace and is_alive(pid, start)
 
 
-def _search(plan: SlotPlan, hint: int, size: int) -> Slot:
+def _search(plan: SlotPlan, hint: int, cells: int) -> Slot:
     for number, new in _candidates(plan.directory, hint):
         # A new file is made without a try to lease it: locking another process's new, empty file would keep its maker
         # from leasing it.
         slot: Slot | Literal[False] | None
         if new:
-            slot = _make(plan, number, size)
+            slot = _make(plan, number, cells)
         else:
-            slot = _lease(plan, number, size)
+            slot = _lease(plan, number, cells)
             if slot is None:
-                slot = _lay_out(plan, number, size)
+                slot = _lay_out(plan, number, cells)
         if slot:
             return slot
     raise RegistryError(f"{plan.directory.path} has no slot to lease")
 
 
-def _lay_out(plan: SlotPlan, number: int, size: int) -> Slot | Literal[False] | None:
+def _lay_out(plan: SlotPlan, number: int, cells: int) -> Slot | Literal[False] | None:
     """Give a slot the planned layout and lease it; on a full disk in its present size. Raises OSError."""
     try:
-        if not _make_ready(plan, number, size):
+        if not _make_ready(plan, number, plan.size(cells)):
             return None
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        size = plan.size(1)
-    return _lease(plan, number, size)
+        cells = 1
+    return _lease(plan, number, cells)
 
 
-def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
+def _make(plan: SlotPlan, number: int, cells: int) -> Slot | None:
     """Make a slot file and lease it. Returns None when another process has made or removed the file of that number.
 
     A file that cannot be leased is removed, and ends the search: the next one could not be leased either.
@@ -197,9 +204,10 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
         if not same_file(lock_fd, directory.file(name)):
             return None
         try:
-            size = _reserve_most(lock_fd, plan, size)
-            os.pwrite(lock_fd, _header(plan.entries, plan.identity).pack(), 0)
-            slot = _map_locked(plan, number, size, lock_fd)
+            _reserve_most(lock_fd, plan, plan.size(cells))
+            head = _header(plan.entries, plan.identity).pack()
+            os.pwrite(lock_fd, head, 0)
+            slot = _map_locked(plan, number, 1, lock_fd, head)
             if slot is None:
                 raise RegistryError(f"{name} was made and cannot be leased")
         finally:
@@ -211,8 +219,8 @@ def _make(plan: SlotPlan, number: int, size: int) -> Slot | None:
     return slot
 
 
-def _reserve_most(fd: int, plan: SlotPlan, size: int) -> int:
-    """Reserve space for a new file, halving its cells while the disk is full. Returns its size. Raises OSError."""
+def _reserve_most(fd: int, plan: SlotPlan, size: int) -> None:
+    """Reserve space for a new file, halving its cells while the disk is full. Raises OSError."""
     while True:
         try:
             reserve(fd, 0, size)
@@ -220,7 +228,7 @@ def _reserve_most(fd: int, plan: SlotPlan, size: int) -> int:
             if error.errno not in NO_SPACE or size <= plan.size(1):
                 raise
         else:
-            return size
+            return
         size = plan.cells_offset + (size - plan.cells_offset) // 2
 
 
@@ -275,14 +283,17 @@ def _make_ready(plan: SlotPlan, number: int, size: int) -> bool:
     except PermissionError:
         return False  # the file of another group member, made without the group's rights
     with closing(fd):
-        if not try_lock(fd) or not same_file(fd, directory.file(name)) or _owner_lives(plan, fd):
+        if not try_lock(fd) or not same_file(fd, directory.file(name)):
+            return False
+        head = os.pread(fd, layout.JOURNAL_OFFSET, 0)
+        if _owner_lives(plan, head):
             return False
         now = os.fstat(fd).st_size
         if now == 0:  # its maker died, or it was cut: readers need a new file to see that it begins anew
             os.unlink(directory.file(name))
             return False
         try:
-            header = layout.SlotHeader.unpack(os.pread(fd, layout.SLOT_HEADER_SIZE, 0))
+            header = layout.SlotHeader.unpack(head)
             if not layout.is_slot_size(now, header.cells_offset):
                 raise Damaged(f"{name} has {now} bytes, which no slot has")
         except (Damaged, FormatRefused):
