@@ -57,11 +57,13 @@ $(LANES:%=lane-%): setup servers
 	$(BIN)/nox -t $(@:lane-%=%)
 
 # It takes twice the processor time of make test. COVERED="not (long or serial)" also measures the tests of make test-all.
+# COVERED_TESTS=tests/unit, as in CI, takes two minutes.
 COVERED ?= not (full or long or serial)
+COVERED_TESTS ?= tests
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
 coverage: setup servers ## measure which lines and branches make test runs
 	rm -rf .coverage
-	$(PYTEST) $(PARALLEL) -m "$(COVERED)" --cov --cov-report= || echo "measured, though some tests failed"
+	$(PYTEST) $(PARALLEL) -m "$(COVERED)" --cov --cov-report= $(COVERED_TESTS) || echo "measured, though some tests failed"
 	$(BIN)/coverage combine --append --quiet || true # data of processes that ended after pytest
 	@$(BIN)/coverage report | sed -n '1p;$$p'
 

@@ -160,8 +160,8 @@ def _losses() -> list[Panel]:
         graph(
             "Updates dropped, by reason",
             "cps",
-            "Updates per second that were not recorded. A full disk: free space in the registry directory. Any "
-            "other reason: see the workers' logs.",
+            "Updates per second that were not recorded. disk full: free space in the registry directory. negative, not "
+            "finite or too large: fix the application's metric, which the label metric names.",
             [Line(sum_by(_SCOPE.rate(f.DROPPED_UPDATES), HOST_LABEL, "reason"), f"{_HOST_LEGEND} {{{{reason}}}}")],
             nothing="none",
         ),

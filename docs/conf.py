@@ -43,6 +43,21 @@ def _with_anchors(_app: Sphinx, _docname: str, source: list[str]) -> None:
     source[0] = docs_reference.with_anchors(source[0])
 
 
+def _is_field(_app: Sphinx, _what: str, _name: str, member: object, _skip: bool, _options: object) -> bool | None:
+    """Leave out the fields of named tuples ("Alias for field number 0"), which the class's docstring describes."""
+    return True if type(member).__name__ == "_tuplegetter" else None
+
+
+def _clear_docstring_of_type(
+    _app: Sphinx, what: str, _name: str, member: object, _options: object, lines: list[str]
+) -> None:
+    """Leave out the docstring of str or tuple below a constant."""
+    if what == "data" and member.__doc__ == type(member).__doc__:
+        lines.clear()
+
+
 def setup(app: Sphinx) -> None:
-    """Register the callback with Sphinx."""
+    """Register the callbacks with Sphinx."""
     app.connect("source-read", _with_anchors)
+    app.connect("autodoc-skip-member", _is_field)
+    app.connect("autodoc-process-docstring", _clear_docstring_of_type)

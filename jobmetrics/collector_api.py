@@ -34,8 +34,7 @@ __all__ = [
 logger = logging.getLogger("jobmetrics")
 
 DEFAULT_NAME = "default"
-DEFAULT_TIMEOUT = 5.0  # seconds
-DEFAULT_MAX_QUEUES = 2000
+"""The label `broker` of a broker without a name."""
 
 _NAME = re.compile(r"[a-z0-9_-]+\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")
@@ -112,7 +111,7 @@ class Target:
 
     @property
     def scheme(self) -> str:
-        """The part of the URL before '://', empty without one."""
+        """The URL's scheme, such as redis; empty without one."""
         found = _SCHEME.match(self.url)
         return found[1] if found else ""
 
@@ -151,15 +150,14 @@ class CollectorOptions:
     """The options of the collectors.
 
     Args:
-        timeout: Seconds a collector may wait for its broker.
-        max_queues: Queues of one broker with separate series; the depths of the rest are summed under
-            `families.OVERFLOW`.
+        timeout: Seconds that a broker may take to answer.
+        max_queues: Queues of one broker with separate series; the depths of the rest are summed under `__other__`.
         given: The values of the job systems' own options, by `Option.keyword`.
     """
 
     __slots__ = ("given", "max_queues", "timeout")
 
-    def __init__(self, *, timeout: float = DEFAULT_TIMEOUT, max_queues: int = DEFAULT_MAX_QUEUES, **given: Any) -> None:
+    def __init__(self, *, timeout: float = 5.0, max_queues: int = 2000, **given: Any) -> None:
         self.timeout = timeout
         self.max_queues = max_queues
         self.given = given
@@ -170,7 +168,7 @@ class CollectorOptions:
 
 
 def capped(queues: Sequence[str], limit: int) -> tuple[Sequence[str], Sequence[str]]:
-    """Split queues into those with separate series and the rest, which share the series `families.OVERFLOW`.
+    """Split queues into those with separate series and the rest, which share the series `__other__`.
 
     A queue with the name of that series is always part of the rest.
     """

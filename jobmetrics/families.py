@@ -9,9 +9,15 @@ from jobmetrics.events import ATTEMPTS, PYTHON, STATUSES, WITHDRAWN_REASONS
 from jobmetrics.runtime import state
 from jobmetrics.settings import DEFAULT_BUCKETS
 
+# Public besides these: the families of metrics about jobs, JOBS and JOBS_....
+__all__ = ["COLLECTED", "COUNTER", "GAUGE", "HISTOGRAM", "OVERFLOW", "Family"]
+
 COUNTER = "counter"
+"""The type of a number that only goes up."""
 GAUGE = "gauge"
+"""The type of a number that goes up and down."""
 HISTOGRAM = "histogram"
+"""The type of values counted by size."""
 
 # How the cells of all slots are merged into one value. LIVE_SUM counts only slots that a live process holds.
 SUM = "sum"
@@ -22,13 +28,14 @@ MOST_RECENT = "mostrecent"
 HIGH_WATER = "highwater"  # the greatest value ever set, for built-in timestamps; MAX and MIN are of current values
 ERASED = "erased"  # not shown: the removed or reset values of another family's series
 JOURNAL = "journal"  # counted from the journals of live slots, not from cells
-MODES = (SUM, LIVE_SUM, MAX, MIN, MOST_RECENT, HIGH_WATER, ERASED, JOURNAL)
 
 RECORDED = "workers and producers"
 COLLECTED = "the exporter, from brokers"
+"""The source of a family that a collector reads."""
 OWN = "jobmetrics itself"
 
-OVERFLOW = "__other__"  # an open label's value in the series that counts everything beyond the cap
+OVERFLOW = "__other__"
+"""An open label's value in the series that counts everything beyond the cap."""
 
 REGISTERED: tuple[str, ...] = ()  # as the values of a closed label: those that job systems register
 SPARE_SYSTEMS = 3  # number of job systems for which a new directory reserves overflow series
@@ -49,8 +56,8 @@ class RegisteredSystems:
 def register_system(name: str) -> None:
     """Register a value of the label `system`, so that this process keeps its series separate beyond the cap.
 
-    A new directory reserves the overflow series of `SPARE_SYSTEMS` systems. Those of further systems are reserved with
-    their first series. Registering a name again has no effect.
+    A new directory reserves the overflow series of three systems. Those of further systems are reserved with their
+    first series. Registering a name again has no effect.
 
     Args:
         name: Lower-case letters, digits and underscores; at most 32 characters, the first a letter.

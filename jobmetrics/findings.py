@@ -21,7 +21,7 @@ _SERVICE_LINK = r"_(SERVICE_(HOST|PORT)|PORT)\b"
 class Finding(NamedTuple):
     """One line of `jobmetrics check`.
 
-    state: OK, NOTE (harmless, but good to know) or PROBLEM. remedy: what to do about it.
+    state: OK, NOTE (harmless, but good to know) or PROBLEM. text: what was found. remedy: what to do about it.
     """
 
     state: str

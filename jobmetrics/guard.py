@@ -73,7 +73,7 @@ def count(where: str) -> None:
 
 
 def guarded(where: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
-    """Decorate a function to return None instead of raising an Exception, which is passed to `note`.
+    """Decorate a function: an Exception is counted and logged, and the function returns None instead of raising it.
 
     Args:
         where: The place, the label `where` of `jobmetrics_internal_errors_total`.

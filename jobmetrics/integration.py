@@ -155,12 +155,12 @@ class Option(NamedTuple):
 
     @property
     def keyword(self) -> str:
-        """The option's name in `CollectorOptions`: with a final s if it is repeatable."""
+        """The option's name in `CollectorOptions`, with a final s if it is repeatable."""
         return f"{self.name}s" if self.repeatable else self.name
 
 
-# Returns what workers recorded: a family's values by label values. A histogram's value is its count.
 Recorded = Callable[[Family], Mapping[tuple[str, ...], float]]
+"""Returns what workers recorded: a family's values by label values. A histogram's value is its count."""
 
 
 class System:
@@ -220,8 +220,22 @@ class Systems(NamedTuple):
     broken: tuple[str, ...]
 
 
+class InstalledSystems:
+    """The job systems that this process has loaded."""
+
+    def __init__(self) -> None:
+        self.found = _load_systems()
+
+
 def find_systems() -> Systems:
-    """Load the job systems of all installed packages. A package that cannot be loaded does not affect the others."""
+    """Return the job systems of all installed packages. They are loaded once in a process.
+
+    A package that cannot be loaded does not affect the others.
+    """
+    return process_state(InstalledSystems).found
+
+
+def _load_systems() -> Systems:
     from importlib.metadata import entry_points
 
     found: dict[str, System] = {}

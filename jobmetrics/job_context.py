@@ -142,7 +142,8 @@ class Execution:
 class CurrentJob(NamedTuple):
     """A running job, from `current_job`.
 
-    started_at: epoch seconds. target: seconds within which it should succeed; None if none is declared.
+    system, job_type, queue_name: the values of its labels. id: the job system's id. started_at: epoch seconds. target:
+    seconds within which it should succeed; None if none is declared.
 
     Example:
         >>> from jobmetrics import CurrentJob

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from jobmetrics import setting_values, settings
-from jobmetrics.collector_api import DEFAULT_MAX_QUEUES, DEFAULT_TIMEOUT, CollectorOptions, Target
+from jobmetrics.collector_api import CollectorOptions, Target
 from jobmetrics.errors import SettingsError
 from jobmetrics.integration import Option, find_systems
 from jobmetrics.settings import Settings
@@ -28,6 +28,8 @@ def _variable(name: str) -> str:
 
 SYSTEM_OPTIONS = tuple(option for system in find_systems().systems for option in system.options)
 
+_DEFAULTS = CollectorOptions()
+
 
 def _brokers(function: F) -> F:
     for decorate in reversed(
@@ -40,12 +42,12 @@ def _brokers(function: F) -> F:
                 for option in SYSTEM_OPTIONS
             ),
             click.option(
-                "--timeout", type=click.FloatRange(0.1, 600), default=DEFAULT_TIMEOUT, metavar="SECONDS",
+                "--timeout", type=click.FloatRange(0.1, 600), default=_DEFAULTS.timeout, metavar="SECONDS",
                 envvar=_variable("timeout"), show_envvar=True, show_default=True,
                 help="Time that a broker may take to answer.",
             ),
             click.option(
-                "--max-queues", type=click.IntRange(1, 1_000_000), default=DEFAULT_MAX_QUEUES, metavar="COUNT",
+                "--max-queues", type=click.IntRange(1, 1_000_000), default=_DEFAULTS.max_queues, metavar="COUNT",
                 envvar=_variable("max_queues"), show_envvar=True, show_default=True,
                 help="Queues of one broker with separate series; "
                 "the depths of the rest are summed under __other__.",

@@ -1,4 +1,4 @@
-"""Read the metrics that another process serves, such as an exporter."""
+"""Read what another process serves, such as an exporter's metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import ipaddress
 import urllib.error
 import urllib.request
+from email.message import Message
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from prometheus_client.metrics_core import Metric
@@ -33,20 +34,8 @@ def read_metrics(url: str) -> list[Metric]:
     """
     if not url.startswith(SCHEMES):
         raise SettingsError(f"{safe_url(url)!r} is not allowed; it takes http://HOST:PORT/metrics")
-    text = _get(url)
     try:
-        return list(text_string_to_metric_families(text))
-    except ValueError:
-        raise JobmetricsError(f"{safe_url(url)} does not serve metrics in Prometheus' text format") from None
-
-
-def _get(url: str) -> str:
-    try:
-        request, host = _request(url)
-        handlers = [urllib.request.ProxyHandler({})] if _is_loopback(host) else []
-        with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as answer:
-            text: str = answer.read(MAX_BYTES).decode("utf-8", "replace")
-            return text
+        _, text = get(url)
     except urllib.error.HTTPError as error:
         error.close()
         raise JobmetricsError(f"{safe_url(url)} answers {error.code} {error.reason}") from None
@@ -55,6 +44,32 @@ def _get(url: str) -> str:
         raise JobmetricsError(
             f"{safe_url(url)} cannot be read: {getattr(reason, 'strerror', None) or reason}"
         ) from None
+    try:
+        return list(text_string_to_metric_families(text))
+    except ValueError:
+        raise JobmetricsError(f"{safe_url(url)} does not serve metrics in Prometheus' text format") from None
+
+
+def get(
+    url: str, *, seconds: float = TIMEOUT, most: int = MAX_BYTES, through_proxy: bool = True
+) -> tuple[Message, str]:
+    """Return the headers and the text at an http or https URL. The default path is /metrics.
+
+    Args:
+        url: The URL, which may contain a user and a password.
+        seconds: The time that each step of the connection may take.
+        most: The number of bytes to read. The rest is left out.
+        through_proxy: Whether to use the proxy of the environment, unless the address is a loopback address.
+
+    Raises:
+        OSError: The URL cannot be read, or answers with an error (HTTPError).
+        HTTPException: The answer is not HTTP.
+        ValueError: The URL is not valid.
+    """
+    request, host = _request(url)
+    handlers = [urllib.request.ProxyHandler({})] if not through_proxy or _is_loopback(host) else []
+    with urllib.request.build_opener(*handlers).open(request, timeout=seconds) as answer:
+        return answer.headers, answer.read(most).decode("utf-8", "replace")
 
 
 def _request(url: str) -> tuple[urllib.request.Request, str]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import importlib.metadata
 import os
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from email.message import Message
+from http.client import HTTPException
 from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
 
 from jobmetrics import __version__
 from jobmetrics.errors import RegistryError
+from jobmetrics.exporter import client
 from jobmetrics.exporter.collectors import CollectorState
 from jobmetrics.exporter.web.pages import DIRECTORY_HEADER, fingerprint
 from jobmetrics.families import (
@@ -38,8 +39,10 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshf
 _MEMORY = ("tmpfs", "ramfs")
 _ROOM = 8 * 2**20  # bytes; enough for a few hundred processes with a few hundred series
 _NEARLY = 0.9  # of the series limit
-_ANSWER_SECONDS = 5.0
 _SHOWN = 3  # working directories named in one finding
+
+# The exporter listens on an address of this machine, which no proxy serves.
+_read = functools.partial(client.get, seconds=5.0, most=100_000, through_proxy=False)
 
 
 def versions() -> Iterator[Finding]:
@@ -256,14 +259,14 @@ def exporter(settings: Settings) -> Iterator[Finding]:
     url = f"http://{host}:{port}/"
     code = 0
     try:
-        _, page = _get(url)
+        _, page = _read(url)
     except urllib.error.HTTPError as error:
         error.close()
         code, page = error.code, ""
     except ConnectionError:
         yield Finding(NOTE, f"the server at {url} may use TLS: not checked")
         return
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError):
         yield Finding(
             PROBLEM, f"no exporter answers at {url}", "start jobmetrics exporter, or give its address with --listen"
         )
@@ -293,17 +296,10 @@ def _same_directory(same: bool, url: str, settings: Settings) -> Finding:
 def _mounted(url: str) -> str | None:
     """Return the fingerprint of the directory that the server at a URL reads; None if it is not an exporter."""
     try:
-        headers, _ = _get(url)
-    except (OSError, ValueError):  # includes HTTPError
+        headers, _ = _read(url)
+    except (OSError, HTTPException, ValueError):  # OSError includes HTTPError
         return None
     return headers.get(DIRECTORY_HEADER)
-
-
-def _get(url: str) -> tuple[Message, str]:
-    """Return the headers and the start of the body at a URL, read without a proxy."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=_ANSWER_SECONDS) as answer:
-        return answer.headers, answer.read(100_000).decode("utf-8", "replace")
 
 
 _MOUNTS = Path("/proc/self/mountinfo")

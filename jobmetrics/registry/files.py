@@ -150,25 +150,16 @@ def mark_ready(fd: int) -> None:
         fcntl.fcntl(fd, _OFD_SETLK, _READY)
 
 
-def is_locked(fd: int) -> bool:
-    """Whether another process holds the lock, on a read-only descriptor.
+def is_ready(fd: int) -> bool:
+    """Whether another process holds the lock and has marked the file as ready, on a read-only descriptor.
 
     With OFD locks this takes no lock. With flock it takes the shared lock and releases it.
 
     Raises:
         OSError: when the file system does not support such locks.
     """
-    return _is_held(fd, _HOLD)
-
-
-def is_ready(fd: int) -> bool:
-    """Whether the holder of the lock has marked its file as ready. Works and raises as `is_locked` does."""
-    return _is_held(fd, _READY)
-
-
-def _is_held(fd: int, question: bytes) -> bool:
     if _OFD_GETLK is not None:
-        answer = fcntl.fcntl(fd, _OFD_GETLK, question)
+        answer = fcntl.fcntl(fd, _OFD_GETLK, _READY)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

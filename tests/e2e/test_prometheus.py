@@ -22,7 +22,15 @@ LIMIT = 120.0  # seconds; limit for a hung test
 # Expressions that find nothing here, and why. Every other one has to find something.
 NEEDS_TIME = {
     "job_type:jobs_success_age_seconds:max1w": "a week of history; promtool's tests have one",
-    "job_type:jobs_duration_seconds:p95_median1w": "compares times five minutes apart; promtool tests it",
+    "job_type:jobs_duration_seconds:p95_rate30m": "30 executions of a job type; promtool tests it",
+    "job_type:jobs_duration_seconds:mean_rate30m": "30 executions of a job type; promtool tests it",
+    "job_type:jobs_duration_seconds:p95_median1w": "half an hour of history; promtool tests it",
+    "job_type:jobs_duration_seconds:mean_median1w": "half an hour of history; promtool tests it",
+    "job_type:jobs_duration_seconds:p99_high1w": "compares times five minutes apart; promtool tests it",
+    "job_type:jobs_total:ended1w": "half an hour of history; promtool tests it",
+    "job_type:jobs_total:failure_ratio1w": "half an hour of history; promtool tests it",
+    "system:jobs_active:stuck_ratio": "executions of 10 minutes; promtool tests it",
+    "system:jobs_workers:unknown": "an exporter that had workers and is down; promtool tests it",
 }
 EMPTY_PANELS = {
     "Executions of unknown duration": "a worker has to die with its job, and minutes to pass until another one notices",

@@ -114,8 +114,8 @@ def stopped_holder(path: Path) -> Iterator[None]:
 
 
 def _index_is_locked(path: Path) -> bool:
-    with (path / "index").open("rb") as file:
-        return files.is_locked(file.fileno())
+    with (path / "index").open("r+b") as file:
+        return not files.try_lock(file.fileno())
 
 
 def test_a_stopped_lock_holder_delays_no_job_by_more_than_50_ms(registry_dir: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 
+from jobmetrics import collector_api, integration
 from jobmetrics.collector_api import CollectorOptions, Target, WrongTypes, safe_url, without_secrets
 from jobmetrics.errors import SettingsError
 
@@ -108,3 +113,12 @@ def test_wrong_types_in_every_queue_are_an_error() -> None:
     first = ValueError("WRONGTYPE of a")
     with pytest.raises(ValueError, match="of a"):
         WrongTypes("redis://host").leave_out({"a": [1, first], "b": [ValueError("WRONGTYPE of b")]})
+
+
+@pytest.mark.parametrize("module", [collector_api, integration])
+def test_job_systems_of_the_package_use_public_names_as_others_do(module: ModuleType) -> None:
+    root = Path(collector_api.__file__).parent
+    for path in (*root.glob("celery/*.py"), *root.glob("rq/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == module.__name__:
+                assert {name.name for name in node.names} <= set(module.__all__), path

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import jobmetrics
-from jobmetrics import testing
+from jobmetrics import exporter, testing
 from jobmetrics.settings import Settings
 from jobmetrics.testing import read_sample, temporary_registry
 
@@ -104,7 +104,8 @@ def test_limits_are_those_of_the_settings() -> None:
 
 # Without an example: the docstring of an error is its message; the records of `record_jobs` are in its example.
 WITHOUT_EXAMPLE = {"JobmetricsError", "JobRecord", "RecordedJobs"}
-PUBLIC = [(module, name) for module in (jobmetrics, testing) for name in module.__all__ if name not in WITHOUT_EXAMPLE]
+MODULES = (jobmetrics, testing, exporter)
+PUBLIC = [(module, name) for module in MODULES for name in module.__all__ if name not in WITHOUT_EXAMPLE]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[name for _, name in PUBLIC])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -12,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from jobmetrics import families
 from jobmetrics.families import BUILT_IN, HISTOGRAM
 from tests.unit.documents import DOCS, OTHERS, PAGES, ROOT, anchors, blocks, code_words, links, name_of
 from tests.unit.rows import each_row
@@ -64,7 +66,7 @@ PUBLIC_MODULES = (
     "jobmetrics",
     *(
         f"jobmetrics.{name}"
-        for name in ("celery", "rq", "exporter", "testing", "integration", "collector_api", "conformance")
+        for name in ("celery", "rq", "exporter", "testing", "integration", "collector_api", "families", "conformance")
     ),
 )
 
@@ -74,10 +76,26 @@ def test_the_api_page_has_every_public_name(site: Path) -> None:
     listed = re.findall(r"^\.\. auto(?:class|function|exception|data):: (\S+)$", page, re.MULTILINE)
     names = [f"{module}.{name}" for module in PUBLIC_MODULES for name in importlib.import_module(module).__all__]
     assert sorted(listed) == sorted(names)
+    constants = re.findall(r"^\| `(JOBS\w*)` \| `(\w+)` \|$", page, re.MULTILINE)
+    public = {name: value for name, value in vars(families).items() if name.startswith("JOBS")}
+    assert dict(constants) == {name: family.name for name, family in public.items()}
     html = (site / "api.html").read_text()
     assert [name for name in names if f'id="{name}"' not in html] == []
     errors = [name for name in vars(importlib.import_module("jobmetrics.errors")) if name.endswith("Error")]
     assert [name for name in errors if name not in html] == []
+
+
+@each_row(PAGES, name_of)
+def test_examples_import_public_names_only(page: Path) -> None:
+    code = [ast.parse(block.text) for block in blocks(page) if block.language == "python"]
+    for each in (node for tree in code for node in ast.walk(tree)):
+        if isinstance(each, ast.ImportFrom) and (each.module or "").partition(".")[0] == "jobmetrics":
+            module = str(each.module)
+            assert module in (*PUBLIC_MODULES, "jobmetrics.errors"), f"{page.name} imports from {module}"
+            known = vars(importlib.import_module(module))
+            public = {*known.get("__all__", known), *(name for name in known if name.startswith("JOBS"))}
+            for name in each.names:
+                assert name.name in public or f"{module}.{name.name}" in PUBLIC_MODULES, f"{page.name}: {name.name}"
 
 
 def test_references_are_in_the_site(site: Path) -> None:

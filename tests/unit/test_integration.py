@@ -111,6 +111,13 @@ def test_systems_are_sorted_by_name_without_duplicates(monkeypatch: pytest.Monke
     assert known_names() == ("rq", "spool", "python")
 
 
+def test_systems_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, spool=f"{__name__}:SPOOL")
+    found = find_systems()
+    installed(monkeypatch)
+    assert find_systems() is found
+
+
 def test_a_system_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, a="no_such_module:X", b="os:no_such", c="os:path")
     assert find_systems() == (

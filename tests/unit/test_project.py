@@ -213,24 +213,24 @@ def test_make_test_decides_about_ci(recipe: str, status: int, ci: Path) -> None:
     targets(ci, test=recipe, test_all="false", coverage="echo TOTAL 97.0")
     done = subprocess.run([ci / ".ci/run"], capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
-    *_, covered, _, decides, reported, measured = done.stdout.splitlines()
+    *_, covered, _, decides, measured, reported = done.stdout.splitlines()
     assert covered == "TOTAL 97.0"
     assert decides.startswith(f"make test (decides): {'FAILED' if status else 'passed'}, 0 min ")
     assert reported.startswith("make test-all (reported): FAILED, 0 min ")
-    assert measured.startswith("make coverage (reported): passed, 0 min ")
+    assert measured.startswith("coverage of the unit tests (reported): passed, 0 min ")
 
 
 def test_ci_prints_the_result_of_make_test_when_it_is_ended_before_the_rest(ci: Path) -> None:
     os.mkfifo(ci / "started")
-    targets(ci, test="true", test_all="echo >started; exec sleep 1000")
+    targets(ci, test="true", coverage="true", test_all="echo >started; exec sleep 1000")
     with subprocess.Popen([ci / ".ci/run"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
         (ci / "started").read_text()
         running.terminate()
         printed, _ = running.communicate()
     assert running.returncode == 128 + signal.SIGTERM
-    decides, reported = printed.splitlines()[-2:]
+    decides, _, ended = printed.splitlines()[-3:]
     assert decides.startswith("make test (decides): passed, ")
-    assert reported == "ended from outside"
+    assert ended == "ended from outside"
 
 
 @pytest.fixture

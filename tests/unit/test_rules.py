@@ -62,7 +62,10 @@ def test_a_recorded_series_is_named_for_its_level_metric_and_operations(rule: Ru
         "job_type": {"job", "system", "job_type"},
         "job_type_status": {"job", "system", "job_type", "status"},
         "system": {"job", "system"},
+        "instance": {"job", "instance", "system"},
+        "instance_queue_name": {"job", "instance", "system", "queue_name"},
         "queue": {"job", "system", "broker", "queue_name"},
+        "queue_name": {"job", "system", "queue_name"},
     }
     assert labels_of_rules()[rule.name] == levels[level]
     bare = metric.removesuffix("_age_seconds")  # an age is computed from a timestamp's family

@@ -183,10 +183,17 @@ def make_wsgi_app(options: CollectorOptions | None = None, **keywords: object) -
 
     Args:
         options: The brokers to read, none by default. One exporter should read them instead of many web processes.
-        keywords: Settings, such as dir, namespace and labels.
+        keywords: Settings by name, such as dir, namespace and labels.
+
+    Returns:
+        The application. Each process reads the directory from its first request on.
 
     Raises:
         SettingsError: A setting or option is wrong.
+
+    Example:
+        >>> from jobmetrics.exporter import make_wsgi_app
+        >>> application = make_wsgi_app(namespace="shop")
     """
     return wsgi_app(_made(options, keywords))
 
@@ -195,10 +202,19 @@ def make_asgi_app(options: CollectorOptions | None = None, **keywords: object) -
     """Make an ASGI application (version 3) that answers with the metrics, under any mount path.
 
     Args:
-        options: The brokers to read, as for `make_wsgi_app`.
-        keywords: Settings, as for `make_wsgi_app`.
+        options: The brokers to read, none by default. One exporter should read them instead of many web processes.
+        keywords: Settings by name, such as dir, namespace and labels.
+
+    Returns:
+        The application. Each process reads the directory from its first request on.
 
     Raises:
         SettingsError: A setting or option is wrong.
+
+    Example:
+        >>> from starlette.applications import Starlette
+        >>> from starlette.routing import Mount
+        >>> from jobmetrics.exporter import make_asgi_app
+        >>> app = Starlette(routes=[Mount("/metrics", make_asgi_app())])
     """
     return asgi_app(_made(options, keywords))

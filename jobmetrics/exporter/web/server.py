@@ -83,15 +83,18 @@ class Connection(H11Protocol):
         self.connections = set()  # asyncio may still call connection_made, which would add the connection again
         self.transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # uvicorn keeps it after a reset, and it keeps the TLS buffers
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a reset is an end like others
+        super().connection_lost(None)  # after a reset, uvicorn would keep its timer, and with it the TLS buffers
         self._deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self.timeout_keep_alive_task is not None:  # a further request begins
             self._expect(HEAD_SECONDS)
-        self._step(super().data_received, data)
+        super().data_received(data)
+
+    def _should_upgrade(self) -> bool:  # uvicorn asks when a request's headers are complete
+        self._expect(ANSWER_SECONDS, of_client=False)
+        return False
 
     def send_400_response(self, msg: str) -> None:
         if self.cycle is not None:
@@ -100,19 +103,12 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._expect(KEEP_ALIVE_SECONDS + HEAD_SECONDS)
-        self._step(super().on_response_complete)
+        super().on_response_complete()
 
-    def _step(self, step: Callable[..., None], *given: bytes) -> None:
-        before = self.cycle
-        step(*given)
-        if self.cycle is not before:  # a request's headers are complete
-            self._expect(ANSWER_SECONDS)
-            self.waiting_since = math.inf
-
-    def _expect(self, seconds: float) -> None:
+    def _expect(self, seconds: float, *, of_client: bool = True) -> None:
         self._deadline.cancel()
         self._deadline = self.loop.call_later(seconds, self.cut)
-        self.waiting_since = self.loop.time()
+        self.waiting_since = self.loop.time() if of_client else math.inf
 
 
 class Server(uvicorn.Server):

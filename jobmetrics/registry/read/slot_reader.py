@@ -86,8 +86,8 @@ class Columns:
 class SlotReading:
     """One reading of a slot.
 
-    row: None when none of its cells count; owner: its living owner; state: None for a slot that is missing or of
-    another generation; problem: a description of the damage, for the log.
+    row: valid until the slot is read again, None when none of its cells count; owner: its living owner; state: None for
+    a slot that is missing or of another generation; problem: a description of the damage, for the log.
     """
 
     row: Cells | None
@@ -167,7 +167,7 @@ class SlotFile:
         data, header = self._copy(fd, columns.count)
         if header.identity != index.identity:
             return self.last()
-        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset).copy()
+        row: Cells = np.frombuffer(data, np.float64, offset=header.cells_offset)
         self._settle_replacement(row, header.serial, columns)
         bad = self._without_restarted(columns.impossible(row, self._row), row, columns)
         problem = None
@@ -176,7 +176,7 @@ class SlotFile:
             row[bad] = 0.0
             known = bad[bad < len(self._row)]
             row[known] = self._row[known]
-        self._row = row
+        self._keep_row(row)
         owner, running = journal.owner_and_running(data, header) if live else (None, ())
         state = DAMAGED if problem else LIVE if live else FREE
         return SlotReading(self._total(), owner, running, state, problem)
@@ -206,6 +206,17 @@ class SlotFile:
             self._row[anew] = 0.0
         self._zeroed = np.union1d(fallen, lower[row[lower] == 0.0])
         return np.setdiff1d(np.union1d(bad, self._zeroed), anew)
+
+    def _keep_row(self, row: Cells) -> None:
+        """Copy the row from the buffer, into the same array if it fits.
+
+        Each scrape has another thread, and each thread allocates elsewhere: new arrays would leave the old ones' memory
+        unused.
+        """
+        if len(row) == len(self._row):
+            self._row[:] = row
+        else:
+            self._row = row.copy()
 
     def last(self, problem: str | None = None) -> SlotReading:
         """Return the last good reading, for a slot that is missing or cannot be read."""

@@ -57,8 +57,8 @@ KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is o
 class Snapshot:
     """One reading of a registry directory.
 
-    series: of the newest declarations, a histogram as one; superseded: of earlier declarations, not shown; hidden:
-    stale ones; ahead: series that are omitted because their timestamps are in the future.
+    series: of the newest declarations, a histogram as one; superseded: of earlier declarations, not shown; ahead:
+    series that are omitted because their timestamps are in the future.
     """
 
     taken_at: float
@@ -71,7 +71,6 @@ class Snapshot:
     series: int = 0
     limit: int = 0
     superseded: int = 0
-    hidden: int = 0
     ahead: int = 0
 
 
@@ -183,7 +182,6 @@ class SnapshotReader:
             **totals.slots,
             series=index.current,
             limit=index.limit,
-            hidden=len(hidden),
             superseded=totals.superseded,
             ahead=totals.ahead,
         )

@@ -11,7 +11,8 @@ from jobmetrics.registry.write.writer import Writer
 
 logger = logging.getLogger("jobmetrics")
 
-show_dropped: Callable[[], None] | None = None  # given to each writer; the recorder, a layer above, sets it at import
+# Given to each writer. The recorder, a layer above, sets it at import: it is code, the same in every runtime.
+show_dropped: Callable[[], None] | None = None
 
 
 class Current:

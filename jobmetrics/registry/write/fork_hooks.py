@@ -146,6 +146,7 @@ class ForkHooks:
                 os.close(fd)
 
 
+# Module-level, not in the runtime: os.register_at_fork cannot be undone, and a fork concerns every runtime's writers.
 hooks = ForkHooks()
 
 

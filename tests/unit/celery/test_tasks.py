@@ -27,6 +27,7 @@ class Task:
     def __init__(self, task_id: str = "1", **more: Any) -> None:
         delivery = {"exchange": "", "routing_key": "jobs", "redelivered": more.pop("redelivered", False)}
         self.request = SimpleNamespace(
+            retries=0,
             id=task_id, delivery_info=delivery, headers=None, eta=None, is_eager=False, **more
         )  # fmt: skip
 

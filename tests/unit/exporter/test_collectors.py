@@ -310,10 +310,13 @@ def test_a_third_party_collector_that_fails_is_left_out_and_logged(
     assert "secret" not in caplog.text
 
 
-def test_a_collector_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_of_no_installed_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     with pytest.raises(SettingsError, match="no installed job system has the option rq_urls"):
         collectors.find(RQ)
+
+
+def test_a_collector_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, rq=f"{__name__}:ASKED")
     with pytest.raises(JobmetricsError, match=r"needs no_such_module; pip install 'jobmetrics\[rq\]'"):
         collectors.find(RQ)

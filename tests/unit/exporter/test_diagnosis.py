@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from jobmetrics.events import SUCCESS, Ended, Job, Started
 from jobmetrics.exporter import diagnosis
 from jobmetrics.exporter.app import build
 from jobmetrics.families import COUNTER, Family
-from jobmetrics.findings import NOTE, PROBLEM, Finding
+from jobmetrics.findings import NOTE, OK, PROBLEM, Finding
 from jobmetrics.instruments import BoundCounter
 from jobmetrics.integration import Recorded, System, Systems
 from jobmetrics.registry.read.snapshot import SnapshotReader
@@ -102,3 +104,42 @@ def test_checks_of_a_job_system_that_fail_are_a_problem(
         Finding(PROBLEM, "the checks of broken_too failed: SystemExit", "update its package"),
         Finding(PROBLEM, "the checks of broken_also failed: TypeError", "update its package"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"-ERR unknown command\r\n", (PROBLEM, "no exporter answers at {url}")),
+        (b"", (NOTE, "the server at {url} may use TLS: not checked")),
+        (b"HTTP/1.0 401 Unauthorized\r\n\r\n", (NOTE, "the server at {url} asks for a password: not checked")),
+        (b"HTTP/1.0 200 OK\r\n\r\nhi", (PROBLEM, "the server at {url} is not an exporter and has none at /metrics")),
+        (
+            b"HTTP/1.0 200 OK\r\n\r\n<title>jobmetrics</title> <code>/of/this</code>",
+            (OK, "the exporter at {url} reads this directory"),
+        ),
+    ],
+)
+def test_the_server_at_the_exporters_address_is_described(
+    answer: bytes, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it answers; the proxy of the environment is not used."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+
+    def serve() -> None:
+        while True:
+            connection, _ = listening.accept()
+            with connection:
+                if not connection.recv(4096):
+                    return  # the end of the test
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = "{}:{}".format(*listening.getsockname())
+        try:
+            (found,) = diagnosis.exporter(load({}, dir="/of/this", listen=address))
+        finally:
+            socket.create_connection(listening.getsockname()).close()
+            thread.join()
+    assert (found.state, found.text) == (expected[0], expected[1].format(url=f"http://{address}/"))

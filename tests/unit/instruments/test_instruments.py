@@ -571,6 +571,22 @@ def test_decorated_coroutine_function_is_one(offering: Callable[[], Any]) -> Non
 # ------------------------------------------------------------------ labels
 
 
+def test_shortcuts_do_what_the_plain_way_does(active_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled, only = Counter("a", "", ["user"]), Counter("b", "")
+    series = labelled.labels(user="x")
+    assert labelled.labels("x") is series is labelled.at(("x",))
+    only.inc()
+    assert only._only() is only.at(())
+    ticks: list[int] = []
+    monkeypatch.setattr(series.writer, "tick", lambda: ticks.append(1))
+    for check_at, due in ((math.inf, 0), (-math.inf, 1)):
+        series.writer.check_at = check_at
+        for step in (lambda: labelled.labels("x"), lambda: labelled.labels(user="x"), only._only, series.writer.look):
+            ticks.clear()
+            step()
+            assert len(ticks) == due
+
+
 def test_labels_by_position_and_by_name_are_one_series(registry_dir: Path) -> None:
     counter = Counter("c", "Things.", ["user", "region"])
     counter.labels("a", "eu").inc()

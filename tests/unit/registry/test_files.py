@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobmetrics.registry import files
-from jobmetrics.registry.files import RETRY_INTERVAL, is_locked, lock_within, try_lock
+from jobmetrics.registry.files import RETRY_INTERVAL, is_ready, lock_within, mark_ready, try_lock
 
 
 @pytest.fixture
@@ -141,24 +141,32 @@ def test_lock_stays_while_a_copy_of_its_descriptor_is_open(opened: Open) -> None
     os.close(copy)
 
 
-def test_held_lock_shows_on_a_read_only_descriptor(opened: Open) -> None:
-    try_lock(opened(os.O_RDWR))
-    assert is_locked(opened(os.O_RDONLY)) is True
+def hold_ready(fd: int) -> None:
+    try_lock(fd)
+    mark_ready(fd)
 
 
-def test_free_lock_shows_as_free(opened: Open) -> None:
-    assert is_locked(opened(os.O_RDONLY)) is False
+def test_mark_of_a_holder_shows_on_a_read_only_descriptor(opened: Open) -> None:
+    hold_ready(opened(os.O_RDWR))
+    assert is_ready(opened(os.O_RDONLY)) is True
+
+
+def test_free_file_shows_as_not_ready(opened: Open) -> None:
+    assert is_ready(opened(os.O_RDONLY)) is False
 
 
 def test_checking_takes_no_lock(opened: Open) -> None:
-    is_locked(opened(os.O_RDONLY))
-    assert try_lock(opened(os.O_RDWR)) is True
+    is_ready(opened(os.O_RDONLY))
+    fd = opened(os.O_RDWR)
+    assert try_lock(fd) is True
+    mark_ready(fd)
 
 
-def test_checking_does_not_end_the_lock(opened: Open) -> None:
-    try_lock(opened(os.O_RDWR))
-    is_locked(opened(os.O_RDONLY))
-    assert is_locked(opened(os.O_RDONLY)) is True
+def test_checking_ends_neither_the_lock_nor_the_mark(opened: Open) -> None:
+    hold_ready(opened(os.O_RDWR))
+    is_ready(opened(os.O_RDONLY))
+    assert is_ready(opened(os.O_RDONLY)) is True
+    assert try_lock(opened(os.O_RDWR)) is False
 
 
 def test_descriptor_that_is_closed_is_an_error(path: Path) -> None:
@@ -210,12 +218,12 @@ def test_one_open_file_has_the_flock_at_a_time(opened: Open) -> None:
 @pytest.mark.usefixtures("without_ofd_locks")
 def test_flock_shows_as_held_and_as_free(opened: Open) -> None:
     holder = opened(os.O_RDWR)
-    assert is_locked(opened(os.O_RDONLY)) is False
+    assert is_ready(opened(os.O_RDONLY)) is False
     try_lock(holder)
-    assert is_locked(opened(os.O_RDONLY)) is True
+    assert is_ready(opened(os.O_RDONLY)) is True
 
 
 @pytest.mark.usefixtures("without_ofd_locks")
 def test_checking_a_flock_leaves_none(opened: Open) -> None:
-    is_locked(opened(os.O_RDONLY))
+    is_ready(opened(os.O_RDONLY))
     assert try_lock(opened(os.O_RDWR)) is True

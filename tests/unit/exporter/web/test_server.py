@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from jobmetrics.errors import JobmetricsError
 from jobmetrics.exporter.web import server
@@ -88,3 +93,36 @@ def test_a_port_in_use_is_one_clear_line() -> None:
 def test_a_host_that_is_not_local_is_one_clear_line(address: str) -> None:
     with pytest.raises(JobmetricsError, match=r"^cannot listen on .*: .*address"):
         server.listen(address)
+
+
+def test_a_connection_waits_for_its_client_except_while_a_request_is_answered() -> None:
+    """Only waiting connections make room for a new one."""
+    made: list[server.Connection] = []
+    answering = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        answering.append(made[0].waiting_since)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def requests() -> None:
+        config = uvicorn.Config(application, http=server.Connection, ws="none", lifespan="off", log_config=None)
+        state = ServerState()
+
+        def connection() -> server.Connection:
+            made.append(server.Connection(config=config, server_state=state, app_state={}))
+            return made[0]
+
+        listening = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+        async with listening:
+            reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+            for sent, after in ((1, b"keep-alive"), (2, b"close")):
+                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: %s\r\n\r\n" % after)
+                await reader.readuntil(b"\r\n\r\nok")
+                assert answering == [math.inf] * sent
+                assert math.isfinite(made[0].waiting_since)
+            assert await reader.read() == b""
+            writer.close()
+        assert state.connections == set()
+
+    asyncio.run(asyncio.wait_for(requests(), 30))
