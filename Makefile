@@ -35,7 +35,7 @@ demo: setup ## show everything at once on real workers (DEMO_SECONDS=20, REDIS_U
 	@$(BIN)/python -m demo
 
 servers: # a missing server skips its tests, and fails them when CI=true
-	@tools/servers.sh ensure redis rabbitmq prometheus systemd wget || true
+	@tools/servers.sh ensure redis rabbitmq prometheus alertmanager systemd wget || true
 
 checks: setup # side by side
 	@$(TOGETHER) -j3 lint types layers

@@ -1,5 +1,5 @@
 #!/bin/sh
-# tools/servers.sh ensure redis|rabbitmq|prometheus|systemd|wget ...
+# tools/servers.sh ensure redis|rabbitmq|prometheus|alertmanager|systemd|wget ...
 # Check that the servers and tools for tests and demo are installed. As root on Debian, install the missing ones.
 # Otherwise print the command that installs them, and change nothing.
 # No service is started, because tests and demo start separate servers. Exit 1 if a program is still missing.
@@ -29,10 +29,11 @@ ensure() {
     redis) program=redis-server package=redis-server services=redis-server ;;
     rabbitmq) program=rabbitmq-server package=rabbitmq-server services=rabbitmq-server ;;
     prometheus) program=prometheus package=prometheus services=prometheus ;;
+    alertmanager) program=prometheus-alertmanager package=prometheus-alertmanager services=prometheus-alertmanager ;;
     systemd) program=systemd-analyze package=systemd services= ;;
     wget) program=wget package=wget services= ;;
     *)
-        echo "tools/servers.sh: unknown server $1; known: redis, rabbitmq, prometheus, systemd, wget" >&2
+        echo "tools/servers.sh: unknown server $1; known: redis, rabbitmq, prometheus, alertmanager, systemd, wget" >&2
         exit 2
         ;;
     esac
@@ -55,7 +56,7 @@ ensure() {
 }
 
 if [ "${1:-}" != ensure ] || [ $# -lt 2 ]; then
-    echo "usage: tools/servers.sh ensure redis|rabbitmq|prometheus|systemd|wget ..." >&2
+    echo "usage: tools/servers.sh ensure redis|rabbitmq|prometheus|alertmanager|systemd|wget ..." >&2
     exit 2
 fi
 shift

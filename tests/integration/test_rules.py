@@ -14,6 +14,7 @@ from tests.support import servers
 from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS
 
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+ALERTMANAGER = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 LIMIT = 240.0  # seconds; limit for a hung promtool
 
 
@@ -55,6 +56,13 @@ def test_promtool_accepts_the_shipped_configuration(tmp_path: Path) -> None:
     (tmp_path / "prometheus.yml").write_text(PROMETHEUS.read_text())
     (tmp_path / "rules").symlink_to(RECORDING.parent)  # beside it, as a comment in the file requires
     promtool("check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
+
+
+def test_amtool_accepts_the_configuration_of_alertmanager() -> None:
+    done = subprocess.run(
+        [servers.program("amtool"), "check-config", ALERTMANAGER], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.full

@@ -264,6 +264,10 @@ class PrometheusServer(Server):
         return _serves(f"{self.url}/-/ready")
 
 
+class AlertmanagerServer(PrometheusServer):
+    """An Alertmanager without alerts or silences."""
+
+
 S = TypeVar("S", bound=Server)
 
 # No proxy of the environment is used for loopback.
@@ -413,6 +417,29 @@ def prometheus_server(config: str) -> Iterator[PrometheusServer]:
                 "--log.level=warn",
             ]
             return PrometheusServer("prometheus", command, directory, port)
+
+        with _running(make) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def alertmanager_server(config: str) -> Iterator[AlertmanagerServer]:
+    """A separate Alertmanager, with the given configuration file (YAML)."""
+    path = program("prometheus-alertmanager")
+    with _directory("alertmanager") as directory:
+        (directory / "alertmanager.yml").write_text(config)
+
+        def make() -> AlertmanagerServer:
+            (port,) = free_ports(1)
+            command = [
+                path,
+                f"--config.file={directory}/alertmanager.yml",
+                f"--storage.path={directory}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--cluster.listen-address=",  # no other instance
+                "--log.level=warn",
+            ]
+            return AlertmanagerServer("alertmanager", command, directory, port)
 
         with _running(make) as server:
             yield server

@@ -11,6 +11,7 @@ from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS, Rule, alert
 from tests.unit.rows import each_row
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
+ALERTMANAGER = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 SEVERITIES = {"critical", "warning"}
 PARTS = ("What it means", "How to look", "What to do", "When to tune")
@@ -117,6 +118,40 @@ def test_the_runbook_names_only_existing_series() -> None:
     named_series = set(re.findall(r"(?:\b\w+:)?\b(?:jobs|jobmetrics)_[a-z_]+(?::\w+)?\b", RUNBOOK.read_text()))
     histograms = {name.removesuffix("_bucket") for name in known}
     assert named_series <= known | histograms, sorted(named_series - known - histograms)
+
+
+# ---------------------------------------------------------------- one notification for one incident
+
+
+def matched(matchers: list[str]) -> list[str]:
+    """The names of alerts that an inhibit rule's matchers name."""
+    (matcher,) = matchers
+    return matcher.removeprefix("alertname =").removeprefix("~").strip().split("|")
+
+
+def inhibitions() -> list[tuple[str, str, list[str]]]:
+    """Cause, consequence, and the labels that both have with equal values."""
+    return [
+        (cause, consequence, rule.get("equal", []))
+        for rule in yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]
+        for cause in matched(rule["source_matchers"])
+        for consequence in matched(rule["target_matchers"])
+    ]
+
+
+@each_row(inhibitions(), lambda row: f"{row[0]} > {row[1]}")
+def test_an_inhibit_rule_names_alerts_and_labels_that_they_have(row: tuple[str, str, list[str]]) -> None:
+    cause, consequence, equal = row
+    assert cause != consequence
+    for name in (cause, consequence):
+        assert set(equal) <= labels_of_rules()[name], name
+
+
+@each_row(inhibitions(), lambda row: f"{row[0]} > {row[1]}")
+def test_a_warning_does_not_hold_back_a_critical_alert(row: tuple[str, str, list[str]]) -> None:
+    severity = {rule.name: rule.labels["severity"] for rule in alerts()}
+    cause, consequence, _ = row
+    assert (severity[cause], severity[consequence]) != ("warning", "critical")
 
 
 # ---------------------------------------------------------------- files to be loaded and run
