@@ -27,6 +27,7 @@ MIN = "min"
 MOST_RECENT = "mostrecent"
 HIGH_WATER = "highwater"  # the greatest value ever set, for built-in timestamps; MAX and MIN are of current values
 ERASED = "erased"  # not shown: the removed or reset values of another family's series
+ERASED_SUFFIX = ":erased"  # of such a family's name, after the other family's name
 JOURNAL = "journal"  # counted from the journals of live slots, not from cells
 
 RECORDED = "workers and producers"
@@ -127,7 +128,7 @@ class Family(NamedTuple):
     @property
     def erased(self) -> "Family":
         """The family that holds the removed or reset values of this family's series."""
-        return Family(f"{self.name}:erased", GAUGE, "", self.labels, ERASED, self.buckets)
+        return Family(self.name + ERASED_SUFFIX, GAUGE, "", self.labels, ERASED, self.buckets)
 
     @property
     def reserved(self) -> int:
@@ -302,7 +303,7 @@ JOBS_QUEUE_UNACKNOWLEDGED = _family(
     source=COLLECTED,
 )
 JOBS_QUEUE_CONSUMERS = _family(
-    "jobs_queue_consumers", GAUGE, "Workers listening on the queue.", *QUEUE_LABELS, source=COLLECTED
+    "jobs_queue_consumers", GAUGE, "Living workers that listen on the queue.", *QUEUE_LABELS, source=COLLECTED
 )
 JOBS_QUEUE_OVERDUE_OLDEST = _family(
     "jobs_queue_overdue_oldest_timestamp_seconds",
@@ -335,12 +336,12 @@ JOBS_REGISTERED_WORKERS_HEARTBEAT = _family(
     source=COLLECTED,
 )
 JOBS_CRON_SCHEDULERS = _family(
-    "jobs_cron_schedulers", GAUGE, "Cron schedulers known to the broker.", "system", "broker", source=COLLECTED
+    "jobs_cron_schedulers", GAUGE, "Cron schedulers with a fresh heartbeat.", "system", "broker", source=COLLECTED
 )
 JOBS_CRON_HEARTBEAT = _family(
     "jobs_cron_oldest_heartbeat_timestamp_seconds",
     GAUGE,
-    "Last heartbeat of the cron scheduler that has been silent longest, since the epoch; absent when there is none.",
+    "Last heartbeat of the cron scheduler that has been silent longest, since the epoch; only of fresh ones if any is.",
     "system",
     "broker",
     source=COLLECTED,
@@ -370,6 +371,10 @@ BUILD_INFO = _family("jobmetrics_build_info", GAUGE, "The exporter's version; al
 SLOTS = _family("jobmetrics_slots", GAUGE, "Slots of the registry directory, by state.", "state", source=OWN)
 SERIES = _family("jobmetrics_series", GAUGE, "Series in the registry directory.", source=OWN)
 SERIES_LIMIT = _family("jobmetrics_series_limit", GAUGE, "Series that the registry directory may hold.", source=OWN)
+SERIES_BY_METRIC = _family(
+    "jobmetrics_series_by_metric", GAUGE, "Series in the registry directory, of the ten metrics with most.", "metric",
+    source=OWN,
+)  # fmt: skip
 SUPERSEDED_SERIES = _family(
     "jobmetrics_superseded_series",
     GAUGE,

@@ -39,6 +39,7 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshf
 _MEMORY = ("tmpfs", "ramfs")
 _ROOM = 8 * 2**20  # bytes; enough for a few hundred processes with a few hundred series
 _NEARLY = 0.9  # of the series limit
+_FEWER_SERIES = "find its label with too many values, or raise max_series; then run jobmetrics prune"
 _SHOWN = 3  # working directories named in one finding
 
 # The exporter listens on an address of this machine, which no proxy serves.
@@ -168,13 +169,12 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
         yield Finding(OK, slots)
     if snapshot.limit and snapshot.series >= _NEARLY * snapshot.limit:
         yield Finding(
-            PROBLEM, f"{snapshot.series} of {snapshot.limit} series are used",
-            "find the label with too many values, or raise max_series and run jobmetrics prune",
-        )  # fmt: skip
+            PROBLEM, f"{snapshot.series} of {snapshot.limit} series are used{_largest(snapshot)}", _FEWER_SERIES
+        )
     elif snapshot.limit:
         yield Finding(OK, f"{snapshot.series} of {snapshot.limit} series")
     lost = {
-        DROPPED_SERIES.name: ("series beyond the limit", "find the label with too many values, or raise max_series"),
+        DROPPED_SERIES.name: (f"series beyond the limit{_largest(snapshot)}", _FEWER_SERIES),
         DROPPED_UPDATES.name: (
             "updates that were not recorded", f"{DROPPED_UPDATES.name} shows them by reason and metric",
         ),
@@ -205,6 +205,15 @@ def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
         yield Finding(
             NOTE, f"{foreign} slots belong to another pid namespace: the memory of their processes is not shown"
         )
+
+
+def _largest(snapshot: Snapshot) -> str:
+    """Name the metric with most series and its share of the limit; empty without series."""
+    found = snapshot.by_metric.most_common(1)
+    if not found or not found[0][1] or not snapshot.limit:
+        return ""
+    name, count = found[0]
+    return f": {name} has most, {count} ({count / snapshot.limit:.0%} of the limit)"
 
 
 def _of_systems(snapshot: Snapshot) -> Iterator[Finding]:

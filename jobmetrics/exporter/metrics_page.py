@@ -120,6 +120,9 @@ def _collected(states: Sequence[CollectorState]) -> list[Group]:
     ]
 
 
+_LARGEST = 10  # metrics that are shown with their number of series
+
+
 def _own(reading: DirectoryReading, version: str) -> list[Group]:
     """Return the exporter's own metrics. Those about the directory are absent while it cannot be read."""
     snapshot = reading.snapshot
@@ -130,10 +133,12 @@ def _own(reading: DirectoryReading, version: str) -> list[Group]:
     ]
     if snapshot is None:
         return groups
+    largest = snapshot.by_metric.most_common(_LARGEST)
     slots = {"live": snapshot.live, "free": snapshot.free, "damaged": snapshot.damaged}
     groups += [
         (families.SLOTS, [Sample((state,), float(count)) for state, count in slots.items()]),
         (families.SERIES, [Sample((), float(snapshot.series))]),
+        (families.SERIES_BY_METRIC, [Sample((name,), float(count)) for name, count in largest]),
         (families.SUPERSEDED_SERIES, [Sample((), float(snapshot.superseded))]),
         (families.FUTURE_TIMESTAMPS, [Sample((), float(snapshot.ahead))]),
     ]

@@ -7,11 +7,12 @@
 import errno
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jobmetrics.errors import Damaged, RegistryError
-from jobmetrics.families import BUILT_IN, ERASED, OVERFLOW, SPARE_SYSTEMS, Family
+from jobmetrics.families import BUILT_IN, ERASED, ERASED_SUFFIX, OVERFLOW, SPARE_SYSTEMS, Family
 from jobmetrics.registry import layout
 from jobmetrics.registry.cells import PRESENT, PresentCell
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file
@@ -167,6 +168,16 @@ class SeriesIndex:
             return len(self.series)
         newest = set(self.newest.values())
         return sum(number in newest for number, _ in self.series)
+
+    @property
+    def by_metric(self) -> Counter[str]:
+        """The number of series of each metric's newest declaration. Removed values count for their metric."""
+        counts = Counter(number for number, _ in self.series)
+        found: Counter[str] = Counter()
+        for name, number in self.newest.items():
+            family = self.families[number]
+            found[name.removesuffix(ERASED_SUFFIX) if family.mode == ERASED else name] += counts[number]
+        return found
 
     def number(self, family: Family) -> int | None:
         """Return the number under which exactly this definition was declared; None when it was not."""

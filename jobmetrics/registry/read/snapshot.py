@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isnan
@@ -57,8 +58,8 @@ KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is o
 class Snapshot:
     """One reading of a registry directory.
 
-    series: of the newest declarations, a histogram as one; superseded: of earlier declarations, not shown; ahead:
-    series that are omitted because their timestamps are in the future.
+    series: of the newest declarations, a histogram as one; by_metric: the same for each metric; superseded: of earlier
+    declarations, not shown; ahead: series that are omitted because their timestamps are in the future.
     """
 
     taken_at: float
@@ -70,6 +71,7 @@ class Snapshot:
     damaged: int = 0
     series: int = 0
     limit: int = 0
+    by_metric: Counter[str] = field(default_factory=Counter)
     superseded: int = 0
     ahead: int = 0
 
@@ -181,6 +183,7 @@ class SnapshotReader:
             totals.owners,
             **totals.slots,
             series=index.current,
+            by_metric=index.by_metric,
             limit=index.limit,
             superseded=totals.superseded,
             ahead=totals.ahead,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TypeVar
 
+from jobmetrics.log_throttle import LOG_INTERVAL
 from jobmetrics.registry.cells import BoundSeries, Memory, Row
 from jobmetrics.registry.index import SeriesIndex
 from jobmetrics.registry.layout import ProcessIdentity
@@ -83,13 +84,15 @@ class ProcessState:
 
 _LEASED_LAST, _INDEX_LENGTH = range(2)
 _LOST = {"disk full": 2, "process ended": 3}  # by reason
+_LIMIT_LOGGED = 4
 
 
 class ForkHints:
     """Hints in memory that forked processes share. An outdated hint costs only time.
 
     leased_last: number of the slot leased last, which the next child tries first; index_length: bytes of the index
-    after the last append. The updates that are lost at a child's end are counted here too.
+    after the last append. The updates that are lost at a child's end are counted here too, and the last log line about
+    the limit of series is noted: each forked process would write one.
     """
 
     __slots__ = ("_words",)
@@ -113,6 +116,14 @@ class ForkHints:
 
     def new_index(self) -> None:
         self._words[_INDEX_LENGTH] = 0
+
+    def is_limit_log_due(self, now: float) -> bool:
+        """Whether no process has logged the limit of series for LOG_INTERVAL. now: monotonic seconds."""
+        logged = self._words[_LIMIT_LOGGED]
+        if logged and now + 1.0 - logged < LOG_INTERVAL:
+            return False
+        self._words[_LIMIT_LOGGED] = int(now) + 1  # 0 is never
+        return True
 
     def lost(self, reason: str, updates: int) -> None:
         """Count the updates left in this process's memory at its end.

@@ -123,6 +123,7 @@ class Writer:
                 session.move()
             except Refused:
                 self.drop("no room for the metric", series.family.name)
+                self._log_limit(series.family.name)
                 return False
             except (OSError, ValueError, JobmetricsError) as error:
                 session.failed(INDEX, error)
@@ -155,9 +156,22 @@ class Writer:
             self._present.add(series)
         if place.dropped:
             process.dropped_series += 1
+            self._log_limit(series.family.name)
         series.dropped = place.dropped
         if session.index is not None and session.index.has_erased and not place.dropped:
             self._show_again(series)
+
+    def _log_limit(self, metric: str) -> None:
+        """Log at most once a minute, for all forked processes together, that a metric has no room for a series."""
+        index = self.session.index
+        if index is None or not self.session.hints.is_limit_log_due(self.clock()):
+            return
+        largest, count = max(index.by_metric.items(), key=lambda each: each[1], default=(metric, 0))
+        logger.warning(
+            "jobmetrics: no room for more series of %s: new label values are counted under %s; %s has most series, "
+            "%d of %d: find its label with too many values, or raise max_series",
+            metric, OVERFLOW, largest, count, index.limit,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- zeros and removal
 

@@ -15,7 +15,7 @@ from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.events import SUCCESS, Ended, Job, Started
 from jobmetrics.exporter import diagnosis
 from jobmetrics.exporter.app import build
-from jobmetrics.families import COUNTER, Family
+from jobmetrics.families import COUNTER, DROPPED_SERIES, Family
 from jobmetrics.findings import NOTE, OK, PROBLEM, Finding
 from jobmetrics.instruments import BoundCounter
 from jobmetrics.integration import Recorded, System, Systems
@@ -56,6 +56,27 @@ def test_producers_that_stamp_their_messages_are_not_mentioned(active_settings: 
     ran("celery", "app.stamped", 1.0)
     ran("celery", "app.stamped", None)  # the wait of a redelivery is unknown
     assert notes(registry_dir) == []
+
+
+def test_series_near_or_beyond_the_limit_name_the_metric_with_most(registry_dir: Path) -> None:
+    writer = Writer(Settings(dir=str(registry_dir), max_series=20))
+    orders, visits = (Family(name, COUNTER, "", ("user",)) for name in ("shop_orders_total", "shop_visits_total"))
+    for number in range(9):
+        BoundCounter(writer, orders, (str(number),)).inc()
+    remedy = "find its label with too many values, or raise max_series; then run jobmetrics prune"
+
+    def problems() -> list[Finding]:
+        with reader(registry_dir) as opened:
+            return [each for each in diagnosis.contents(opened.read()) if "series" in each.text]
+
+    assert [each.state for each in problems()] == [OK]
+    for number in range(12):
+        BoundCounter(writer, visits, (str(number),)).inc()
+    BoundCounter(writer, DROPPED_SERIES, ()).inc(float(writer.take_dropped_series()))
+    near, beyond = problems()
+    assert (near.state, near.remedy) == (beyond.state, beyond.remedy) == (PROBLEM, remedy)
+    assert near.text == "20 of 20 series are used: shop_visits_total has most, 10 (50% of the limit)"
+    assert beyond.text == "3 series beyond the limit: shop_visits_total has most, 10 (50% of the limit)"
 
 
 def test_metrics_that_cannot_be_shown_are_a_problem(registry_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from jobmetrics import families
+from jobmetrics.collector_api import CollectorOptions
 from jobmetrics.errors import SettingsError
+from jobmetrics.exporter.app import build
 from jobmetrics.exporter.metrics_page import Exposition, MetricsPage
 from jobmetrics.families import COUNTER, GAUGE, HISTOGRAM, Family
+from jobmetrics.instruments import BoundCounter
 from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry.read import Sample
+from jobmetrics.registry.write.writer import Writer
+from jobmetrics.settings import load
+from tests.unit.doubles import die
 
 # These two have no type hints.
 write_openmetrics: Any = openmetrics_exposition.generate_latest
@@ -220,3 +227,20 @@ def test_openmetrics_names_the_unit_only_where_the_name_ends_with_it() -> None:
     text = write_openmetrics(_Fixed(metrics)).decode()
     assert "# UNIT jobs_duration_seconds seconds" in text
     assert text.count("# UNIT") == 1
+
+
+def test_the_ten_metrics_with_most_series_are_shown_with_their_number(registry_dir: Path) -> None:
+    settings = load({}, dir=str(registry_dir))
+    writer = Writer(settings)
+    for metric in range(12):
+        for user in range(metric + 1):
+            BoundCounter(writer, Family(f"m{metric}_total", COUNTER, "", ("user",)), (str(user),)).inc()
+    exporter = build(settings, CollectorOptions())
+    try:
+        (shown_,) = [each for each in exporter.scrape.collect() if each.name == families.SERIES_BY_METRIC.name]
+    finally:
+        exporter.close()
+        die(writer)
+    assert {line.labels["metric"]: line.value for line in shown_.samples} == {
+        f"m{metric}_total": metric + 1 for metric in range(2, 12)
+    }

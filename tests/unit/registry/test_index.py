@@ -249,6 +249,20 @@ def test_no_family_takes_more_than_half(registry_dir: Path) -> None:
     assert sum(number == 0 and values != (OVERFLOW,) for number, values in index.series) == 50
 
 
+def test_the_series_of_each_metric_add_up_to_those_of_the_directory(registry_dir: Path) -> None:
+    """Values that were removed count for their metric, and only the newest declaration counts."""
+    file = limited(registry_dir, 100)
+    index = file.load()
+    for number in range(60):
+        place(file, index, COUNTER, str(number))
+    place(file, index, COUNTER.erased, "1")
+    place(file, index, LIVE, "a")
+    place(file, index, PLAIN._replace(labels=("old",)), "b")
+    place(file, index, PLAIN)
+    assert index.by_metric == {"c_total": 50 + 1 + 1, "g": 1, "p_total": 1}
+    assert index.by_metric.total() == index.current
+
+
 def test_status_and_system_are_kept_in_the_overflow_series(registry_dir: Path) -> None:
     register_system("rq")
     file = limited(registry_dir, 40)

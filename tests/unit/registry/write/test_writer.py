@@ -152,6 +152,50 @@ def test_series_beyond_the_cap_count_as_others_and_nothing_is_lost(registry_dir:
     die(small)
 
 
+def test_at_the_cap_the_log_names_the_metric_and_the_largest_one_once_a_minute(
+    registry_dir: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = Writer(Settings(dir=str(registry_dir), max_series=10), clock)
+    for number in range(9):
+        counter(small, str(number)).inc()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "jobmetrics: no room for more series of c_total: new label values are counted under __other__; "
+        "c_total has most series, 6 of 10: find its label with too many values, or raise max_series"
+    )
+    other = Family("d_total", "counter", "", ("user",))
+    clock.advance(58.0)
+    counter(small, "9").inc()
+    assert len(caplog.records) == 1
+    clock.advance(2.0)
+    for number in range(9):
+        BoundCounter(small, other, (str(number),)).inc()
+    assert [record.getMessage().partition(";")[0] for record in caplog.records[1:]] == [
+        "jobmetrics: no room for more series of d_total: new label values are counted under __other__"
+    ]
+    assert "; c_total has most series, 6 of 10:" in caplog.records[1].getMessage()
+    die(small)
+
+
+def test_forked_processes_log_the_cap_once_for_all(
+    registry_dir: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An RQ worker forks a process for each job."""
+    small = Writer(Settings(dir=str(registry_dir), max_series=10), clock)
+    for number in range(5):
+        counter(small, str(number)).inc()
+    pid = os.fork()
+    if not pid:
+        try:
+            counter(small, "of the child").inc()
+        finally:
+            os._exit(len(caplog.records))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    counter(small, "of the parent").inc()
+    assert not caplog.records
+    die(small)
+
+
 # ------------------------------------------------------------------ a held index lock
 
 
