@@ -16,6 +16,7 @@ from dashboards.promql import (
     min_by,
     share,
     sum_by,
+    top,
 )
 from jobmetrics import families as f
 
@@ -26,6 +27,7 @@ VARIABLES = (
 )
 _SCOPE = assembly.scope(VARIABLES)
 _HOST_LEGEND = f"{{{{{HOST_LABEL}}}}}"
+_LARGEST = 20  # rows of the table of metrics
 _COLLECTOR = (HOST_LABEL, "collector", "broker")
 _COLLECTOR_LEGEND = f"{_HOST_LEGEND} {{{{collector}}}} {{{{broker}}}}"
 
@@ -214,6 +216,20 @@ def _directory() -> list[Panel]:
                 Line(max_by(_SCOPE.gauge(f.INVALID_FAMILIES), HOST_LABEL), f"{_HOST_LEGEND} invalid metrics"),
                 Line(max_by(_SCOPE.gauge(f.FUTURE_TIMESTAMPS), HOST_LABEL), f"{_HOST_LEGEND} future timestamps"),
             ],
+            nothing="no directory",
+        ),
+        rows(
+            "Metrics with most series",
+            "The metrics that use most of the limit, on each host. Far above the others: a label has ever new values, "
+            "such as an id.",
+            {APPLICATION_LABEL: "Application", HOST_LABEL: "Host", "metric": "Metric"},
+            [
+                Column(
+                    "Series", COUNT, top(_LARGEST, max_by(_SCOPE.gauge(f.SERIES_BY_METRIC), *SCRAPE_LABELS, "metric"))
+                )
+            ],
+            width=24,
+            height=8,
             nothing="no directory",
         ),
         rows(

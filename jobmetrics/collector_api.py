@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -146,21 +146,53 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     return " ".join(text.split())
 
 
+def _no_queues(system: str) -> Sequence[str]:  # noqa: ARG001 - the signature of `CollectorOptions.recorded_queues`
+    """Return no names, where there is no registry directory."""
+    return ()
+
+
 class CollectorOptions:
     """The options of the collectors.
 
     Args:
         timeout: Seconds that a broker may take to answer.
         max_queues: Queues of one broker with separate series; the depths of the rest are summed under `__other__`.
+        recorded: Returns the names of the queues that the registry directory knows for a job system.
         given: The values of the job systems' own options, by `Option.keyword`.
     """
 
-    __slots__ = ("given", "max_queues", "timeout")
+    __slots__ = ("_recorded", "given", "max_queues", "timeout")
 
-    def __init__(self, *, timeout: float = 5.0, max_queues: int = 2000, **given: Any) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float = 5.0,
+        max_queues: int = 2000,
+        recorded: Callable[[str], Sequence[str]] = _no_queues,
+        **given: Any,
+    ) -> None:
         self.timeout = timeout
         self.max_queues = max_queues
         self.given = given
+        self._recorded = recorded
+
+    def recorded_queues(self, system: str) -> Sequence[str]:
+        """Return the names of the queues that the registry directory knows for a job system.
+
+        Jobs were published to them, run from them, or taken from them by a worker of this host. The names change: call
+        this in each `collect`. With several brokers, a queue may belong to another one: show it if the broker has it.
+
+        Args:
+            system: The job system's name, the label `system`.
+
+        Returns:
+            The names in ascending order, without the overflow series' name. Empty until the directory can be read.
+        """
+        return self._recorded(system)
+
+    def with_recorded(self, recorded: Callable[[str], Sequence[str]]) -> CollectorOptions:
+        """Return these options with another source of `recorded_queues`."""
+        return CollectorOptions(timeout=self.timeout, max_queues=self.max_queues, recorded=recorded, **self.given)
 
     def get(self, keyword: str, default: Any = None) -> Any:
         """Return the value of a job system's option, or the default if it was not given."""

@@ -341,7 +341,7 @@ JOBS_CRON_SCHEDULERS = _family(
 JOBS_CRON_HEARTBEAT = _family(
     "jobs_cron_oldest_heartbeat_timestamp_seconds",
     GAUGE,
-    "Last heartbeat of the cron scheduler that has been silent longest, since the epoch; only of fresh ones if any is.",
+    "Last heartbeat of the cron scheduler silent longest, since the epoch; stale ones do not count beside a fresh one.",
     "system",
     "broker",
     source=COLLECTED,

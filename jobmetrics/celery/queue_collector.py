@@ -6,15 +6,16 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from amqp.exceptions import NotFound
+from amqp.exceptions import ChannelError, NotFound
 from redis.exceptions import ResponseError
 
 from jobmetrics.celery import SYSTEM
+from jobmetrics.celery.bindings import FIRST_SCANS, Bindings, holds_tasks
 from jobmetrics.celery.messages import published_at
 from jobmetrics.collector_api import (
     DEFAULT_NAME,
@@ -35,7 +36,7 @@ from jobmetrics.families import (
     OVERFLOW,
 )
 
-DEFAULT_QUEUE = "celery"  # Celery's default for task_default_queue, and the exchange that its queues are bound to
+DEFAULT_QUEUE = "celery"  # Celery's default for task_default_queue
 
 REDIS = "redis"  # kombu's driver_type of redis, rediss and sentinel
 AMQP = "amqp"  # of amqp, amqps, pyamqp and librabbitmq
@@ -70,7 +71,8 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     """Return one collector for each Celery broker.
 
     Each reads the queues that the options name, else those that the application declares, else Celery's default queue.
-    On Redis it then also reads the queues that are bound to the default exchange.
+    It also reads the queues that the registry directory knows if the broker has them, and on Redis those that kombu has
+    bound to an exchange.
 
     Raises:
         SettingsError: for a URL that kombu does not accept, an application that cannot be loaded, or queues
@@ -83,19 +85,19 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     app = _load(name) if name else None
     queues = options.get("celery_queues") or (tuple(app.amqp.queues) if app else ())
     targets: Iterable[Target | None] = brokers or (None,)
-    return [_collector(target, app, queues, options.timeout, options.max_queues) for target in targets]
+    return [_collector(target, app, queues or (DEFAULT_QUEUE,), options) for target in targets]
 
 
-def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: float, most: int) -> Collector:
+def _collector(target: Target | None, app: Any, queues: Sequence[str], options: CollectorOptions) -> Collector:
     """Return the collector of one broker.
 
     Args:
         target: None for the broker that the application is configured with.
         app: the application; None without one.
-        queues: names of queues; empty for the default queue and those bound to the default exchange.
-        timeout: seconds.
-        most: the number of queues that get separate series.
+        queues: names of queues that are shown even if the broker does not have them.
+        options: the options of the collectors.
     """
+    timeout = options.timeout
     broker = target.name if target else DEFAULT_NAME
     shown = target.safe_url if target else "the application's broker URL"
     transport = _transport(target, app)
@@ -116,13 +118,12 @@ def _collector(target: Target | None, app: Any, queues: Sequence[str], timeout: 
         ) from None
     where = target.safe_url if target else _shown(connection)
     if driver == AMQP:
-        return AmqpQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), most)
+        return AmqpQueues(broker, where, connection, queues, options.max_queues, options.recorded_queues)
     if driver != REDIS:
         return _unreadable(broker, where, driver)
     if "://" not in str(connection.hostname) and not _DATABASE.match(str(connection.virtual_host).lstrip("/")):
         raise SettingsError(f"--celery-broker: {where!r} is not a valid broker URL: a Redis database is a number")
-
-    return RedisQueues(broker, where, connection, queues or (DEFAULT_QUEUE,), most, None if queues else DEFAULT_QUEUE)
+    return RedisQueues(broker, where, connection, queues, options.max_queues, options.recorded_queues)
 
 
 def _transport(target: Target | None, app: Any) -> str:
@@ -198,16 +199,33 @@ def _load(name: str) -> Any:
 class BrokerQueues:
     """Reads the queues of one broker.
 
-    connection: a kombu Connection that is not connected yet. where: the broker's address without secrets.
+    Args:
+        broker: the label `broker`.
+        where: the broker's address without secrets.
+        connection: a kombu Connection that is not connected yet.
+        queues: names of queues.
+        max_queues: the queues beyond this number share one series.
+        recorded: returns the names of the queues that the registry directory knows for a job system. Those that the
+            broker has are read as well.
     """
 
     name = SYSTEM
 
-    def __init__(self, broker: str, where: str, connection: Any, queues: Sequence[str]) -> None:
+    def __init__(
+        self,
+        broker: str,
+        where: str,
+        connection: Any,
+        queues: Sequence[str],
+        max_queues: int,
+        recorded: Callable[[str], Sequence[str]],
+    ) -> None:
         self.broker = broker
         self._where = where
         self._connection = connection
         self._queues = tuple(dict.fromkeys(queues))
+        self._max_queues = max_queues
+        self._recorded = recorded
         self._channel: Any = None
 
     def collect(self) -> list[Reading]:
@@ -225,6 +243,11 @@ class BrokerQueues:
 
     def _read(self) -> list[Reading]:
         raise NotImplementedError
+
+    def _further(self) -> list[str]:
+        """Return the names that the registry directory knows besides those that the options name."""
+        named = set(self._queues)
+        return [queue for queue in self._recorded(SYSTEM) if queue not in named and holds_tasks(queue)]
 
     def _connected(self) -> Any:
         """Return the open kombu channel; connect if there is none."""
@@ -250,44 +273,61 @@ class BrokerQueues:
 logger = logging.getLogger("jobmetrics")
 
 
+ASKED_AGAIN = 10  # missing queues of the registry directory in one reading; each costs a new channel
+
+
 class AmqpQueues(BrokerQueues):
     """Reads one virtual host. Depths count ready messages; AMQP reports neither unacknowledged messages nor ages."""
 
-    def __init__(self, broker: str, where: str, connection: Any, queues: Sequence[str], max_queues: int) -> None:
-        super().__init__(broker, where, connection, queues)
-        _, rest = capped(self._queues, max_queues)
-        self._rest = frozenset(rest)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
         self._missing: set[str] = set()
+        self._unknown: dict[str, None] = {}  # names in the registry directory without a queue, last asked for last
 
     def _read(self) -> list[Reading]:
+        found = {queue: self._declared(queue) for queue in self._queues}
+        further = dict.fromkeys(self._further())
+        self._unknown = {queue: None for queue in self._unknown if queue in further}
+        again = list(self._unknown)[:ASKED_AGAIN]
+        for queue in [*(queue for queue in further if queue not in self._unknown), *again]:
+            self._unknown.pop(queue, None)
+            found[queue] = self._declared(queue, is_named=False)
+            if found[queue] is None:
+                self._unknown[queue] = None
+        known = {queue: each for queue, each in found.items() if each is not None}
+        own, rest = capped(tuple(known), self._max_queues)
         readings = []
-        others = None  # messages in the queues that share one series
-        for queue in self._queues:
-            try:
-                found = self._connected().queue_declare(queue=queue, passive=True)
-            except NotFound:
-                self._channel = None  # the broker closes it with this answer
-                self._log_missing(queue)
-                continue
-            self._missing.discard(queue)
-            if queue in self._rest:
-                others = (others or 0.0) + float(found.message_count)
-                continue
+        for queue in own:
             labels = (SYSTEM, self.broker, queue)
-            readings.append(Reading(JOBS_QUEUE_DEPTH, labels, float(found.message_count)))
-            readings.append(Reading(JOBS_QUEUE_CONSUMERS, labels, float(found.consumer_count)))
-        if others is not None:
-            readings.append(Reading(JOBS_QUEUE_DEPTH, (SYSTEM, self.broker, OVERFLOW), others))
+            readings.append(Reading(JOBS_QUEUE_DEPTH, labels, float(known[queue].message_count)))
+            readings.append(Reading(JOBS_QUEUE_CONSUMERS, labels, float(known[queue].consumer_count)))
+        if rest:
+            depth = sum(known[queue].message_count for queue in rest)
+            readings.append(Reading(JOBS_QUEUE_DEPTH, (SYSTEM, self.broker, OVERFLOW), float(depth)))
         return readings
+
+    def _declared(self, queue: str, *, is_named: bool = True) -> Any:
+        """Return the broker's counts of a queue; None if it has no such queue. The queue is not created.
+
+        is_named: the options name the queue. Other queues may also be unreadable, such as another connection's.
+        """
+        try:
+            found = self._connected().queue_declare(queue=queue, passive=True)
+        except ChannelError as error:
+            if is_named and not isinstance(error, NotFound):
+                raise
+            self._channel = None  # the broker closes it with this answer
+            if is_named:
+                self._log_missing(queue)
+            return None
+        self._missing.discard(queue)
+        return found
 
     def _log_missing(self, queue: str) -> None:
         if queue not in self._missing:
             self._missing.add(queue)
             logger.info("jobmetrics: %s has no queue %r yet; nothing is shown for it", self._where, queue)
 
-
-INTERNAL = ("celeryev", "_kombu")  # prefixes of queues that hold no tasks
-REPLIES = ".pidbox"  # the suffix of others
 
 LARGEST_MESSAGE = 64 * 1024  # bytes; the timestamp of a longer message is not read
 _CHUNK = 10_000  # commands in one pipeline, which bounds its memory
@@ -297,34 +337,21 @@ _FRONT = f"local m = redis.call('LINDEX', KEYS[1], -1) if m and #m <= {LARGEST_M
 
 
 class RedisQueues(BrokerQueues):
-    """Reads one Redis.
+    """Reads one Redis, with the queues that kombu has bound to an exchange."""
 
-    max_queues: the queues beyond this number share one series. exchange: the queues bound to it are read as well;
-    None for no other queues.
-    """
-
-    def __init__(
-        self,
-        broker: str,
-        where: str,
-        connection: Any,
-        queues: Sequence[str],
-        max_queues: int,
-        exchange: str | None = None,
-    ) -> None:
-        super().__init__(broker, where, connection, queues)
-        self._max_queues = max_queues
-        self._exchange = exchange
-        self._found: tuple[str, ...] | None = None
-        self._wrong_types = WrongTypes(where)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._bindings = Bindings(self._where, self._max_queues)
+        self._filled: set[str] = set()  # queues of the registry directory that have held messages here
+        self._wrong_types = WrongTypes(self._where)
         self._no_scripts = False
 
     def _read(self) -> list[Reading]:
-        channel = self._connected()
-        if self._exchange is not None and self._found is None:
-            (members,) = _ask(channel, [("smembers", self._binding(channel))])
-            self._found = () if isinstance(members, Exception) else self._bound(channel, members)
-        queues = tuple(dict.fromkeys((*self._queues, *(self._found or ()))))
+        channel, bindings = self._connected(), self._bindings
+        if bindings.is_new:
+            self._find_bindings(channel)
+        here, further = dict.fromkeys((*self._queues, *bindings.queues)), self._further()
+        queues = tuple(dict.fromkeys((*here, *further)))
         # A queue has one list for each priority step, named as in kombu.transport.redis.Channel. Served in this order.
         suffixes = tuple(dict.fromkeys(f"{channel.sep}{step}" if step else "" for step in channel.priority_steps))
         answers = iter(
@@ -333,16 +360,17 @@ class RedisQueues(BrokerQueues):
                 [
                     *(("llen", queue + suffix) for queue in queues for suffix in suffixes),
                     ("hlen", channel.unacked_key),
-                    *([("smembers", self._binding(channel))] if self._exchange is not None else []),
+                    *bindings.commands(channel),
                 ],
             )
         )
         found = self._wrong_types.leave_out({queue: [next(answers) for _ in suffixes] for queue in queues})
         lengths = {queue: [int(one) for one in each] for queue, each in found.items()}
         unacknowledged = next(answers)
-        if self._exchange is not None:
-            members = next(answers)
-            self._found = () if isinstance(members, Exception) else self._bound(channel, members)
+        bindings.take(channel, list(answers))
+        # An empty queue has no key. A name without a binding may belong to another broker.
+        self._filled = {queue for queue in further if queue in self._filled or any(lengths.get(queue, ()))}
+        lengths = {queue: each for queue, each in lengths.items() if queue in here or queue in self._filled}
         own, rest = capped(tuple(lengths), self._max_queues)
         depths = {queue: sum(lengths[queue]) for queue in own}
         if rest:
@@ -382,27 +410,25 @@ class RedisQueues(BrokerQueues):
             if stamp is not None
         ]
 
-    def _binding(self, channel: Any) -> str:
-        return str(channel.keyprefix_queue % (self._exchange,))
-
-    @staticmethod
-    def _bound(channel: Any, members: Iterable[Any]) -> tuple[str, ...]:
-        """Return the queues of a binding. A member is routing key, pattern and queue, joined by separators."""
-        texts = (member.decode(errors="replace") if isinstance(member, bytes) else str(member) for member in members)
-        names = sorted({text.rpartition(channel.sep)[2] for text in texts})
-        return tuple(name for name in names if name and not name.startswith(INTERNAL) and not name.endswith(REPLIES))
+    def _find_bindings(self, channel: Any) -> None:
+        """Scan more keys than in later readings."""
+        for _ in range(FIRST_SCANS):
+            self._bindings.take(channel, _ask(channel, self._bindings.commands(channel)))
+            if self._bindings.has_scanned_all:
+                break
+        self._bindings.take(channel, _ask(channel, self._bindings.commands(channel)))  # of those found last
 
 
-def _ask(channel: Any, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+def _ask(channel: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Send these commands, in one round trip for each 10,000.
 
-    kombu's client adds the key prefix to some commands; this adds it to the others.
+    kombu's client adds the key prefix to some commands; this adds it to the others. SCAN has no key.
 
     Returns:
-        The answers. A WRONGTYPE error is returned as one of them.
+        The answers. A WRONGTYPE error and any error of SCAN are returned as one of them.
 
     Raises:
-        ResponseError: when Redis refuses a command for another reason.
+        ResponseError: when Redis refuses another command for another reason.
     """
     client = channel.client
     prefix = getattr(client, "global_keyprefix", "")
@@ -410,12 +436,15 @@ def _ask(channel: Any, commands: Sequence[tuple[str, ...]]) -> list[Any]:
     answers: list[Any] = []
     for start in range(0, len(commands), _CHUNK):
         with client.pipeline(transaction=False) as pipe:
-            for command, key, *script in commands[start : start + _CHUNK]:
+            for command, key, *rest in commands[start : start + _CHUNK]:
+                if command == "scan":
+                    pipe.execute_command("SCAN", key, *rest)
+                    continue
                 full = key if command.upper() in prefixed else f"{prefix}{key}"
-                pipe.execute_command(command.upper(), *(part for text in script for part in (text, 1)), full)
+                pipe.execute_command(command.upper(), *(part for text in rest for part in (text, 1)), full)
             answers += pipe.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+    for (command, *_), answer in zip(commands, answers, strict=True):
+        if isinstance(answer, Exception) and command != "scan" and not str(answer).startswith("WRONGTYPE"):
             raise answer
     return answers
 

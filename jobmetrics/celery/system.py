@@ -57,7 +57,8 @@ CELERY = System(
         ),
         Option(
             "celery_queue", "NAME",
-            "Celery queue to read. Repeatable. Default: those of the application, else 'celery'.",
+            "Celery queue to read. Repeatable. Default: those of the application, else 'celery'. "
+            "Queues in the registry directory and kombu's bindings in Redis are read as well.",
             repeatable=True,
         ),
         Option(

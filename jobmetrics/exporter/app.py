@@ -60,7 +60,7 @@ def build(
     collectors = BackgroundCollectors(
         [
             BackgroundCollector(collector, refresh=refresh, timeout=options.timeout, log=log)
-            for collector in find(options)
+            for collector in find(options.with_recorded(directory.queues))
         ]
     )
     scrape = Scrape(directory, collectors, exposition, __version__)

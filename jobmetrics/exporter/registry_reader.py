@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import psutil
 
 from jobmetrics.errors import Damaged, DirectoryMissing, JobmetricsError, RegistryError
+from jobmetrics.families import JOBS, JOBS_PUBLISHED, JOBS_RESERVED, OVERFLOW
 from jobmetrics.log_throttle import ThrottledLog
 from jobmetrics.registry import Directory, ProcessIdentity, pid_namespace
 from jobmetrics.registry.read import Snapshot, SnapshotReader
@@ -28,14 +29,31 @@ class DirectoryReading:
     seconds: float
 
 
-class RegistryDirectory:
-    """Reads a registry directory for several threads, one at a time. Only `require` raises."""
+NAMES_SECONDS = 60.0  # after which the names of queues are read again; each scrape reads them as well
 
-    def __init__(self, directory: Directory, log: ThrottledLog, hide_after: float | None = None) -> None:
+_NAMING = frozenset(family.name for family in (JOBS_PUBLISHED, JOBS, JOBS_RESERVED))
+
+
+class RegistryDirectory:
+    """Reads a registry directory for several threads, one at a time. Only `require` raises.
+
+    clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        log: ThrottledLog,
+        hide_after: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.path = directory.path
         self._log = log
         self._reader = SnapshotReader(directory, hide_after=hide_after)
         self._lock = threading.Lock()
+        self._clock = clock
+        self._queues: dict[str, tuple[str, ...]] = {}
+        self._queues_until = clock()
 
     def require(self, *, missing_ok: bool) -> None:
         """Check at the start that the directory can be read.
@@ -66,8 +84,20 @@ class RegistryDirectory:
             except (OSError, RegistryError) as error:
                 reason = _reason(self.path, error)
                 self._log.warning("directory", "jobmetrics: no metrics of workers: %s", reason)
+                self._queues_until = self._clock() + NAMES_SECONDS  # the last names stay: a gap would hide depths
                 return DirectoryReading(None, reason, time.perf_counter() - start)
+            self._queues, self._queues_until = _queue_names(snapshot), self._clock() + NAMES_SECONDS
             return DirectoryReading(snapshot, None, time.perf_counter() - start)
+
+    def queues(self, system: str) -> tuple[str, ...]:
+        """Return the names of the queues that the directory knows for a job system, in ascending order.
+
+        Jobs were published to them, run from them, or taken from them by a worker. A reading of the last minute is used
+        if there is one.
+        """
+        if self._clock() >= self._queues_until:
+            self.read()
+        return self._queues.get(system, ())
 
     def close(self) -> None:
         """Close all files, unless a scrape that hangs still holds the lock."""
@@ -76,6 +106,20 @@ class RegistryDirectory:
                 self._reader.close()
             finally:
                 self._lock.release()
+
+
+def _queue_names(snapshot: Snapshot) -> dict[str, tuple[str, ...]]:
+    """Return the names of queues by job system. Names that no broker's client can send are left out."""
+    found: dict[str, set[str]] = {}
+    for family, samples in snapshot.families:
+        if family.name in _NAMING and {"system", "queue_name"} <= set(family.labels):
+            system, queue = family.labels.index("system"), family.labels.index("queue_name")
+            for sample in samples:
+                found.setdefault(sample.values[system], set()).add(sample.values[queue])
+    return {
+        system: tuple(sorted(name for name in names if name and name != OVERFLOW and name.isprintable()))
+        for system, names in found.items()
+    }
 
 
 def _reason(path: str, error: Exception) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -22,7 +22,15 @@ from redis.sentinel import Sentinel
 from rq import defaults
 
 from jobmetrics import families as f
-from jobmetrics.collector_api import Collector, CollectorOptions, Reading, Target, WrongTypes, capped, without_secrets
+from jobmetrics.collector_api import (
+    Collector,
+    CollectorOptions,
+    Reading,
+    Target,
+    WrongTypes,
+    capped,
+    without_secrets,
+)
 from jobmetrics.errors import CollectorError, SettingsError
 from jobmetrics.rq import SYSTEM
 
@@ -30,17 +38,31 @@ from jobmetrics.rq import SYSTEM
 class RegisteredQueues:
     """Reads the RQ queues of one Redis.
 
-    queues: their names; empty for all that RQ lists. max_queues: of the queues beyond this number only the summed depth
-    is shown.
+    Args:
+        target: the Redis.
+        queues: names of queues; empty for all that RQ lists.
+        timeout: seconds.
+        max_queues: of the queues beyond this number only the summed depth is shown.
+        recorded: returns the names of the queues that the registry directory knows for a job system. Those that this
+            Redis has are read as well.
     """
 
     name = SYSTEM
 
-    def __init__(self, target: Target, queues: Sequence[str], timeout: float, max_queues: int) -> None:
+    def __init__(
+        self,
+        target: Target,
+        queues: Sequence[str],
+        timeout: float,
+        max_queues: int,
+        recorded: Callable[[str], Sequence[str]],
+    ) -> None:
         self.broker = target.name
         self._where = target.safe_url
         self._queues = tuple(dict.fromkeys(queues))
         self._max_queues = max_queues
+        self._recorded = recorded
+        self._used: set[str] = set()  # queues of the registry directory that RQ does not list and that were not empty
         self._wrong_types = WrongTypes(self._where)
         self._client = connection(target, timeout)
         password = self._client.connection_pool.connection_kwargs.get("password")
@@ -67,9 +89,12 @@ class RegisteredQueues:
         if isinstance(listed, Exception) and not self._queues:
             raise listed
         now = float(seconds) + float(micros) / 1e6
-        queues, rest = capped(self._queues or queue_names(listed), self._max_queues)
+        listed = dict.fromkeys(() if isinstance(listed, Exception) else queue_names(listed))
+        here = dict.fromkeys(self._queues) or listed
+        further = [queue for queue in self._recorded(SYSTEM) if queue not in here]
+        queues, rest = capped((*here, *further), self._max_queues)
         workers = None if isinstance(workers, Exception) else workers
-        schedulers = None if isinstance(crons, Exception) else scored(crons)
+        schedulers = None if isinstance(crons, Exception) else current(scored(crons), now)
         commands = [command for queue in queues for command in queue_commands(queue, now)]
         commands += [depth_of(queue) for queue in rest]
         commands += [("HMGET", worker, "state", "last_heartbeat") for worker in workers or ()]
@@ -77,21 +102,25 @@ class RegisteredQueues:
         answers = iter(self._ask(commands))
         asked = {queue: [next(answers) for _ in range(COMMANDS)] for queue in queues}
         found = {queue: QueueAnswer.of(each) for queue, each in self._wrong_types.leave_out(asked).items()}
+        self._used = {queue for queue in further if queue in self._used or queue in listed or found.get(queue)}
+        found = {queue: answer for queue, answer in found.items() if queue in here or queue in self._used}
         others = [next(answers) for _ in rest]
-        hashes = [next(answers) for _ in workers or ()]
+        hashes = {worker: next(answers) for worker in workers or ()}
         plans = list(answers)
         heads = [job for answer in found.values() for job in answer.head]
         queued = dict(zip(heads, self._ask([("HGET", JOB + job, "enqueued_at") for job in heads]), strict=True))
+        alive = None if workers is None else {_bytes(worker) for worker in workers if is_alive(hashes[worker])}
         readings: list[Reading] = []
         for queue, answer in found.items():
-            readings += self._of_queue(queue, answer, queued)
+            readings += self._of_queue(queue, answer, queued, alive)
         if rest:
             depth = sum(int(each) for each in others if not isinstance(each, Exception))
             readings.append(Reading(f.JOBS_QUEUE_DEPTH, (SYSTEM, self.broker, f.OVERFLOW), float(depth)))
         if workers is not None:
-            readings += self._of_workers([each for each in hashes if not isinstance(each, Exception)])
+            readings += self._of_workers([each for each in hashes.values() if not isinstance(each, Exception)])
         if schedulers is not None:
-            readings += self._of_crons(schedulers, [each for each in plans if not isinstance(each, Exception)])
+            plans = [each for each in plans if not isinstance(each, Exception)]
+            readings += self._of_crons([at for _, at in schedulers], plans, now)
         return readings
 
     def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -114,16 +143,21 @@ class RegisteredQueues:
                 raise answer
         return list(answers)
 
-    def _of_queue(self, queue: str, answer: QueueAnswer, queued: dict[bytes, Any]) -> list[Reading]:
+    def _of_queue(
+        self, queue: str, answer: QueueAnswer, queued: dict[bytes, Any], alive: Collection[bytes] | None
+    ) -> list[Reading]:
+        """Return the readings of a queue. alive: keys of the living workers; None if unknown."""
         labels = (SYSTEM, self.broker, queue)
         readings = [
             Reading(f.JOBS_QUEUE_DEPTH, labels, float(answer.depth)),
             *(Reading(f.JOBS_QUEUE_JOBS, (*labels, state), float(number)) for state, number in answer.states.items()),
             Reading(f.JOBS_QUEUE_ORPHANED, labels, float(answer.orphaned)),
             Reading(f.JOBS_QUEUE_OVERDUE, labels, float(answer.overdue)),
-            Reading(f.JOBS_QUEUE_CONSUMERS, labels, float(answer.workers)),
             Reading(f.JOBS_QUEUE_SCHEDULERS, labels, float(answer.has_scheduler)),
         ]
+        if alive is not None:  # RQ removes dead workers from its sets only when asked
+            consumers = sum(worker in alive for worker in answer.workers)
+            readings.append(Reading(f.JOBS_QUEUE_CONSUMERS, labels, float(consumers)))
         # A job at the head may have expired. Then it is skipped, as in RQ.
         times = (timestamp(queued[job]) for job in answer.head)
         oldest = next((at for at in times if at is not None), None)
@@ -138,10 +172,11 @@ class RegisteredQueues:
         states = dict.fromkeys(WORKER_STATES, 0)
         stale = 0
         heartbeats = []
-        for state, heartbeat in hashes:
-            if state is None and heartbeat is None:  # the hash expires when heartbeats stop
+        for answer in hashes:
+            if not is_alive(answer):
                 stale += 1
                 continue
+            state, heartbeat = answer
             known = text(state)
             states[known if known in states else OTHER_STATE] += 1
             heartbeats.append(timestamp(heartbeat))
@@ -152,11 +187,12 @@ class RegisteredQueues:
             readings.append(Reading(f.JOBS_REGISTERED_WORKERS_HEARTBEAT, labels, oldest))
         return readings
 
-    def _of_crons(self, schedulers: Sequence[tuple[bytes, float]], plans: Sequence[Any]) -> list[Reading]:
+    def _of_crons(self, heartbeats: Sequence[float], plans: Sequence[Any], now: float) -> list[Reading]:
         labels = (SYSTEM, self.broker)
-        readings = [Reading(f.JOBS_CRON_SCHEDULERS, labels, float(len(schedulers)))]
-        if schedulers:
-            readings.append(Reading(f.JOBS_CRON_HEARTBEAT, labels, min(score for _, score in schedulers)))
+        fresh = sum(now - at <= CRON_TTL for at in heartbeats)
+        readings = [Reading(f.JOBS_CRON_SCHEDULERS, labels, float(fresh))]
+        if heartbeats:
+            readings.append(Reading(f.JOBS_CRON_HEARTBEAT, labels, min(heartbeats)))
         next_run = min((run for plan in plans for run in next_runs(plan)), default=None)
         if next_run is not None:
             readings.append(Reading(f.JOBS_CRON_NEXT, labels, next_run))
@@ -177,7 +213,10 @@ def collectors(options: CollectorOptions) -> Iterable[Collector]:
     queues: Sequence[str] = options.get("rq_queues", ())
     if queues and not urls:
         raise SettingsError("--rq-queue needs --rq-url, which names the Redis of the queues")
-    return [RegisteredQueues(target, queues, options.timeout, options.max_queues) for target in urls]
+    return [
+        RegisteredQueues(target, queues, options.timeout, options.max_queues, options.recorded_queues)
+        for target in urls
+    ]
 
 
 # From RQ 3 on RQ reads it from the environment variable RQ_KEY_PREFIX, and checks it.
@@ -223,7 +262,7 @@ def queue_commands(queue: str, now: float) -> list[tuple[Any, ...]]:
         ("ZCOUNT", scheduled, 0, repr(now)),
         ("ZRANGE", scheduled, 0, 0, "WITHSCORES"),
         ("LRANGE", QUEUE + name, 0, HEADS - 1),
-        ("SCARD", _WORKERS_OF_QUEUE + name),
+        ("SMEMBERS", _WORKERS_OF_QUEUE + name),
         ("EXISTS", _SCHEDULER_LOCK + name),
     ]
 
@@ -241,7 +280,7 @@ class QueueAnswer:
     """The answers about one queue.
 
     states: jobs by state; head: the ids of the next jobs; first_scheduled: epoch seconds of the earliest scheduled job,
-    None if there is none.
+    None if there is none; workers: keys of the queue's workers, dead ones included.
     """
 
     depth: int
@@ -250,8 +289,12 @@ class QueueAnswer:
     overdue: int
     first_scheduled: float | None
     head: list[bytes]
-    workers: int
+    workers: list[bytes]
     has_scheduler: bool
+
+    def __bool__(self) -> bool:
+        """Whether the queue has anything: a job in any state, a worker or a scheduler."""
+        return bool(self.depth or any(self.states.values()) or self.workers or self.has_scheduler)
 
     @classmethod
     def of(cls, answers: Sequence[Any]) -> QueueAnswer:
@@ -267,7 +310,7 @@ class QueueAnswer:
             int(overdue),
             scheduled[0] if scheduled else None,
             [_bytes(job) for job in head],
-            int(workers),
+            [_bytes(worker) for worker in workers],
             bool(locked),
         )
 
@@ -295,6 +338,22 @@ def scored(members: Sequence[Any]) -> list[tuple[bytes, float]]:
         flat += member if isinstance(member, (list, tuple)) else [member]
     pairs = ((_bytes(name), float(score)) for name, score in zip(flat[::2], flat[1::2], strict=True))
     return [(name, score) for name, score in pairs if math.isfinite(score)]
+
+
+def is_alive(answer: Any) -> bool:
+    """Return whether a worker has state or last heartbeat. RQ's time to live removes them when heartbeats stop."""
+    return not isinstance(answer, Exception) and any(each is not None for each in answer)
+
+
+CRON_TTL = 120.0  # seconds without a heartbeat after which RQ removes a cron scheduler, when asked for the list
+
+
+def current(schedulers: Sequence[tuple[bytes, float]], now: float) -> Sequence[tuple[bytes, float]]:
+    """Return the cron schedulers with a fresh heartbeat, or all if none has one. now: epoch seconds.
+
+    Without this, a scheduler that was replaced would look late until RQ removes it.
+    """
+    return [each for each in schedulers if now - each[1] <= CRON_TTL] or schedulers
 
 
 def timestamp(answer: object) -> float | None:

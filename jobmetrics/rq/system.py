@@ -28,7 +28,13 @@ RQ = System(
     requirement="jobmetrics[rq]",
     options=(
         Option("rq_url", "[NAME=]URL", "Redis to read RQ queues from. Repeatable.", repeatable=True, broker=True),
-        Option("rq_queue", "NAME", "RQ queue to read. Repeatable. Default: all that RQ knows.", repeatable=True),
+        Option(
+            "rq_queue",
+            "NAME",
+            "RQ queue to read. Repeatable. Default: all that RQ lists. "
+            "Queues in the registry directory are read as well.",
+            repeatable=True,
+        ),
     ),
     collectors=_collectors,
 )

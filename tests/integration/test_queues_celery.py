@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 from redis.connection import AbstractConnection
 
-from jobmetrics.celery import producer
-from jobmetrics.celery.queue_collector import RedisQueues, collectors
+from jobmetrics.celery import bindings, producer
+from jobmetrics.celery.queue_collector import ASKED_AGAIN, RedisQueues, collectors
 from jobmetrics.collector_api import Collector, CollectorOptions, Target
 from jobmetrics.errors import CollectorError, SettingsError
+from jobmetrics.exporter.app import build
 from jobmetrics.families import (
     JOBS_QUEUE_CONSUMERS,
     JOBS_QUEUE_DEPTH,
@@ -31,6 +33,7 @@ from jobmetrics.families import (
     JOBS_QUEUE_UNACKNOWLEDGED,
     Family,
 )
+from jobmetrics.settings import load
 from tests.integration.first_reading import first_reading
 from tests.integration.processes import process
 from tests.support import servers
@@ -144,8 +147,8 @@ def test_prefix_steps_queues_and_broker_of_an_application_are_used(redis_url: st
     with collector(CollectorOptions(celery_app=app_module)) as made:
         assert made.broker == "default"
         assert depths(made) == {"mail": 4, "video": 0}
-    with collector(CollectorOptions(celery_app=app_module, celery_queues=("video",))) as made:
-        assert depths(made) == {"video": 0}
+    with collector(CollectorOptions(celery_app=app_module, celery_queues=("other",))) as made:
+        assert depths(made) == {"other": 0, "mail": 4}, "mail is bound to an exchange"
     with collector(options_for(redis_url, app=app_module)) as made:
         assert (made.broker, depths(made)) == ("main", {"mail": 4, "video": 0})
     with collector(options_for(redis_url, "mail")) as made:
@@ -167,6 +170,7 @@ def test_it_reads_in_two_round_trips_and_changes_nothing(
         commands = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert commands.pop("cmdstat_llen") == 51 * 4
         assert (commands.pop("cmdstat_hlen"), commands.pop("cmdstat_lindex"), commands.pop("cmdstat_eval")) == (1, 1, 1)
+        assert (commands.pop("cmdstat_smembers"), commands.pop("cmdstat_scan")) == (2, 1)  # exchanges celery and mail
         assert commands.keys() <= {"cmdstat_config|resetstat", "cmdstat_info", "cmdstat_client|setinfo"}
         assert {key: client.dump(key) for key in client.scan_iter()} == before
 
@@ -383,7 +387,7 @@ def test_delivered_messages_are_unacknowledged_until_they_are(redis_url: str) ->
     app = make_app(redis_url, broker_transport_options={"global_keyprefix": "pre:"})
     send(app, "mail", 2)
     with collector(CollectorOptions(celery_brokers=(Target("main", redis_url),), celery_queues=("mail",))) as plain:
-        made = RedisQueues("main", "here", app.connection_for_read(), ["mail"], 2000)
+        made = RedisQueues("main", "here", app.connection_for_read(), ["mail"], 2000, known())
         assert read(made, JOBS_QUEUE_UNACKNOWLEDGED) == {"": 0}
         with app.connection_for_read() as connection, connection.SimpleQueue("mail") as queue:
             message = queue.get(timeout=5)
@@ -404,6 +408,117 @@ def test_queues_bound_to_the_default_exchange_are_found(redis_url: str) -> None:
     send(app, "mail", 2)
     with collector(options_for(redis_url)) as made:
         assert depths(made) == {"celery": 0, "mail": 2}
+
+
+def test_queues_bound_to_any_exchange_are_found_beside_the_named_ones(redis_url: str) -> None:
+    """Celery makes an exchange for each queue that it does not know, such as a misspelt one."""
+    app = make_app(redis_url)
+    with app.connection_for_write() as connection:
+        for exchange, queues in {
+            "celery.pidbox": ["w1@host.celery.pidbox"],
+            "reply.celery.pidbox": ["5b3c9d2e-0e3a-3c3e-9a35-1d1b3f0a9c11.reply.celery.pidbox"],
+            "celeryev": ["celeryev.5b3c9d2e-0e3a-3c3e-9a35-1d1b3f0a9c11"],
+            "video": ["video.high", "video.low"],
+        }.items():
+            for name in queues:
+                Queue(name, Exchange(exchange, "direct"), routing_key=name)(connection.channel()).declare()
+    send(app, "reprots", 3)
+    with collector(options_for(redis_url, "reports")) as made:
+        expected = {"reports": 0, "reprots": 3, "video.high": 0, "video.low": 0}
+        assert depths(made) == expected, "the first reading finds them"
+        assert read(made, JOBS_QUEUE_CONSUMERS) == {}, "Redis does not report them"
+        send(app, "later")
+        until(lambda: depths(made) == {**expected, "later": 1}, "the next scan to find it", seconds=10)
+
+
+def test_bindings_among_many_keys_are_found_over_readings(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bindings, "KEYS_SCANNED", 100)
+    with Redis.from_url(redis_url) as client, client.pipeline() as pipe:
+        for number in range(5000):
+            pipe.set(f"celery-task-meta-{number}", "result")
+        pipe.execute()
+    send(make_app(redis_url), "reprots", 3)
+    with collector(options_for(redis_url, "reports")) as made:
+        until(lambda: depths(made) == {"reports": 0, "reprots": 3}, "the scan to pass all keys")
+        for _ in range(100):
+            assert depths(made) == {"reports": 0, "reprots": 3}, "it stays while the scan begins again"
+
+
+def test_without_permission_to_scan_the_rest_is_read(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(make_app(redis_server.url), "mail")
+    with Redis.from_url(redis_server.url) as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">word", "~*", "+@read", "+@connection", "-scan")
+    with collector(options_for(redis_server.url.replace("://", "://reader:word@"), "mail")) as made:
+        for _ in range(2):
+            assert depths(made) == {"mail": 1}
+    assert caplog.text.count("queues of other exchanges than celery cannot be found") == 1
+
+
+def known(*names: str) -> Callable[[str], Sequence[str]]:
+    """The queues of Celery that the registry directory knows."""
+    return lambda system: names if system == "celery" else ("of another system",)
+
+
+def test_queues_that_the_directory_knows_are_read_if_this_redis_has_them(redis_url: str) -> None:
+    """A name may be another broker's queue, a routing key, or not a queue for tasks."""
+    options = CollectorOptions(
+        celery_brokers=(Target("main", redis_url),), recorded=known("celery", "elsewhere", "mail", "x.pidbox")
+    )
+    with Redis.from_url(redis_url) as client, collector(options) as made:
+        assert depths(made) == {"celery": 0}
+        client.lpush("mail", "{}")  # by another producer, without a binding
+        assert depths(made) == {"celery": 0, "mail": 1}
+        client.delete("mail")
+        assert depths(made) == {"celery": 0, "mail": 0}, "a queue that was there is shown with 0"
+
+
+MISSPELT = """
+import sys
+from celery import Celery
+import jobmetrics
+from jobmetrics.celery import instrument
+jobmetrics.configure(dir=sys.argv[2])
+app = Celery("shop", broker=sys.argv[1])
+instrument(app)
+for _ in range(3):
+    app.send_task("shop.report", queue="reprots")
+"""
+
+
+def assert_the_misspelt_queue_is_shown(url: str, registry_dir: Path, consumers: float | None) -> None:
+    """The exporter's options name no queue; a producer in another process has published to one."""
+    subprocess.run([sys.executable, "-c", MISSPELT, url, str(registry_dir)], check=True, timeout=60)
+    options = CollectorOptions(celery_brokers=(Target("main", url),))
+    exporter = build(load({}, dir=str(registry_dir)), options, refresh=0.1)
+    exporter.collectors.start()
+
+    def shown(name: str) -> float | None:
+        return next(
+            (
+                line.value
+                for metric in exporter.scrape.collect()
+                for line in metric.samples
+                if line.name == name and line.labels.get("queue_name") == "reprots"
+            ),
+            None,
+        )
+
+    try:
+        until(lambda: shown("jobs_queue_depth") == 3.0, "the depth of the misspelt queue")
+        assert shown("jobs_published_total") == 3.0
+        assert shown("jobs_queue_consumers") == consumers
+    finally:
+        exporter.close()
+
+
+def test_a_misspelt_queue_is_shown_although_no_option_names_it(redis_url: str, registry_dir: Path) -> None:
+    assert_the_misspelt_queue_is_shown(redis_url, registry_dir, consumers=None)
+
+
+def test_a_misspelt_queue_on_rabbitmq_is_shown_without_consumers(rabbitmq_url: str, registry_dir: Path) -> None:
+    assert_the_misspelt_queue_is_shown(rabbitmq_url, registry_dir, consumers=0.0)
 
 
 # ------------------------------------------------------------------ sentinel and TLS
@@ -476,6 +591,33 @@ def test_the_collector_never_declares_a_rabbitmq_queue(rabbitmq_url: str) -> Non
         with pytest.raises(NotFound):
             connection.channel().queue_declare("missing", passive=True)
         assert connection.channel().queue_declare("there", passive=True).consumer_count == 0
+
+
+def test_rabbitmq_queues_that_the_directory_knows_are_read_and_missing_ones_harm_no_other(
+    rabbitmq_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jobmetrics")
+    gone = [f"gone{number}" for number in range(2 * ASKED_AGAIN)]
+    options = CollectorOptions(
+        celery_brokers=(Target("main", rabbitmq_url),),
+        celery_queues=("named",),
+        recorded=known(*gone, "there", "later"),
+    )
+    with make_app(rabbitmq_url).connection_for_write() as connection, collector(options) as made:
+        connection.channel().queue_declare("there", durable=True, auto_delete=False)
+        connection.channel().queue_declare("gone3", exclusive=True)  # unreadable for every other connection
+        for _ in range(3):
+            assert depths(made) == {"there": 0}
+        assert caplog.text.count("has no queue") == 1, "only the named queue is mentioned"
+        with pytest.raises(NotFound):
+            connection.channel().queue_declare("gone0", passive=True)
+        connection.channel().queue_declare("later", durable=True, auto_delete=False)
+        asked = [depths(made) for _ in range(3)]
+        assert asked[-1] == {"there": 0, "later": 0}, "missing ones are asked for again in turn"
+        connection.channel().queue_delete("later")
+        assert depths(made) == {"there": 0}
+        for queue in ("there", "gone3"):
+            connection.channel().queue_delete(queue)
 
 
 def test_rabbitmq_that_is_down_is_one_clear_line(rabbitmq_url: str) -> None:

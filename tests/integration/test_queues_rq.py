@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -148,13 +148,13 @@ def test_it_takes_three_round_trips_at_any_size_and_changes_nothing(
         "zcard",
         "zcount",
         "lrange",
-        "scard",
         "exists",
         "hmget",
         "hget",
     }
     assert asked.keys() == reading_commands
     assert (asked["llen"], asked["zcard"], asked["hmget"]) == (size, 7 * size, size)
+    assert asked["smembers"] == 2 + size  # of all queues, all workers, and each queue's workers
 
 
 def test_jobs_by_state_match_the_registries_of_rq(redis_url: str, client: Redis) -> None:
@@ -297,9 +297,29 @@ def test_workers_by_state_consumers_and_stale_heartbeats(redis_url: str, client:
         assert read(made, f.JOBS_REGISTERED_WORKERS_HEARTBEAT) == {(): 1769903999.0}
         assert read(made, f.JOBS_REGISTERED_WORKERS) == {**none, ("idle",): 1, ("other",): 1}
         client.delete(lost.key)  # its heartbeats expired
+        assert client.scard("rq:workers:high") == 2, "RQ removes dead workers from its sets at once"
+        assert read(made, f.JOBS_QUEUE_CONSUMERS) == {("high",): 1, ("low",): 0}
         assert read(made, f.JOBS_REGISTERED_WORKERS) == {**none, ("idle",): 1}
         assert read(made, f.JOBS_REGISTERED_WORKERS_STALE) == {(): 1}
         worker.register_death()
+        assert read(made, f.JOBS_QUEUE_CONSUMERS) == {("high",): 0, ("low",): 0}
+
+
+def test_consumers_of_a_killed_worker_end_with_its_time_to_live(redis_url: str, client: Redis) -> None:
+    with collector(redis_url, "high") as made:
+        worker: Any = SimpleWorker([Queue("high", connection=client)], connection=client, worker_ttl=1)
+        worker.register_birth()
+        worker.heartbeat(1)  # the last one; its time to live is in seconds
+        assert read(made, f.JOBS_QUEUE_CONSUMERS) == {("high",): 1}
+        until(lambda: not client.exists(worker.key), "the worker's state to expire")
+        assert read(made, f.JOBS_QUEUE_CONSUMERS) == {("high",): 0}
+        assert read(made, f.JOBS_REGISTERED_WORKERS_STALE) == {(): 1}
+
+
+def test_consumers_are_absent_while_workers_cannot_be_read(redis_url: str, client: Redis) -> None:
+    client.set("rq:workers", "not a set")
+    with collector(redis_url, "high") as made:
+        assert read(made, f.JOBS_QUEUE_CONSUMERS) == {}
 
 
 def test_schedulers_and_cron(redis_url: str, client: Redis) -> None:
@@ -333,6 +353,63 @@ def test_cron_schedulers_heartbeat_and_next_job(redis_url: str, client: Redis) -
         client.delete(cron.key)
         assert read(made, f.JOBS_CRON_SCHEDULERS) == {(): 1}
         cron.register_death()
+
+
+@pytest.mark.skipif(RQ_VERSION < (2, 7), reason="RQ has this cron from 2.7 on")
+def test_a_dead_cron_scheduler_does_not_count_beside_a_fresh_one(redis_url: str, client: Redis) -> None:
+    """RQ keeps it in its list until asked for the list. `rq cron` was killed and started again."""
+    from rq.cron import CronScheduler
+
+    now = time.time()
+    dead, fresh = CronScheduler(connection=client, name="dead"), CronScheduler(connection=client, name="fresh")
+    with collector(redis_url, "high") as made:
+        dead.register_birth()
+        client.zadd("rq:cron_schedulers", {"dead": now - 600})
+        client.hset(dead.key, "cron_jobs", '[{"next_enqueue_time": "2020-01-01T00:00:00Z"}]')
+        assert read(made, f.JOBS_CRON_SCHEDULERS) == {(): 0}
+        assert read(made, f.JOBS_CRON_HEARTBEAT) == {(): pytest.approx(now - 600, abs=1)}, "the alert needs it"
+        assert read(made, f.JOBS_CRON_NEXT) == {(): 1577836800.0}
+        client.zadd("rq:cron_schedulers", {"dead too": now - 900})
+        assert read(made, f.JOBS_CRON_HEARTBEAT) == {(): pytest.approx(now - 900, abs=1)}
+        fresh.register(print, queue_name="high", interval=60)
+        fresh.register_birth()
+        fresh.enqueue_jobs()
+        fresh.save()
+        assert read(made, f.JOBS_CRON_SCHEDULERS) == {(): 1}
+        assert read(made, f.JOBS_CRON_HEARTBEAT)[()] > now - 60
+        assert read(made, f.JOBS_CRON_NEXT)[()] > now
+        assert client.zcard("rq:cron_schedulers") == 3, "reading changes nothing"
+
+
+def known(*names: str) -> Callable[[str], Sequence[str]]:
+    """The queues of RQ that the registry directory knows."""
+    return lambda system: names if system == "rq" else ("of another system",)
+
+
+def test_queues_that_the_directory_knows_are_read_if_this_redis_has_them(redis_url: str, client: Redis) -> None:
+    options = CollectorOptions(
+        rq_urls=(Target("main", redis_url),), rq_queues=("high",), recorded=known("elsewhere", "high", "low", "served")
+    )
+    (made,) = collectors(options)
+    low: Any = Queue("low", connection=client)
+    low.enqueue(print)
+    Queue("unknown", connection=client).enqueue(print)
+    worker: Any = SimpleWorker([Queue("served", connection=client)], connection=client)
+    worker.register_birth()
+    assert depths(made) == {"high": 0, "low": 1, "served": 0}
+    worker.register_death()
+    low.delete()
+    assert depths(made) == {"high": 0, "low": 0, "served": 0}, "a queue that was there is shown with 0"
+    made.close()
+
+
+def test_without_named_queues_those_of_the_directory_join_the_list_of_rq(redis_url: str, client: Redis) -> None:
+    Queue("listed", connection=client).enqueue(print)
+    client.lpush("rq:queue:low", "a job")  # not in RQ's list
+    options = CollectorOptions(rq_urls=(Target("main", redis_url),), recorded=known("listed", "low", "elsewhere"))
+    (made,) = collectors(options)
+    assert depths(made) == {"listed": 1, "low": 1}
+    made.close()
 
 
 def test_several_servers_have_different_labels(redis_url: str, redis_server: RedisServer) -> None:

@@ -79,6 +79,7 @@ OWN = {
     ("jobmetrics_build_info", "gauge", ("version",)),
     ("jobmetrics_slots", "gauge", ("state",)),
     ("jobmetrics_series", "gauge", ()),
+    ("jobmetrics_series_by_metric", "gauge", ("metric",)),
     ("jobmetrics_series_limit", "gauge", ()),
     ("jobmetrics_dropped_series_total", "counter", ()),
     ("jobmetrics_dropped_updates_total", "counter", ("reason", "metric")),
