@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from tests.e2e.exporters import Exposed
 from tests.e2e.services import get, running
@@ -111,6 +112,22 @@ def test_all_services_start_and_are_scraped(host: Host, tmp_path: Path) -> None:
 def test_health_checks_fail_where_nothing_runs(host: Host) -> None:
     for name in ("redis", "celery-beat", "rq-worker", "rq-cron", "exporter", "prometheus"):
         assert host.healthy(name).returncode != 0, name
+
+
+def test_health_checks_of_rq_leave_dead_workers_and_schedulers_in_its_lists(host: Host, tmp_path: Path) -> None:
+    """RQ removes them when asked for a list, which would hide them from the exporter and its alerts."""
+    with (
+        service(host, "redis", tmp_path, "--bind", "127.0.0.1", "--dir", str(host.root / "data")),
+        Redis(port=int(host.places["6379"])) as client,
+    ):
+        until(lambda: host.healthy("redis").returncode == 0, "Redis", LIMIT)
+        client.sadd("rq:queues", "rq:queue:high")
+        for workers in ("rq:workers", "rq:workers:high"):
+            client.sadd(workers, "rq:worker:dead")
+        client.zadd("rq:cron_schedulers", {"dead": 1.0})
+        for name in ("rq-worker", "rq-cron"):
+            assert host.healthy(name).returncode == 1, name
+        assert client.scard("rq:workers") == client.scard("rq:workers:high") == client.zcard("rq:cron_schedulers") == 1
 
 
 def test_rabbitmq_health_check_reports_whether_it_listens(host: Host, request: pytest.FixtureRequest) -> None:
