@@ -44,7 +44,8 @@ class Started(NamedTuple):
     bits if only this process reports it. ready_at: when the job could have run (when it was published, or its ETA if
     later); None if unknown. target: seconds within which it should succeed; None for the target of its job type. cpu:
     the CPU time that counts, `CPU_OF_JOB` or another of these constants. attempt: 1 for the job's first execution, 2
-    for its first retry; 1 also if unknown.
+    for its first retry; 1 also if unknown. job_id: the id that the job system's commands take, if it is not
+    execution_id.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class Started(NamedTuple):
     target: float | None = None
     cpu: str = CPU_OF_JOB
     attempt: int = 1
+    job_id: str | None = None
 
 
 class Ended(NamedTuple):

@@ -184,6 +184,13 @@ JOBS_ACTIVE_OLDEST = _family(
     *JOB_LABELS,
     mode=JOURNAL,
 )
+JOBS_UNRESOLVED = _family(
+    "jobs_executions_unresolved",
+    GAUGE,
+    "Executions of the last day whose process was killed, without a recorded end or a later start of the same job.",
+    *JOB_LABELS,
+    mode=JOURNAL,
+)
 JOBS_FAILURES = _family(
     "jobs_failures_total", COUNTER, "Executions that failed, by exception class.", *JOB_LABELS, "error_type"
 )

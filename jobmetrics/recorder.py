@@ -168,8 +168,13 @@ class Recorder:
         at, start = self._wall(), self.clock()
         if start >= self._flush_at:
             self._flush(start)
-        number = name if isinstance(name, int) else execution_hash(event.job.system, name)
-        execution = Execution(series, name, at, start, writer.begin(series.active, number, at), fork_hooks.hooks.count)
+        if isinstance(name, int):
+            entry = writer.begin(series.active, name, at)
+        else:
+            entry = writer.begin(
+                series.active, execution_hash(event.job.system, name), at, str(event.job_id or name)
+            )  # fmt: skip
+        execution = Execution(series, name, at, start, entry, fork_hooks.hooks.count)
         if event.ready_at is not None:
             series.wait.observe(max(0.0, at - event.ready_at))  # the clocks of two hosts may differ
         if event.attempt > 1:
@@ -227,7 +232,9 @@ class Recorder:
             started_at: Epoch seconds of the start in the dead process's journal.
         """
         series, name = execution.series, str(execution.execution_id)
-        self._note_end(series, execution_hash(series.job.system, name), started_at, execution.started_at)
+        number = execution_hash(series.job.system, name)
+        self._note_end(series, number, started_at, execution.started_at)
+        self.writer.mark_counted(number, started_at)
 
     # ---------------------------------------------------------------- inside the job
 
@@ -278,13 +285,22 @@ class Recorder:
             entry = min(unended_ones, key=lambda each: not each.lost, default=None)
             if entry is not None and entry.running and not event.run_time_known:
                 return False  # it still runs, and its own process will count its end
-            now = self._wall()
-            self._note_end(job, execution_hash(system, name), entry.start if entry is not None else now, now)
+            now, number = self._wall(), execution_hash(system, name)
+            self._note_end(job, number, entry.start if entry is not None else now, now)
+            if entry is not None and entry.lost:
+                self.writer.mark_counted(number, entry.start)
         if event.process_died:
             self._processes_lost.at((system,)).inc()
         duration = max(0.0, now - entry.start) if entry is not None and event.run_time_known else None
         self._count_lost(job, event, duration, now)
         return True
+
+    def counted_elsewhere(self, system: str, execution_id: str) -> None:
+        """Mark the executions of this id in the slots of dead owners as counted: their end has another id."""
+        number = execution_hash(system, execution_id)
+        for entry in unended(self.writer.find_execution(number)):
+            if entry.lost:
+                self.writer.mark_counted(number, entry.start)
 
     def process_lost(self, job: Job, execution_id: str) -> None:
         """Count a process that died after it recorded the end of this execution. The end is not counted again.

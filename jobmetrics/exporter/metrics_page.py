@@ -89,6 +89,7 @@ def _recorded(snapshot: Snapshot, memory: WorkerMemory) -> list[Group]:
         *snapshot.families,
         (families.JOBS_ACTIVE, [Sample(active.values, float(active.count)) for active in snapshot.active]),
         (families.JOBS_ACTIVE_OLDEST, oldest),
+        (families.JOBS_UNRESOLVED, [Sample(active.values, float(active.unresolved)) for active in snapshot.active]),
         (families.WORKER_RESIDENT_MEMORY, resident),
     ]
 

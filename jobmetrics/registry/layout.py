@@ -10,8 +10,9 @@ Index file
 Slot file
     0    header: magic, format version, journal entries, offset of the cells, identity, serial, CRC
     64   owner record: lease number, start, pid namespace, capacity, system, role, CRC; then pid and complement
-    256  journal, five columns of words: state, execution hash, start, end and series of each entry
-    4096 or later, page aligned: the cells, float64
+    256  journal, five columns of words: state, execution hash, start, end and series of each entry;
+         then the job id of each entry, 48 bytes of UTF-8
+    then, page aligned: the cells, float64
 """
 
 # No `from __future__ import annotations`: NamedTuple would compile each string at import.
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 from jobmetrics.errors import Damaged, FormatRefused
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PAGE = 4096
 CELL = 8  # bytes of a cell and of a journal word
 
@@ -54,7 +55,10 @@ _WORD = struct.Struct("<Q")
 OWNER_SIZE = PID_OFFSET + _WORD.size - OWNER_OFFSET
 _OWNER_PROCESS = struct.Struct("<8xQQ48xQ")  # start, pid namespace and pid of the owner record
 JOURNAL_OFFSET = 256
-JOURNAL_WORDS = 5
+JOURNAL_COLUMNS = 5
+JOB_ID = struct.Struct("48s")  # packing cuts a longer id, and fills a shorter one with zeros
+JOURNAL_WORDS = JOURNAL_COLUMNS + JOB_ID.size // CELL  # of one entry
+NO_SERIES = 0xFFFFFFFFFFFFFFFF  # series of an entry from another generation
 MIN_JOURNAL = 64
 MIN_CELLS = 512  # one page, so that a few more series need no growth
 
@@ -317,6 +321,7 @@ def clear_owner(slot: "memoryview[int]") -> None:
 EMPTY = 0
 RUNNING = 1
 ENDED = 2
+COUNTED = 3  # its owner died while it ran, and another process has counted its end
 
 
 def pack_state(lease: int, code: int) -> int:
@@ -327,6 +332,17 @@ def pack_state(lease: int, code: int) -> int:
 def unpack_state(word: int) -> tuple[int, int]:
     """Return the lease and the code of a state word."""
     return word >> 8, word & 0xFF
+
+
+def job_id_offset(entries: int, entry: int) -> int:
+    """Return the offset in a slot of an entry's job id. entries: of the journal."""
+    return JOURNAL_OFFSET + entries * JOURNAL_COLUMNS * CELL + entry * JOB_ID.size
+
+
+def unpack_job_id(data: bytes | memoryview, offset: int) -> str:
+    """Return the job id at an offset, without a character that was cut."""
+    raw: bytes = JOB_ID.unpack_from(data, offset)[0]
+    return raw.partition(b"\0")[0].decode("utf-8", "ignore")
 
 
 def execution_hash(system: str, execution_id: str) -> int:

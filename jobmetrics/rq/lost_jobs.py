@@ -39,7 +39,8 @@ def _start_forked(worker: Any, state: WorkerState, job: RQJob, queue: Any) -> Fo
         state.page = SharedPage()
     labels = Job(SYSTEM, name, queue.name)
     event = Started(
-        labels, execution_id(worker, job), ready_at(job), cpu=CPU_OF_CALLER, attempt=attempt_of(job)
+        labels, execution_id(worker, job), ready_at(job),
+        cpu=CPU_OF_CALLER, attempt=attempt_of(job), job_id=job.id,
     )  # fmt: skip
     return before_fork(state.page, record, event)
 

@@ -130,3 +130,4 @@ def report_abandoned(job: RQJob, queue: Any, execution_id: str, will_retry: bool
     status = RETRY if will_retry else FAILURE
     # A separate id: under the execution's id the journal has a start, and the recorder would derive a run time from it.
     record.lost(Lost(job_of(job, queue), abandoned_name(execution_id), status, ABANDONED))
+    record.counted_elsewhere(SYSTEM, execution_id)

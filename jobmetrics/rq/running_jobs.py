@@ -20,7 +20,7 @@ def _start(
     record = current_recorder()
     state.prepare(worker, record)
     name = execution_id(worker, job, passed_execution(args, kwargs))
-    event = Started(job_of(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY, attempt=attempt_of(job))
+    event = Started(job_of(job, queue), name, ready_at(job), cpu=CPU_OF_FAMILY, attempt=attempt_of(job), job_id=job.id)
     execution = record.started(event)
     return None if execution is None else RunningJob(execution)
 

@@ -34,6 +34,7 @@ RECORDED = {
     ("jobs_duration_unknown_total", "counter", JOB, "sum"),
     ("jobs_active", "gauge", JOB, "journal"),
     ("jobs_active_oldest_timestamp_seconds", "gauge", JOB, "journal"),
+    ("jobs_executions_unresolved", "gauge", JOB, "journal"),
     ("jobs_failures_total", "counter", (*JOB, "error_type"), "sum"),
     ("jobs_retries_total", "counter", JOB, "sum"),
     ("jobs_queue_wait_seconds", "histogram", JOB, "sum"),

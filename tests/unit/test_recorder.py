@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from jobmetrics.events import (
 )
 from jobmetrics.families import OVERFLOW, register_system
 from jobmetrics.recorder import FLUSH_INTERVAL, Recorder
+from jobmetrics.registry.read import SnapshotReader
 from jobmetrics.registry.write import fork_hooks
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings, load
@@ -552,6 +554,55 @@ def test_reporting_a_lost_execution_leaves_nothing_active(
     die(other_worker.writer)
     record.lost(Lost(JOB, "1", "failure"))
     assert readings.active(registry_dir) == {}
+
+
+def unresolved(registry_dir: Path, wall: FakeClock) -> int:
+    with contextlib.closing(SnapshotReader(str(registry_dir), wall)) as reader:
+        return sum(entry.unresolved for entry in reader.read().active)
+
+
+def test_a_lost_execution_is_unresolved_until_it_is_reported(
+    registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
+) -> None:
+    run(record, execution_id="0")
+    other_worker.started(Started(JOB, "1", None))
+    other_worker.started(Started(JOB, "2", None))
+    die(other_worker.writer)
+    assert unresolved(registry_dir, wall) == 2
+    assert record.lost(Lost(JOB, "1", "failure"))
+    assert record.lost(Lost(JOB, "1", "failure")) is False
+    assert unresolved(registry_dir, wall) == 1
+    for number in range(200):  # overwrites the note of the end
+        run(record, execution_id=f"later {number}")
+    assert unresolved(registry_dir, wall) == 1
+    assert record.lost(Lost(JOB, "1", "failure")) is False
+
+
+def test_an_execution_counted_under_another_id_is_resolved(
+    registry_dir: Path, record: Recorder, other_worker: Recorder, wall: FakeClock
+) -> None:
+    run(record, execution_id="0")
+    other_worker.started(Started(JOB, "1", None))
+    die(other_worker.writer)
+    record.counted_elsewhere(JOB.system, "1")
+    assert unresolved(registry_dir, wall) == 0
+
+
+def test_a_counted_process_is_not_counted_again_after_its_execution_was_marked(
+    registry_dir: Path, record: Recorder, other_worker: Recorder
+) -> None:
+    other_worker.started(Started(JOB, "1", None))
+    die(other_worker.writer)
+    record.lost(Lost(JOB, "1", "failure", process_died=True))
+    record.process_lost(JOB, "1")
+    assert sum(readings.values(registry_dir, "jobs_worker_processes_lost_total").values()) == 1
+
+
+def test_job_id_of_an_execution_is_in_the_journal(registry_dir: Path, record: Recorder) -> None:
+    record.started(Started(JOB, "1:2", job_id="1"))
+    record.started(Started(JOB, "the id"))
+    record.started(Started(JOB, 77))
+    assert sorted(each.job_id for each in readings.snapshot(registry_dir).running) == ["", "1", "the id"]
 
 
 def test_loss_without_a_dead_process_counts_no_process(registry_dir: Path, record: Recorder) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobmetrics.registry.read.slot_reader import RunningJobs, Sample
+from jobmetrics.registry.read.slot_reader import RunningExecution, RunningJobs, Sample
 from jobmetrics.registry.read.snapshot import Snapshot, SnapshotReader
 
-__all__ = ["RunningJobs", "Sample", "Snapshot", "SnapshotReader"]
+__all__ = ["RunningExecution", "RunningJobs", "Sample", "Snapshot", "SnapshotReader"]

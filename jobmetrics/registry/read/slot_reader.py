@@ -15,6 +15,7 @@ from jobmetrics.registry import journal, layout
 from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.files import close, is_ready
 from jobmetrics.registry.index import SeriesIndex
+from jobmetrics.registry.read.unresolved import Journal, read_journal
 
 Cells = NDArray[np.float64]
 
@@ -93,6 +94,7 @@ class SlotReading:
     row: Cells | None
     owner: layout.ProcessIdentity | None = None
     running: tuple[journal.Entry, ...] = ()
+    journal: Journal | None = None
     state: str | None = None
     problem: str | None = None
 
@@ -178,8 +180,9 @@ class SlotFile:
             row[known] = self._row[known]
         self._keep_row(row)
         owner, running = journal.owner_and_running(data, header) if live else (None, ())
+        entries = read_journal(data, header, layout.last_lease(data) if live else None)
         state = DAMAGED if problem else LIVE if live else FREE
-        return SlotReading(self._total(), owner, running, state, problem)
+        return SlotReading(self._total(), owner, running, entries, state, problem)
 
     def _without_restarted(self, bad: NDArray[np.intp], row: Cells, columns: Columns) -> NDArray[np.intp]:
         """Return the impossible cells without those that count again after they fell to 0.
@@ -311,9 +314,28 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningExecution:
+    """A running execution.
+
+    values: of its jobs_active series; job_id: cut to 48 bytes, empty if it has none; start: epoch seconds, NaN if
+    unknown; owner: the process whose journal has it.
+    """
+
+    values: tuple[str, ...]
+    job_id: str
+    start: float
+    owner: layout.ProcessIdentity
+
+
+@dataclass(frozen=True, slots=True)
 class RunningJobs:
-    """The running executions of one jobs_active series. oldest: the earliest start, in epoch seconds."""
+    """The executions of one jobs_active series.
+
+    count: the running ones; oldest: their earliest start, in epoch seconds; unresolved: how many were killed and have
+    no end.
+    """
 
     values: tuple[str, ...]
     count: int
     oldest: float | None
+    unresolved: int = 0

@@ -37,12 +37,14 @@ from jobmetrics.registry.cells import MAX_CLOCK_AHEAD, extreme
 from jobmetrics.registry.directory import INDEX_NAME, Directory, same_file, slot_name
 from jobmetrics.registry.files import close
 from jobmetrics.registry.index import Placement, SeriesIndex, read_header
+from jobmetrics.registry.journal import Entry
 from jobmetrics.registry.read.slot_reader import (
     DAMAGED,
     FREE,
     LIVE,
     Cells,
     Columns,
+    RunningExecution,
     RunningJobs,
     Sample,
     Scratch,
@@ -50,6 +52,7 @@ from jobmetrics.registry.read.slot_reader import (
     SlotReading,
     without_copies,
 )
+from jobmetrics.registry.read.unresolved import Journal, unresolved
 
 KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is opened for each reading
 
@@ -65,6 +68,7 @@ class Snapshot:
     taken_at: float
     families: list[tuple[Family, list[Sample]]] = field(default_factory=list)
     active: list[RunningJobs] = field(default_factory=list)
+    running: list[RunningExecution] = field(default_factory=list)
     owners: list[layout.ProcessIdentity] = field(default_factory=list)
     live: int = 0
     free: int = 0
@@ -180,6 +184,7 @@ class SnapshotReader:
             taken_at,
             totals.families(hidden),
             totals.active(),
+            totals.running(),
             totals.owners,
             **totals.slots,
             series=index.current,
@@ -236,6 +241,9 @@ class SlotTotals:
         self._extremes = _Extremes(index, now)
         self._earlier = Earlier(index)
         self._starts: dict[int, list[float]] = {}  # of running executions, by first cell of their jobs_active series
+        self._running: list[tuple[Entry, layout.ProcessIdentity]] = []
+        self._journals: list[Journal] = []
+        self._now = now
 
     def add(self, reading: SlotReading, counted: Cells | None) -> None:
         """Add a slot. counted: the row to add to the sums; None when another slot has it too."""
@@ -248,8 +256,12 @@ class SlotTotals:
         if reading.owner is not None and reading.row is not None:
             self.owners.append(reading.owner)
             self._live[: len(reading.row)] += reading.row
+        if reading.journal is not None:
+            self._journals.append(reading.journal)
         for entry in reading.running:
             self._starts.setdefault(entry.series, []).append(entry.start)
+            if reading.owner is not None:
+                self._running.append((entry, reading.owner))
 
     def families(self, hidden: frozenset[int]) -> list[tuple[Family, list[Sample]]]:
         """Return each family's newest declaration with its series. hidden: first cells of hidden series."""
@@ -316,12 +328,25 @@ class SlotTotals:
 
     def active(self) -> list[RunningJobs]:
         """Return one entry for each jobs_active series, also for those with a known 0."""
-        number = self._index.newest.get(JOBS_ACTIVE.name)
+        killed = unresolved(self._journals, self._now)
         return [
-            RunningJobs(values, len(starts), min((start for start in starts if not isnan(start)), default=None))
-            for (family, values), place in self._index.series.items()
-            if family == number
+            RunningJobs(
+                values,
+                len(starts),
+                min((start for start in starts if not isnan(start)), default=None),
+                killed[place.first],
+            )
+            for values, place in self._index.series_of(JOBS_ACTIVE)
             for starts in [self._starts.get(place.first, [])]
+        ]
+
+    def running(self) -> list[RunningExecution]:
+        """Return the running executions, without those of unknown series."""
+        values = {place.first: values for values, place in self._index.series_of(JOBS_ACTIVE)}
+        return [
+            RunningExecution(values[entry.series], entry.job_id, entry.start, owner)
+            for entry, owner in self._running
+            if entry.series in values
         ]
 
 

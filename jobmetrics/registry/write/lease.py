@@ -312,9 +312,12 @@ def _make_ready(plan: SlotPlan, number: int, size: int) -> bool:
 def _reformat(fd: int, header: layout.SlotHeader, identity: bytes, size: int) -> None:
     """Format a free slot of another generation. Readers ignore it between the first and the last write.
 
-    Its journal stays: a process may still look for the end of its last owner's executions.
+    Its journal stays: a process may still look for the end of its last owner's executions. Only their series go, which
+    are cells of another generation.
     """
     os.pwrite(fd, layout.SlotHeader(header.journal, layout.NO_IDENTITY).pack(), 0)
+    series = layout.JOURNAL_OFFSET + (layout.JOURNAL_COLUMNS - 1) * header.journal * layout.CELL
+    os.pwrite(fd, layout.NO_SERIES.to_bytes(layout.CELL, "little") * header.journal, series)
     zeros = bytes(1 << 16)
     position = header.cells_offset
     while position < size:

@@ -7,13 +7,13 @@ is too small, or a new generation.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import inf, isnan
 from threading import get_ident
 
@@ -478,7 +478,9 @@ class Writer:
 
     # ---------------------------------------------------------------- journal
 
-    def begin(self, series: BoundSeries, execution: int, at: float) -> tuple[journals.Journal, int] | None:
+    def begin(
+        self, series: BoundSeries, execution: int, at: float, job_id: str = ""
+    ) -> tuple[journals.Journal, int] | None:
         """Note in the journal that an execution of this jobs_active series starts at epoch second `at`.
 
         Returns:
@@ -492,13 +494,13 @@ class Writer:
         slot = session.process.slot
         if slot is None or row is not session.row:
             return None
-        entry = slot.journal.begin(execution, at, first)
+        entry = slot.journal.begin(execution, at, first, job_id)
         if entry is None:
             self.drop("journal full", series.family.name)
             return None
         return slot.journal, entry
 
-    @contextmanager
+    @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
         """Hold the directory's lock: a process that reports another one's death checks and marks the end in one step.
 
@@ -522,6 +524,11 @@ class Writer:
             return journals.find(self.directory, execution)
         except OSError:
             return []
+
+    def mark_counted(self, execution: int, start: float) -> None:
+        """Mark an execution in the slot of its dead owner as counted. start: in epoch seconds, as in that slot."""
+        with contextlib.suppress(OSError):
+            journals.mark_counted(self.directory, execution, start)
 
 
 def _updates(series: BoundSeries) -> int:

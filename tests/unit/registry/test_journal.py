@@ -174,8 +174,66 @@ def test_entries_of_earlier_owners_are_replaced_oldest_first() -> None:
 def test_an_invalid_state_is_not_an_entry() -> None:
     slot = Bytes(2)
     begin_all(slot.owned(1), 1)
-    struct.pack_into("<Q", slot.data, layout.JOURNAL_OFFSET, layout.pack_state(1, 3))
+    struct.pack_into("<Q", slot.data, layout.JOURNAL_OFFSET, layout.pack_state(1, 4))
     assert slot.entries(1) == {}
+
+
+# ------------------------------------------------------------------ job ids
+
+
+def job_id(slot: Bytes, execution: int = 5) -> str:
+    return slot.entries(1)[execution].job_id
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("3f2b8c1e-6d0a-4b6e-9f57-1d2c3b4a5e6f", "3f2b8c1e-6d0a-4b6e-9f57-1d2c3b4a5e6f"),
+        ("x" * 48, "x" * 48),
+        ("x" * 49, "x" * 48),
+        ("x" * 47 + "é", "x" * 47),
+        ("日" * 17, "日" * 16),
+        ("\ud800", "?"),
+        ("", ""),
+    ],
+    ids=[
+        "uuid",
+        "48 bytes",
+        "49 bytes",
+        "cut inside a character",
+        "cut between characters",
+        "surrogate",
+        "none",
+    ],
+)
+def test_job_id_is_kept_and_cut_at_a_character(given: str, kept: str) -> None:
+    slot = Bytes(2)
+    slot.owned(1).begin(5, NOW, 0, given)
+    assert job_id(slot) == kept
+
+
+def test_an_execution_without_a_job_id_does_not_show_that_of_an_earlier_one() -> None:
+    slot = Bytes(1)
+    owned = slot.owned(1)
+    first = owned.begin(4, NOW, 0, "an earlier job")
+    assert first is not None
+    owned.end(first, NOW)
+    owned.begin(5, NOW, 0)
+    assert job_id(slot) == ""
+
+
+def test_job_id_follows_to_a_new_generation() -> None:
+    old, new = Bytes(1), Bytes(1)
+    owned = old.owned(1)
+    entry = owned.begin(5, NOW, 0, "the job")
+    assert entry is not None
+    owned.continue_in(new.owned(1), entry, 3)
+    assert job_id(new) == "the job"
+
+
+def test_job_ids_end_where_the_cells_may_begin() -> None:
+    header = SlotHeader(64, IDENTITY)
+    assert layout.job_id_offset(64, 64) <= header.cells_offset
 
 
 # ------------------------------------------------------------------ all journals of a directory
@@ -227,3 +285,61 @@ def test_find_reads_a_journal_longer_than_a_page(registry_dir: Path) -> None:
 def test_find_in_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         journal.find(Directory(str(tmp_path / "none")), 5)
+
+
+# ------------------------------------------------------------------ counted executions of dead processes
+
+
+def test_a_counted_execution_is_lost_and_ended(registry_dir: Path) -> None:
+    slot, directory = lease(registry_dir), Directory(str(registry_dir))
+    slot.journal.begin(5, NOW, 0)
+    slot.journal.begin(6, NOW, 0)
+    slot.release()
+    journal.mark_counted(directory, 5, NOW)
+    (found,) = journal.find(directory, 5)
+    assert (found.lost, found.counted, journal.unended([found])) == (True, True, [])
+    (other,) = journal.find(directory, 6)
+    assert (other.lost, other.counted, journal.unended([other])) == (True, False, [other])
+
+
+def test_only_the_start_that_was_counted_is_marked(registry_dir: Path) -> None:
+    slot, directory = lease(registry_dir), Directory(str(registry_dir))
+    slot.journal.begin(5, NOW - 1, 0)
+    slot.journal.begin(5, NOW, 0)
+    slot.release()
+    journal.mark_counted(directory, 5, NOW)
+    assert [entry.start for entry in journal.unended(journal.find(directory, 5))] == [NOW - 1]
+
+
+def test_a_running_execution_is_not_marked(registry_dir: Path) -> None:
+    slot, directory = lease(registry_dir), Directory(str(registry_dir))
+    slot.journal.begin(5, NOW, 0)
+    journal.mark_counted(directory, 5, NOW)
+    (found,) = journal.find(directory, 5)
+    slot.release()
+    assert (found.running, found.counted) == (True, False)
+
+
+def test_an_entry_that_was_used_again_meanwhile_is_not_marked(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot, directory = lease(registry_dir), Directory(str(registry_dir))
+    slot.journal.begin(5, NOW, 0)
+    slot.release()
+    read = journal._head
+
+    def used_again(fd: int) -> tuple[bytes, SlotHeader]:
+        head = read(fd)
+        slot.journal._words[0] = layout.pack_state(2, layout.RUNNING)
+        return head
+
+    monkeypatch.setattr(journal, "_head", used_again)
+    journal.mark_counted(directory, 5, NOW)
+    assert slot.journal._words[0] == layout.pack_state(2, layout.RUNNING)
+
+
+def test_a_counted_entry_is_used_again_after_the_free_ones() -> None:
+    slot = Bytes(2)
+    begin_all(slot.owned(1), 5)
+    struct.pack_into("<Q", slot.data, layout.JOURNAL_OFFSET, layout.pack_state(1, layout.COUNTED))
+    assert begin_all(slot.owned(2), 6, 7) == [1, 0]

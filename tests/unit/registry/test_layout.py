@@ -102,7 +102,7 @@ def test_every_cut_of_an_index_header_is_found() -> None:
 
 
 def test_index_of_another_version_is_refused_with_both_versions() -> None:
-    with pytest.raises(FormatRefused, match=r"^the index has format version 9; this jobmetrics reads 2$"):
+    with pytest.raises(FormatRefused, match=r"^the index has format version 9; this jobmetrics reads 3$"):
         IndexHeader.unpack(of_version(9, HEADER) + layout.pack_committed(64))
 
 
@@ -211,7 +211,7 @@ def test_slot_header_comes_back(journal: int, identity: bytes) -> None:
 @given(st.integers(1, 1 << 20))
 def test_cells_begin_on_a_page_behind_the_journal(journal: int) -> None:
     offset = SlotHeader(journal, IDENTITY).cells_offset
-    end = layout.JOURNAL_OFFSET + journal * 5 * 8
+    end = layout.JOURNAL_OFFSET + journal * layout.JOURNAL_WORDS * layout.CELL
     assert offset % layout.PAGE == 0
     assert end <= offset < end + layout.PAGE
 
@@ -238,7 +238,7 @@ def test_every_cut_of_a_slot_header_is_found() -> None:
 
 
 def test_slot_of_another_version_is_refused_with_both_versions() -> None:
-    with pytest.raises(FormatRefused, match=r"^the slot has format version 9; this jobmetrics reads 2$"):
+    with pytest.raises(FormatRefused, match=r"^the slot has format version 9; this jobmetrics reads 3$"):
         SlotHeader.unpack(of_version(9, SlotHeader(64, IDENTITY)))
 
 
