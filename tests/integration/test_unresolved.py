@@ -83,7 +83,7 @@ def test_a_redelivered_job_is_resolved(redis_url: str, tmp_path: Path) -> None:
 def test_an_abandoned_rq_job_is_resolved_when_a_worker_finds_it(workers: Workers, tmp_path: Path) -> None:
     job = workers.queue.enqueue(rq_jobs.succeed_when_released, str(tmp_path / "never"))
     with workers.running() as worker:
-        until(lambda: active(workers.directory) != {}, "the job to be active")
+        workers.await_written()
         assert [each.job_id for each in snapshot(workers.directory).running] == [job.id]
         horses = psutil.Process(worker.pid).children(recursive=True)
         for each in (psutil.Process(worker.pid), *horses):
