@@ -140,8 +140,12 @@ def _ends() -> list[Panel]:
         graph(
             "Retries",
             "ops",
-            "Requested further attempts per second. They come in waves: a service that the job calls is down at times.",
-            [Line(sum_by(_SCOPE.rate(f.JOBS_RETRIES), "job_type"), "{{job_type}}")],
+            "Requested further attempts per second, and starts by the number of the attempt. Waves: a service that the "
+            "job calls is down at times. Attempt 21+: some jobs are retried for ever; `jobmetrics running` names them.",
+            [
+                Line(sum_by(_SCOPE.rate(f.JOBS_RETRIES), "job_type"), "{{job_type}}"),
+                Line(sum_by(_SCOPE.rate(f.JOBS_ATTEMPTS), "attempt"), "attempt {{attempt}}"),
+            ],
             nothing="nothing retried",
         ),
         graph(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import assembly, variables
 from dashboards.assembly import Row, Spec
 from dashboards.panels import COUNT, GREEN, ORANGE, RED, Column, Line, Panel, graph, number, rows
-from dashboards.promql import HOST_LABEL, TIME_RANGE, Expr, age, max_by, min_by, share, sum_by, until
+from dashboards.promql import HOST_LABEL, RATE_INTERVAL, TIME_RANGE, Expr, age, max_by, min_by, share, sum_by, until
 from jobmetrics import families as f
 
 VARIABLES = (
@@ -102,6 +102,8 @@ def _signals() -> list[Panel]:
 
 def _hosts() -> list[Panel]:
     lost = sum_by(_SCOPE.rate(f.JOBS_WORKER_PROCESSES_LOST), *_BY_HOST)
+    starts = sum_by(_SCOPE.increase(f.JOBS_WORKER_STARTS, RATE_INTERVAL), *_BY_HOST)
+    killed = sum_by(_SCOPE.increase(f.JOBS_WORKERS_LOST, RATE_INTERVAL), *_BY_HOST)
     return [
         graph(
             "Workers",
@@ -109,6 +111,18 @@ def _hosts() -> list[Panel]:
             "Living workers. An unexpected step down: see the service manager's log on that host.",
             [Line(sum_by(_SCOPE.gauge(f.JOBS_WORKERS), *_BY_HOST), _HOST_LEGEND)],
             nothing="none seen",
+        ),
+        graph(
+            "Starts and losses",
+            "short",
+            "Workers that started, workers that ended without a shutdown, and executions of killed processes without a "
+            "recorded end. Both lines again and again: something kills and restarts the workers; see the kernel's log.",
+            [
+                Line(starts, f"{_HOST_LEGEND} started"),
+                Line(killed, f"{_HOST_LEGEND} lost"),
+                Line(sum_by(_SCOPE.gauge(f.JOBS_UNRESOLVED), *_BY_HOST), f"{_HOST_LEGEND} unresolved executions"),
+            ],
+            nothing="none started",
         ),
         graph(
             "Running, and capacity",
@@ -154,7 +168,6 @@ def _hosts() -> list[Panel]:
             "ops",
             "Worker processes that died in a job, per second. In bursts: memory runs out when certain jobs coincide.",
             [Line(lost, _HOST_LEGEND)],
-            width=12,
             nothing="none lost",
         ),
         graph(
@@ -162,7 +175,6 @@ def _hosts() -> list[Panel]:
             "short",
             "Jobs taken from the broker and not started. One host holds many while others idle: lower the prefetch.",
             [Line(sum_by(_SCOPE.gauge(f.JOBS_RESERVED), *_BY_HOST), _HOST_LEGEND)],
-            width=12,
             nothing="none taken",
         ),
     ]
