@@ -22,8 +22,8 @@ LIMIT = 120.0  # seconds; limit for a hung test
 # Expressions that find nothing here, and why. Every other one has to find something.
 NEEDS_TIME = {
     "job_type:jobs_success_age_seconds:max1w": "a week of history; promtool's tests have one",
-    "job_type:jobs_duration_seconds:p95_rate30m": "30 executions of a job type; promtool tests it",
-    "job_type:jobs_duration_seconds:mean_rate30m": "30 executions of a job type; promtool tests it",
+    "job_type:jobs_duration_seconds:p95_rate30m": "60 executions of a job type; promtool tests it",
+    "job_type:jobs_duration_seconds:mean_rate30m": "60 executions of a job type; promtool tests it",
     "job_type:jobs_duration_seconds:p95_median1w": "half an hour of history; promtool tests it",
     "job_type:jobs_duration_seconds:mean_median1w": "half an hour of history; promtool tests it",
     "job_type:jobs_duration_seconds:p99_high1w": "compares times five minutes apart; promtool tests it",
