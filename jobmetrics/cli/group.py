@@ -10,6 +10,7 @@ from jobmetrics.cli.dump import dump
 from jobmetrics.cli.exporter import exporter
 from jobmetrics.cli.options import from_file
 from jobmetrics.cli.prune import prune
+from jobmetrics.cli.running import running
 from jobmetrics.cli.shipped import dashboards, rules
 from jobmetrics.cli.top import top
 from jobmetrics.errors import SettingsError
@@ -49,6 +50,7 @@ jobmetrics.add_command(exporter)
 jobmetrics.add_command(dump)
 jobmetrics.add_command(top)
 jobmetrics.add_command(check)
+jobmetrics.add_command(running)
 jobmetrics.add_command(prune)
 jobmetrics.add_command(rules)
 jobmetrics.add_command(dashboards)

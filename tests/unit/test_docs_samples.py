@@ -37,7 +37,7 @@ BLOCKS = blocks(*PAGES, *OTHERS)
 KINDS = {"python", "sh", "toml", "yaml", "promql", "text"}
 # Checked by test_docs_inside, and by tests/e2e/test_integrations.py, which installs them.
 RUN_ELSEWHERE = {DOCS / "inside-the-job.md", DOCS / "integrations.md"}
-ALONE = ("install", "kubectl", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
+ALONE = ("install", "kubectl", "py-spy", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
 PROMETHEUS_KEYS = {"global", "rule_files", "scrape_configs", "remote_write", "alerting"}
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=")
 
@@ -139,6 +139,12 @@ def check_make(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
+    if words[0] == "-c":
+        imports, _, _ = words[1].rpartition("; ")
+        exec(imports, names := {})  # noqa: S102 - a sample of this repository
+        called = re.search(r"\bc\.(\w+)\(", words[1])
+        assert called is None or hasattr(names["c"], called[1]), words[1]
+        return
     assert words[0] == "-m"
     if words[1] == "jobmetrics":
         check_jobmetrics(words[2:])
@@ -193,7 +199,8 @@ def test_commands_and_options_exist(block: Block) -> None:
 
 @pytest.mark.parametrize("line", ["jobmetrics exporter --no-such", "jobmetrics nothing", "rq worker --no-such",
                                   "celery -A shop nothing", "pip install 'jobmetrics[nothing]'", "make nothing",
-                                  "python -m no_such_module", "jobmetrics top --interval soon"])  # fmt: skip
+                                  "python -m no_such_module", "python -c 'import rq.command as c; c.nothing()'",
+                                  "jobmetrics top --interval soon"])  # fmt: skip
 def test_a_wrong_command_is_found(line: str) -> None:
     program, *words = shlex.split(line)
     with pytest.raises((click.UsageError, AssertionError)):
