@@ -1,14 +1,19 @@
-"""Executions that real workers leave behind when they are killed: how long they are shown as unresolved."""
+"""Executions of real workers in the journals: those that run, and those that killed workers leave unresolved."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from rq.command import send_stop_job_command
 
 from tests.integration import rq_jobs
 from tests.integration.celery_workers import Worker, running
@@ -95,3 +100,40 @@ def test_an_abandoned_rq_job_is_resolved_when_a_worker_finds_it(workers: Workers
     workers.burst()
     assert sum(values(workers.directory, "jobs_total").values()) == 1
     assert unresolved(workers.directory) == 0
+
+
+def running_now(directory: Path, *options: str) -> list[dict[str, Any]]:
+    """The output of `jobmetrics running`, as the workers' user."""
+    command = [sys.executable, "-m", "jobmetrics", "running", "--dir", str(directory), "--json", *options]
+    found: list[dict[str, Any]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def test_a_running_task_is_printed_with_its_id_and_its_pool_process(redis_url: str, tmp_path: Path) -> None:
+    with start(redis_url, tmp_path) as worker:
+        sent = worker.send("hold")
+        until(lambda: worker.started()["hold"] == 1, "the job to start")
+        (row,) = running_now(worker.directory, "--job-type", "*.hold")
+        assert (row["system"], row["queue_name"], row["job_id"], row["horse"]) == ("celery", "jobs", sent.id, None)
+        assert row["pid"] in {child.pid for child in psutil.Process(worker.process.pid).children()}
+        assert running_now(worker.directory, "--longer-than", str(row["age_seconds"] + 3600)) == []
+        worker.app.control.terminate(sent.id, signal="TERM")
+        until(lambda: running_now(worker.directory) == [], "the task to end")
+        until(lambda: worker.counted("jobs_total") == {("hold", "revoked"): 1}, "the end to be counted")
+        assert unresolved(worker.directory) == 0
+
+
+def test_a_running_rq_job_is_printed_with_its_id_its_worker_and_its_work_horse(
+    workers: Workers, tmp_path: Path
+) -> None:
+    job = workers.queue.enqueue(rq_jobs.succeed_when_released, str(tmp_path / "never"))
+    with workers.running() as worker:
+        workers.await_written()
+        (row,) = running_now(workers.directory)
+        assert (row["system"], row["queue_name"], row["job_id"]) == ("rq", "jobs", job.id)
+        assert (row["pid"], row["horse"]) == (worker.pid, workers.horse(worker.pid))
+        assert os.getpgid(row["horse"]) == row["horse"]
+        send_stop_job_command(workers.connection, row["job_id"])
+        until(lambda: running_now(workers.directory) == [], "the job to end")
+        until(lambda: workers.ended() == {("succeed_when_released", "revoked"): 1}, "the end to be counted")
+        assert unresolved(workers.directory) == 0
