@@ -52,10 +52,10 @@ def test_a_killed_worker_is_lost_and_a_cleared_one_is_not(registry_dir: Path) ->
         one.ask("clear")
         one.kill()
     show_and_kill(registry_dir)
-    assert counted(registry_dir) == (2.0, 0.0), "nobody has leased the slot since"
+    assert counted(registry_dir) == (2.0, 0.0), "no process has leased the slot since"
     with served(registry_dir) as two:
         two.ask("hit")
-        assert counted(registry_dir) == (2.0, 1.0), "whoever leases the slot counts the loss"
+        assert counted(registry_dir) == (2.0, 1.0), "the process that leases the slot counts the loss"
     assert readings.values(registry_dir, "jobs_workers") == {}
 
 

@@ -157,9 +157,11 @@ def test_check_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_reader_may_read_another_users_directory(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_may_read_the_directory_of_a_user_that_it_names(
+    registry_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    assert stat.S_ISDIR(directory.check().st_mode)
+    assert stat.S_ISDIR(Directory(str(registry_dir), owner=os.getuid()).check().st_mode)
 
 
 # ------------------------------------------------------------------ opening files
