@@ -13,7 +13,7 @@ from jobmetrics import settings
 from jobmetrics.errors import DirectoryMissing, RegistryError
 from jobmetrics.registry import INDEX_NAME, Directory
 
-OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
+OK, NOTE, STARTING, PROBLEM = "ok", "note", "starting", "PROBLEM"
 
 _SERVICE_LINK = r"_(SERVICE_(HOST|PORT)|PORT)\b"
 
@@ -21,15 +21,21 @@ _SERVICE_LINK = r"_(SERVICE_(HOST|PORT)|PORT)\b"
 class Finding(NamedTuple):
     """One line of `jobmetrics check`.
 
-    state: OK, NOTE (harmless, but good to know) or PROBLEM. text: what was found. remedy: what to do about it.
+    state: OK, NOTE (harmless, but good to know), STARTING (a process has just started) or PROBLEM. text: what was
+    found. remedy: what to do about it. runbook: the section of docs/runbook.md about it. value: the value in the text,
+    in a base unit; None if there is none.
     """
 
     state: str
     text: str
     remedy: str = ""
+    runbook: str = ""
+    value: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.state:<8}{self.text.rstrip('.')}" + (f"; {self.remedy}" if self.remedy else "")
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        runbook = f" (runbook: {self.runbook})" if self.runbook else ""
+        return f"{self.state:<7} {self.text.rstrip('.')}{remedy}{runbook}"
 
 
 def summary(problems: int) -> str:

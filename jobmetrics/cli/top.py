@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobmetrics.cli import logs
+from jobmetrics.cli import logs, sources
 from jobmetrics.cli.logs import printable
-from jobmetrics.cli.options import collector_options, reading, settings_from
+from jobmetrics.cli.options import reading, settings_from
 from jobmetrics.collector_api import safe_url
-from jobmetrics.errors import SettingsError
-from jobmetrics.settings import Settings
+from jobmetrics.findings import PROBLEM
 
 if TYPE_CHECKING:
-    from prometheus_client.metrics_core import Metric
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.table import Table
 
-    from jobmetrics.exporter.overview import Overview
+    from jobmetrics.exporter.overview import JobTypeRow, Key, Overview, QueueState
 
 _MOST_ROWS = 500
+_WIDE = 100  # columns
 
 
 @click.command()
@@ -43,55 +43,57 @@ def top(
     log_level: str | None,
     **brokers: Any,
 ) -> int:
-    """Show rates, failures, waits, durations, queues and workers.
+    """Show what is wrong, and rates, failures, retries, waits, durations, queues, schedules and workers.
 
-    Percentiles are for the last interval, or for all recorded jobs if none ended in it.
+    Percentiles are for the last interval, or for all recorded jobs if none ended in it. "oldest" is the time since the
+    start of the job type's longest running execution. Failures, retries and losses are judged by the last 15 minutes,
+    or by the time since the start of this command. Without options for brokers, queues are those that this host's
+    exporter reads. A terminal with fewer than 100 columns shows no medians.
     """
     from rich.console import Console
     from rich.live import Live
 
-    from jobmetrics.exporter import overview
+    from jobmetrics.exporter.incidents import Past
+    from jobmetrics.exporter.overview import summarize
 
     settings = settings_from(dir=dir, namespace=namespace, labels=labels, log_level=log_level)
     logs.configure("critical")  # log lines would break the screen; the table shows what is down
     prefix = f"{settings.namespace}_" if settings.namespace else ""
-    with _source(url, settings, brokers) as read:
+    with sources.opened(url, settings, brokers) as source:
 
         def look() -> Overview:
-            return overview.summarize(read(), time.monotonic(), prefix)
+            return summarize(source.read(), prefix=prefix)
 
-        console = Console()
+        def picture(now: Overview, height: int = 0) -> RenderableType:
+            reasons = [f"queues are not shown: {source.no_queues}"] if source.no_queues else []
+            return render(now, before, url or settings.dir, height, past=past.before, reasons=reasons)
+
+        console, past = Console(), Past()
         before = look()
+        past.add(before)
         if once:
             time.sleep(interval)
-            console.print(render(look(), before, url or settings.dir))
+            console.print(picture(look()))
             return 0
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=console.is_terminal) as live:
             while True:
                 time.sleep(interval)
                 now = look()
-                live.update(render(now, before, url or settings.dir, console.height), refresh=True)
+                live.update(picture(now, console.height), refresh=True)
                 before = now
+                past.add(now)
     return 0
 
 
-@contextlib.contextmanager
-def _source(url: str | None, settings: Settings, brokers: dict[str, Any]) -> Iterator[Callable[[], Iterable[Metric]]]:
-    """Yield a function that reads the metrics from the URL, or from the directory and the brokers without one."""
-    if url is not None:
-        from jobmetrics.exporter.client import SCHEMES, read_metrics
-
-        if not url.startswith(SCHEMES):
-            raise SettingsError(f"--url={safe_url(url)!r} is not allowed; it takes http://HOST:PORT/metrics")
-        yield lambda: read_metrics(url)
-        return
-    from jobmetrics.exporter.app import reading
-
-    with reading(settings, collector_options(**brokers)) as app:
-        yield app.scrape.collect
-
-
-def render(now: Overview, before: Overview, source: str, height: int = 0) -> RenderableType:
+def render(
+    now: Overview,
+    before: Overview,
+    source: str,
+    height: int = 0,
+    *,
+    past: Overview | None = None,
+    reasons: Sequence[str] = (),
+) -> RenderableType:
     """Render the changes between two readings as tables.
 
     Args:
@@ -99,46 +101,112 @@ def render(now: Overview, before: Overview, source: str, height: int = 0) -> Ren
         before: The older reading.
         source: The URL or directory that was read.
         height: Rows of the terminal; 0 for no limit.
+        past: The reading by which failures, retries and losses are judged; `before` if None.
+        reasons: Why something is not shown.
     """
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from jobmetrics.exporter import incidents
     from jobmetrics.exporter.overview import rows
 
-    jobs = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0), pad_edge=False)
-    jobs.add_column("job", ratio=1, overflow="ellipsis", no_wrap=True)
-    jobs.add_column("queue", max_width=14, overflow="ellipsis", no_wrap=True)
-    for heading in ("per s", "fail", "run", "wait", "p95", "took", "p95"):
-        jobs.add_column(heading, justify="right", no_wrap=True)
+    def line(text: str, style: str = "") -> Text:
+        return Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
+
+    problems = [finding for finding in incidents.find(now, past or before) if finding.state == PROBLEM]
     found = rows(now, before)
-    room = max(3, height - 12 - len(now.depths)) if height else _MOST_ROWS
-    for row in found[:room]:
-        system, job_type, queue = row.key
-        jobs.add_row(
-            Text(printable(f"{system} {job_type}")), Text(printable(queue)), _number(row.rate),
-            "-" if row.failed is None else f"{row.failed:.0%}", f"{row.active:.0f}",
-            *(duration(value) for value in (*row.wait, *row.duration)),
-        )  # fmt: skip
-    parts: list[RenderableType] = [Text(printable(_headline(now, source)), no_wrap=True, overflow="ellipsis"), jobs]
-    if not found:
-        parts.append(Text("no job has been recorded yet"))
-    if len(found) > room:
-        parts.append(Text(f"and {len(found) - room} more"))
-    if now.depths:
-        queues = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0), pad_edge=False)
-        queues.add_column("queue", ratio=1, overflow="ellipsis", no_wrap=True)
-        queues.add_column("broker", overflow="ellipsis", no_wrap=True)
-        queues.add_column("depth", justify="right")
-        queues.add_column("oldest", justify="right")
-        for (system, broker, queue), depth in sorted(now.depths.items()):
-            since = now.oldest.get((system, broker, queue))
-            age = "-" if since is None else duration(max(0.0, time.time() - since))
-            queues.add_row(Text(printable(f"{system} {queue}")), Text(printable(broker)), f"{depth:.0f}", age)
-        parts.append(queues)
-    parts.extend(Text(printable(f"cannot be read: {what}"), style="bold red") for what in now.down)
+    queues = sorted(now.queues.items(), key=lambda each: (-(each[1].depth or 0.0), each[0]))
+    shown_problems = _room(height, 4, len(problems))
+    shown_queues = _room(height, 3, len(queues))
+    fixed = 12 + shown_problems + shown_queues + len(reasons) + len(now.down)
+    shown = max(3, height - fixed) if height else _MOST_ROWS
+    parts: list[RenderableType] = [line(_headline(now, source))]
+    parts += [line(f"{each.text} ({each.runbook})", "bold red") for each in problems[:shown_problems]]
+    parts += [line(text) for text in _more(len(problems) - shown_problems, "problems: jobmetrics check lists them")]
+    parts.append(_Jobs(found[:shown]))
+    parts += [line("no job has been recorded yet")] if not found else []
+    parts += [line(text) for text in _more(len(found) - shown, "job types")]
+    if queues:
+        parts.append(_queue_table(queues[:shown_queues]))
+        parts += [line(text) for text in _more(len(queues) - shown_queues, "queues")]
+    parts += [line(schedules) for schedules in _schedules(now)]
+    parts += [line(reason, "dim") for reason in reasons]
+    parts += [line(f"cannot be read: {what}", "bold red") for what in now.down]
     return Group(*parts)
+
+
+def _room(height: int, share: int, count: int) -> int:
+    """Return how many of these lines may be shown in their share of the terminal."""
+    return min(count, max(2, height // (2 * share)) if height else _MOST_ROWS)
+
+
+def _more(count: int, what: str) -> list[str]:
+    return [f"and {count} more {what}"] if count > 0 else []
+
+
+class _Jobs:
+    """The table of job types. Medians need a terminal of 100 columns."""
+
+    def __init__(self, rows: Sequence[JobTypeRow]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        wide = options.max_width >= _WIDE
+        jobs = _table()
+        jobs.add_column("job", ratio=1, overflow="ellipsis", no_wrap=True)
+        jobs.add_column("queue", max_width=20 if wide else 10, overflow="ellipsis", no_wrap=True)
+        medians = ("wait", "p95", "took", "p95") if wide else ("wait p95", "took p95")
+        for heading in ("per s", "fail", "retry", "run", "oldest", *medians):
+            jobs.add_column(heading, justify="right", no_wrap=True)
+        present = time.time()
+        for row in self._rows:
+            system, job_type, queue = row.key
+            times = (*row.wait, *row.duration) if wide else (row.wait[1], row.duration[1])
+            jobs.add_row(
+                Text(printable(f"{system} {job_type}")), Text(printable(queue)), _number(row.rate),
+                _share(row.failed), _share(row.retried), f"{row.active:.0f}", _age(row.oldest, present),
+                *(duration(value) for value in times),
+                style="red" if row.failed else "",
+            )  # fmt: skip
+        yield jobs
+
+
+def _queue_table(queues: Sequence[tuple[Key, QueueState]]) -> Table:
+    from rich.text import Text
+
+    table = _table()
+    table.add_column("queue", ratio=1, overflow="ellipsis", no_wrap=True)
+    table.add_column("broker", max_width=20, overflow="ellipsis", no_wrap=True)
+    for heading in ("waiting", "oldest", "consumers"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    present = time.time()
+    for (system, broker, name), queue in queues:
+        table.add_row(
+            Text(printable(f"{system} {name}")), Text(printable(broker)),
+            _whole(queue.depth), _age(queue.oldest, present), _whole(queue.consumers),
+        )  # fmt: skip
+    return table
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _schedules(now: Overview) -> list[str]:
+    """Describe the schedule in one line: the number of entries, and those that are late."""
+    from jobmetrics.exporter.incidents import SCHEDULE_LATE
+
+    if not now.due:
+        return []
+    present = time.time()
+    late = sorted((due, entry) for (_, entry), due in now.due.items() if present - due > SCHEDULE_LATE)
+    which = ", ".join(f"{entry} {duration(present - due)}" for due, entry in late)
+    return [f"schedule entries: {len(now.due)}, {len(late)} late" + (f": {which}" if late else "")]
 
 
 def _headline(now: Overview, source: str) -> str:
@@ -147,6 +215,18 @@ def _headline(now: Overview, source: str) -> str:
         for system, count in sorted(now.workers.items())
     ]
     return "   ".join(["jobmetrics top", *systems, safe_url(source) if "://" in source else source])
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _age(since: float | None, present: float) -> str:
+    return "-" if since is None else duration(max(0.0, present - since))
 
 
 def _number(value: float) -> str:

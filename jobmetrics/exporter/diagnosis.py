@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import html
 import importlib.metadata
 import os
 import sys
 import time
 import urllib.error
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from types import MappingProxyType
 
 from prometheus_client.metrics_core import Metric
 
 from jobmetrics import __version__
 from jobmetrics.errors import RegistryError
-from jobmetrics.exporter import client
+from jobmetrics.exporter import incidents, nearby
 from jobmetrics.exporter.collectors import CollectorState
 from jobmetrics.exporter.web.pages import DIRECTORY_HEADER, fingerprint
 from jobmetrics.families import (
@@ -29,7 +29,7 @@ from jobmetrics.families import (
     INVALID_FAMILIES,
     Family,
 )
-from jobmetrics.findings import NOTE, OK, PROBLEM, Finding, directory_access
+from jobmetrics.findings import NOTE, OK, PROBLEM, STARTING, Finding, directory_access
 from jobmetrics.integration import find_systems
 from jobmetrics.registry import MAX_CLOCK_AHEAD, Directory, pid_namespace
 from jobmetrics.registry.read import Snapshot, SnapshotReader
@@ -42,8 +42,7 @@ _NEARLY = 0.9  # of the series limit
 _FEWER_SERIES = "find its label with too many values, or raise max_series; then run jobmetrics prune"
 _SHOWN = 3  # working directories named in one finding
 
-# The exporter listens on an address of this machine, which no proxy serves.
-_read = functools.partial(client.get, seconds=5.0, most=100_000, through_proxy=False)
+_PAGE = 100_000  # bytes of a page that are read
 
 
 def versions() -> Iterator[Finding]:
@@ -71,8 +70,13 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
-def directory(settings: Settings) -> Iterator[Finding]:
-    """Check the registry directory: its path, its access rights, its file system and its contents."""
+def directory(settings: Settings, starting: Mapping[str, float] = MappingProxyType({})) -> Iterator[Finding]:
+    """Check the registry directory: its path, its access rights, its file system and its contents.
+
+    Args:
+        settings: The settings.
+        starting: The seconds since the start of workers that have just been started, by job system.
+    """
     path = settings.dir
     if held := passed_over(settings):
         yield Finding(
@@ -81,9 +85,10 @@ def directory(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
     found = Directory(path, settings.dir_group, settings.dir_owner)
     access, info = directory_access(found)
-    yield access
+    absent = info is None and not os.path.lexists(path)  # Path.exists may raise
+    yield _starts(starting) if absent and starting else access
     if info is None:
-        if not os.path.lexists(path):  # Path.exists may raise
+        if absent:
             yield from _file_system(str(Path(path).parent))
         return
     mine = info.st_uid == os.geteuid()
@@ -103,7 +108,7 @@ def directory(settings: Settings) -> Iterator[Finding]:
         return
     finally:
         reader.close()
-    yield from contents(snapshot)
+    yield from contents(snapshot, starting=starting)
     if path == default_dir():
         yield from _applications(snapshot)
 
@@ -152,14 +157,30 @@ def _file_system(path: str) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def contents(snapshot: Snapshot, now: float | None = None) -> Iterator[Finding]:
-    """Check slots, series, losses and timestamps. now: epoch seconds, the current time if None."""
+def _starts(starting: Mapping[str, float]) -> Finding:
+    system, seconds = min(starting.items(), key=lambda each: each[1])
+    text = f"a {system} worker was started {incidents.span(seconds)} ago, and nothing has been recorded yet"
+    return Finding(STARTING, text, "run this again in a minute")
+
+
+def contents(
+    snapshot: Snapshot, now: float | None = None, starting: Mapping[str, float] = MappingProxyType({})
+) -> Iterator[Finding]:
+    """Check slots, series, losses and timestamps.
+
+    Args:
+        snapshot: A reading of the directory.
+        now: Epoch seconds, the current time if None.
+        starting: As for `directory`.
+    """
     slots = f"{snapshot.live} live slots, {snapshot.free} free"
     if snapshot.damaged:
         yield Finding(
             PROBLEM, f"{slots}, {snapshot.damaged} damaged",
             "the exporter's log names them; to start again from 0, stop the workers and run jobmetrics prune",
         )  # fmt: skip
+    elif not snapshot.live and starting:
+        yield _starts(starting)
     elif not snapshot.live:
         yield Finding(
             PROBLEM, f"{slots}: no living process records here",
@@ -242,6 +263,8 @@ def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
         name = f"{state.name} broker {state.broker}"
         if state.up:
             yield Finding(OK, f"{name} answers")
+        elif state.up is None:
+            yield Finding(STARTING, f"{name} has not been read yet", "run this again, or with a longer --timeout")
         else:
             yield Finding(
                 PROBLEM,
@@ -261,14 +284,17 @@ def exposition(metrics: Iterable[Metric], settings: Settings) -> Iterator[Findin
         )
 
 
-def exporter(settings: Settings) -> Iterator[Finding]:
-    """Check that an exporter, alone or mounted, answers at the configured address and reads this directory."""
-    host, _, port = settings.listen.rpartition(":")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - read only
-    url = f"http://{host}:{port}/"
+def exporter(settings: Settings, started: float | None = None) -> Iterator[Finding]:
+    """Check that an exporter, alone or mounted, answers at the configured address and reads this directory.
+
+    Args:
+        settings: The settings.
+        started: Seconds since the start of an exporter that has just been started; None if there is none.
+    """
+    url = nearby.local_url(settings.listen)
     code = 0
     try:
-        _, page = _read(url)
+        _, page = nearby.read_local(url, most=_PAGE)
     except urllib.error.HTTPError as error:
         error.close()
         code, page = error.code, ""
@@ -276,6 +302,10 @@ def exporter(settings: Settings) -> Iterator[Finding]:
         yield Finding(NOTE, f"the server at {url} may use TLS: not checked")
         return
     except (OSError, HTTPException, ValueError):
+        if started is not None:
+            text = f"an exporter was started {incidents.span(started)} ago, and none answers at {url} yet"
+            yield Finding(STARTING, text, "run this again in a minute")
+            return
         yield Finding(
             PROBLEM, f"no exporter answers at {url}", "start jobmetrics exporter, or give its address with --listen"
         )
@@ -305,7 +335,7 @@ def _same_directory(same: bool, url: str, settings: Settings) -> Finding:
 def _mounted(url: str) -> str | None:
     """Return the fingerprint of the directory that the server at a URL reads; None if it is not an exporter."""
     try:
-        headers, _ = _read(url)
+        headers, _ = nearby.read_local(url, most=_PAGE)
     except (OSError, HTTPException, ValueError):  # OSError includes HTTPError
         return None
     return headers.get(DIRECTORY_HEADER)

@@ -1,44 +1,87 @@
-"""A summary of the metrics for `jobmetrics top`: one row for each job type, and the queues."""
+"""A summary of the metrics for `jobmetrics top` and the findings: job types, queues, workers and schedules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from prometheus_client.metrics_core import Metric
 
+from jobmetrics import families as f
+
 Key = tuple[str, str, str]
+Pair = tuple[str, str]
+
+DIRECTORY = "the registry directory"  # among what cannot be read
 
 
 @dataclass
 class JobTypeCounts:
     """The counts of one job type in one reading.
 
-    durations, waits: cumulated bucket counts by upper bound in seconds.
+    active: running jobs. oldest: start of the job that has been running longest; last_success: both in epoch seconds,
+    None if unknown. attempts: executions by range of the attempt. unresolved: executions of killed processes without
+    an end. durations, waits: cumulated bucket counts by upper bound in seconds.
     """
 
     ended: float = 0.0
+    succeeded: float = 0.0
     failed: float = 0.0
+    retried: float = 0.0
+    withdrawn: float = 0.0
+    published: float = 0.0
     active: float = 0.0
+    unresolved: float = 0.0
+    oldest: float | None = None
+    last_success: float | None = None
+    attempts: dict[str, float] = field(default_factory=dict)
     durations: dict[float, float] = field(default_factory=dict)
     waits: dict[float, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """What a broker reports of one queue. None where unknown. Timestamps are in epoch seconds.
+
+    oldest: when the next job was queued. overdue: scheduled jobs past their time; overdue_oldest: when the most overdue
+    one should have been queued. orphaned: started jobs of workers that no longer exist.
+    """
+
+    depth: float | None = None
+    oldest: float | None = None
+    consumers: float | None = None
+    overdue: float | None = None
+    overdue_oldest: float | None = None
+    orphaned: float | None = None
 
 
 @dataclass(frozen=True)
 class Overview:
     """A summary of the metrics, read at `at` (monotonic seconds).
 
-    jobs: by system, job type and queue. depths, and oldest in epoch seconds: by system, broker and queue.
-    workers, capacity: by system. down: brokers, or the registry directory, that cannot be read.
+    jobs: by system, job type and queue. queues: by system, broker and queue. reserved: by system and queue.
+    workers, capacity, workers_started, workers_lost, processes_lost: by system. stale, cron_next, cron_heartbeat: by
+    system and broker. due, sent: timestamps of schedule entries, by system and entry. up: whether each collector reads
+    its broker, by collector and broker. down: brokers, or the registry directory, that cannot be read.
     """
 
     at: float
     jobs: dict[Key, JobTypeCounts] = field(default_factory=dict)
-    depths: dict[Key, float] = field(default_factory=dict)
-    oldest: dict[Key, float] = field(default_factory=dict)
+    queues: dict[Key, QueueState] = field(default_factory=dict)
+    reserved: dict[Pair, float] = field(default_factory=dict)
     workers: dict[str, float] = field(default_factory=dict)
     capacity: dict[str, float] = field(default_factory=dict)
+    workers_started: dict[str, float] = field(default_factory=dict)
+    workers_lost: dict[str, float] = field(default_factory=dict)
+    processes_lost: dict[str, float] = field(default_factory=dict)
+    stale: dict[Pair, float] = field(default_factory=dict)
+    cron_next: dict[Pair, float] = field(default_factory=dict)
+    cron_heartbeat: dict[Pair, float] = field(default_factory=dict)
+    due: dict[Pair, float] = field(default_factory=dict)
+    sent: dict[Pair, float] = field(default_factory=dict)
+    up: dict[Pair, bool] = field(default_factory=dict)
     down: list[str] = field(default_factory=list)
 
 
@@ -46,67 +89,168 @@ class Overview:
 class JobTypeRow:
     """What one job type did between two readings.
 
-    rate: executions a second. failed: share of them that failed, 0 to 1. active: running jobs. wait, duration: median
-    and 95th percentile in seconds. None where unknown.
+    rate: executions a second. failed, retried: share of them that failed or asked for a retry, 0 to 1. active: running
+    jobs. oldest: start of the one that has been running longest, in epoch seconds. wait, duration: median and 95th
+    percentile in seconds. None where unknown.
     """
 
     key: Key
     rate: float
     failed: float | None
+    retried: float | None
     active: float
+    oldest: float | None
     wait: tuple[float | None, float | None]
     duration: tuple[float | None, float | None]
 
 
-def summarize(metrics: Iterable[Metric], at: float, prefix: str = "") -> Overview:
+def summarize(metrics: Iterable[Metric], at: float | None = None, prefix: str = "") -> Overview:
     """Summarize metrics.
 
     Args:
         metrics: Metrics of the registry directory or of an exporter.
-        at: Monotonic time of the reading, in seconds.
+        at: Monotonic time of the reading, in seconds. Now if None.
         prefix: The namespace and its underscore; empty without a namespace.
     """
-    found = Overview(at)
+    found = Overview(time.monotonic() if at is None else at)
     for metric in metrics:
         for sample in metric.samples:
             name = sample.name.removeprefix(prefix)
-            _take_job(found, name, sample.labels, sample.value)
-            _take_rest(found, name, sample.labels, sample.value)
+            if take := _TAKE.get(name):
+                take(found, name, sample.labels, sample.value)
     return found
 
 
-def _take_job(overview: Overview, name: str, labels: Mapping[str, str], value: float) -> None:
+Labels = Mapping[str, str]
+
+
+def _job(overview: Overview, labels: Labels) -> JobTypeCounts:
     key = (labels.get("system", ""), labels.get("job_type", ""), labels.get("queue_name", ""))
-    if name == "jobs_total":
-        totals = overview.jobs.setdefault(key, JobTypeCounts())
-        totals.ended += value
-        totals.failed += value if labels.get("status") == "failure" else 0.0
-    elif name == "jobs_active":
-        overview.jobs.setdefault(key, JobTypeCounts()).active += value
-    elif name == "jobs_duration_seconds_bucket":
-        _add(overview.jobs.setdefault(key, JobTypeCounts()).durations, labels, value)
-    elif name == "jobs_queue_wait_seconds_bucket":
-        _add(overview.jobs.setdefault(key, JobTypeCounts()).waits, labels, value)
+    return overview.jobs.setdefault(key, JobTypeCounts())
 
 
-def _take_rest(overview: Overview, name: str, labels: Mapping[str, str], value: float) -> None:
-    system = labels.get("system", "")
-    place = (system, labels.get("broker", ""), labels.get("queue_name", ""))
-    if name == "jobs_queue_depth":
-        overview.depths[place] = value
-    elif name == "jobs_queue_oldest_timestamp_seconds":
-        overview.oldest[place] = value
-    elif name == "jobs_workers":
-        overview.workers[system] = overview.workers.get(system, 0.0) + value
-    elif name == "jobs_worker_capacity":
-        overview.capacity[system] = overview.capacity.get(system, 0.0) + value
-    elif name == "jobmetrics_collector_up" and not value:
-        overview.down.append(f"{labels.get('collector')} broker {labels.get('broker')}")
-    elif name == "jobmetrics_directory_up" and not value:
-        overview.down.append("the registry directory")
+_BY_STATUS = {"success": "succeeded", "failure": "failed", "retry": "retried"}
 
 
-def _add(buckets: dict[float, float], labels: Mapping[str, str], value: float) -> None:
+def _take_ended(overview: Overview, _: str, labels: Labels, value: float) -> None:
+    job = _job(overview, labels)
+    job.ended += value
+    if counted := _BY_STATUS.get(labels.get("status", "")):
+        setattr(job, counted, getattr(job, counted) + value)
+
+
+def _take_attempt(overview: Overview, _: str, labels: Labels, value: float) -> None:
+    attempts = _job(overview, labels).attempts
+    attempt = labels.get("attempt", "")
+    attempts[attempt] = attempts.get(attempt, 0.0) + value
+
+
+_JOB_SUMS = {
+    f.JOBS_ACTIVE.name: "active",
+    f.JOBS_WITHDRAWN.name: "withdrawn",
+    f.JOBS_PUBLISHED.name: "published",
+    "jobs_executions_unresolved": "unresolved",
+}
+
+
+def _take_job_sum(overview: Overview, name: str, labels: Labels, value: float) -> None:
+    job, counted = _job(overview, labels), _JOB_SUMS[name]
+    setattr(job, counted, getattr(job, counted) + value)
+
+
+def _take_oldest(overview: Overview, _: str, labels: Labels, value: float) -> None:
+    job = _job(overview, labels)
+    job.oldest = value if job.oldest is None else min(job.oldest, value)
+
+
+def _take_success(overview: Overview, _: str, labels: Labels, value: float) -> None:
+    job = _job(overview, labels)
+    job.last_success = value if job.last_success is None else max(job.last_success, value)
+
+
+def _take_duration(overview: Overview, _: str, labels: Labels, value: float) -> None:
+    _add(_job(overview, labels).durations, labels, value)
+
+
+def _take_wait(overview: Overview, _: str, labels: Labels, value: float) -> None:
+    _add(_job(overview, labels).waits, labels, value)
+
+
+_QUEUE_FIELDS = {
+    f.JOBS_QUEUE_DEPTH.name: "depth",
+    f.JOBS_QUEUE_OLDEST.name: "oldest",
+    f.JOBS_QUEUE_CONSUMERS.name: "consumers",
+    f.JOBS_QUEUE_OVERDUE.name: "overdue",
+    f.JOBS_QUEUE_OVERDUE_OLDEST.name: "overdue_oldest",
+    f.JOBS_QUEUE_ORPHANED.name: "orphaned",
+}
+
+
+def _take_queue(overview: Overview, name: str, labels: Labels, value: float) -> None:
+    place = (labels.get("system", ""), labels.get("broker", ""), labels.get("queue_name", ""))
+    known = overview.queues.get(place, QueueState())
+    overview.queues[place] = replace(known, **{_QUEUE_FIELDS[name]: value})
+
+
+_BY_LABELS = {
+    f.JOBS_WORKERS.name: ("workers", ("system",)),
+    f.JOBS_WORKER_CAPACITY.name: ("capacity", ("system",)),
+    f.JOBS_WORKER_STARTS.name: ("workers_started", ("system",)),
+    f.JOBS_WORKERS_LOST.name: ("workers_lost", ("system",)),
+    f.JOBS_WORKER_PROCESSES_LOST.name: ("processes_lost", ("system",)),
+    f.JOBS_RESERVED.name: ("reserved", ("system", "queue_name")),
+    f.JOBS_REGISTERED_WORKERS_STALE.name: ("stale", ("system", "broker")),
+}
+
+
+def _take_sum(overview: Overview, name: str, labels: Labels, value: float) -> None:
+    attribute, by = _BY_LABELS[name]
+    key = tuple(labels.get(label, "") for label in by)
+    sums = getattr(overview, attribute)
+    sums[key if len(by) > 1 else key[0]] = sums.get(key if len(by) > 1 else key[0], 0.0) + value
+
+
+_TIMESTAMPS = {
+    f.JOBS_CRON_NEXT.name: ("cron_next", ("system", "broker")),
+    f.JOBS_CRON_HEARTBEAT.name: ("cron_heartbeat", ("system", "broker")),
+    f.JOBS_SCHEDULE_NEXT_DUE.name: ("due", ("system", "schedule_entry")),
+    f.JOBS_SCHEDULE_LAST_SENT.name: ("sent", ("system", "schedule_entry")),
+}
+
+
+def _take_timestamp(overview: Overview, name: str, labels: Labels, value: float) -> None:
+    attribute, by = _TIMESTAMPS[name]
+    times = getattr(overview, attribute)
+    key = tuple(labels.get(label, "") for label in by)
+    times[key] = max(times.get(key, value), value)
+
+
+def _take_up(overview: Overview, name: str, labels: Labels, value: float) -> None:
+    if name == f.COLLECTOR_UP.name:
+        collector = (labels.get("collector", ""), labels.get("broker", ""))
+        overview.up[collector] = bool(value)
+        if not value:
+            overview.down.append("{} broker {}".format(*collector))
+    elif not value:
+        overview.down.append(DIRECTORY)
+
+
+_TAKE: dict[str, Callable[[Overview, str, Labels, float], None]] = {
+    f.JOBS.name: _take_ended,
+    f.JOBS_ATTEMPTS.name: _take_attempt,
+    **dict.fromkeys(_JOB_SUMS, _take_job_sum),
+    f.JOBS_ACTIVE_OLDEST.name: _take_oldest,
+    f.JOBS_LAST_SUCCESS.name: _take_success,
+    f"{f.JOBS_DURATION.name}_bucket": _take_duration,
+    f"{f.JOBS_QUEUE_WAIT.name}_bucket": _take_wait,
+    **dict.fromkeys(_QUEUE_FIELDS, _take_queue),
+    **dict.fromkeys(_BY_LABELS, _take_sum),
+    **dict.fromkeys(_TIMESTAMPS, _take_timestamp),
+    **dict.fromkeys((f.COLLECTOR_UP.name, f.DIRECTORY_UP.name), _take_up),
+}
+
+
+def _add(buckets: dict[float, float], labels: Labels, value: float) -> None:
     try:
         bound = float(labels["le"])
     except (KeyError, ValueError):
@@ -118,6 +262,8 @@ def rows(now: Overview, before: Overview | None) -> list[JobTypeRow]:
     """List what each job type did between two readings, the busiest first; without `before`, all that was recorded."""
     found = []
     for key, totals in now.jobs.items():
+        if not (totals.ended or totals.active or totals.durations):  # sent from this host, and run elsewhere
+            continue
         last = before.jobs.get(key, JobTypeCounts()) if before else JobTypeCounts()
         if last.ended > totals.ended:  # another directory, or a pruned one
             last = JobTypeCounts()
@@ -128,7 +274,9 @@ def rows(now: Overview, before: Overview | None) -> list[JobTypeRow]:
                 key,
                 ended / seconds if seconds > 0 else 0.0,
                 failed / ended if ended else None,
+                (totals.retried - last.retried) / ended if ended else None,
                 totals.active,
+                totals.oldest,
                 _percentiles(totals.waits, last.waits),
                 _percentiles(totals.durations, last.durations),
             )
