@@ -61,7 +61,7 @@ def check(
 def _local(settings: Settings, errors: list[str], brokers: dict[str, Any], watch: float | None) -> Iterator[Finding]:
     from jobmetrics.exporter import diagnosis, nearby
 
-    starting = nearby.starting()
+    starting = nearby.starting(settings)
     exporter_started = starting.pop(nearby.EXPORTER, None)
     yield from diagnosis.versions()
     yield from configuration(errors, unknown_variables())

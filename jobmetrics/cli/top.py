@@ -17,6 +17,7 @@ from jobmetrics.findings import PROBLEM
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.measure import Measurement
     from rich.table import Table
 
     from jobmetrics.exporter.overview import JobTypeRow, Key, Overview, QueueState
@@ -144,6 +145,31 @@ def _more(count: int, what: str) -> list[str]:
     return [f"and {count} more {what}"] if count > 0 else []
 
 
+class _Name:
+    """A job system and the name of a job type or queue. A long name loses its beginning, which many have in common."""
+
+    def __init__(self, system: str, name: str) -> None:
+        self._system = printable(system)
+        self._name = printable(name)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        name, room = self._name, options.max_width - cell_len(self._system) - 1
+        if cell_len(name) > room:
+            while name and cell_len(name) > room - 1:
+                name = name[max(1, (cell_len(name) - room) // 2) :]
+            name = f"…{name}"
+        yield Text(f"{self._system} {name}", no_wrap=True, overflow="ellipsis")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.cells import cell_len
+        from rich.measure import Measurement
+
+        return Measurement(12, max(12, cell_len(self._system) + 1 + cell_len(self._name)))
+
+
 class _Jobs:
     """The table of job types. Medians need a terminal of 100 columns."""
 
@@ -157,7 +183,7 @@ class _Jobs:
         jobs = _table()
         jobs.add_column("job", ratio=1, overflow="ellipsis", no_wrap=True)
         jobs.add_column("queue", max_width=20 if wide else 10, overflow="ellipsis", no_wrap=True)
-        medians = ("wait", "p95", "took", "p95") if wide else ("wait p95", "took p95")
+        medians = ("wait", "p95", "took", "p95") if wide else ("wait\np95", "took\np95")
         for heading in ("per s", "fail", "retry", "run", "oldest", *medians):
             jobs.add_column(heading, justify="right", no_wrap=True)
         present = time.time()
@@ -165,7 +191,7 @@ class _Jobs:
             system, job_type, queue = row.key
             times = (*row.wait, *row.duration) if wide else (row.wait[1], row.duration[1])
             jobs.add_row(
-                Text(printable(f"{system} {job_type}")), Text(printable(queue)), _number(row.rate),
+                _Name(system, job_type), Text(printable(queue)), _number(row.rate),
                 _share(row.failed), _share(row.retried), f"{row.active:.0f}", _age(row.oldest, present),
                 *(duration(value) for value in times),
                 style="red" if row.failed else "",
@@ -184,7 +210,7 @@ def _queue_table(queues: Sequence[tuple[Key, QueueState]]) -> Table:
     present = time.time()
     for (system, broker, name), queue in queues:
         table.add_row(
-            Text(printable(f"{system} {name}")), Text(printable(broker)),
+            _Name(system, name), Text(printable(broker)),
             _whole(queue.depth), _age(queue.oldest, present), _whole(queue.consumers),
         )  # fmt: skip
     return table

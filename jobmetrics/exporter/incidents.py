@@ -65,8 +65,9 @@ def find(
 
     Args:
         now: The newest reading.
-        before: An earlier reading: failures, retries and losses are judged by what happened since. Without one they are
-            judged by all that was recorded, which cannot show whether the trouble lasts.
+        before: An earlier reading: failures, retries and losses are judged by what happened since. Without one, and for
+            job types of which no execution has ended since, they are judged by all that was recorded, which cannot show
+            whether the trouble lasts.
         starting: Job systems with a process that has just started, and the seconds since.
         clock: The present in epoch seconds; the system's clock if None.
     """
@@ -81,10 +82,11 @@ def find(
         if job_type == OVERFLOW:
             continue
         name = f"{_short(job_type)} ({system})"
-        if earlier is None:
+        change = _change(counts, (earlier or {}).get((system, job_type), _NOTHING))
+        if earlier is None or not change.ended:
             yield from _recorded(name, counts, present)
         else:
-            yield from _lately(name, _change(counts, earlier.get((system, job_type), _NOTHING)), counts, seconds)
+            yield from _lately(name, change, counts, seconds)
         if counts.unresolved:
             yield Finding(
                 NOTE, f"no end is recorded of {_count(counts.unresolved, 'execution')} of {name} within the last day: "
@@ -179,7 +181,7 @@ def _workers(now: Overview, starting: Mapping[str, float]) -> Iterator[Finding]:
             )  # fmt: skip
         elif capacity and active >= capacity and waiting[system]:
             yield Finding(
-                NOTE, f"all {_count(capacity, 'slot')} of the {system} workers on this host run a job{jobs}",
+                NOTE, f"{capacity:.0f} of {capacity:.0f} slots of the {system} workers on this host run a job{jobs}",
                 "add workers if this lasts", "JobWorkersSaturated", waiting[system],
             )  # fmt: skip
 
@@ -271,15 +273,15 @@ def _stuck(now: Overview, jobs: Mapping[tuple[str, str], JobTypeCounts], present
         found.append(
             Finding(
                 PROBLEM, f"an execution of {_short(job_type)} ({system}) has been running for {span(age)}{known}",
-                "find what it waits for, then end it", "JobStuck", age,
+                "jobmetrics running names its process and job id: find what it waits for, then end it", "JobStuck", age,
             )
         )  # fmt: skip
     for system, active in sorted(held.items()):
         capacity = now.capacity.get(system, 0.0)
         if capacity and active >= capacity:
             yield Finding(
-                PROBLEM, f"all {_count(capacity, 'slot')} of the {system} workers on this host are held by job types "
-                "with an execution that does not end",
+                PROBLEM, f"{capacity:.0f} of {capacity:.0f} slots of the {system} workers on this host are held by job "
+                "types with an execution that does not end",
                 "repair what they wait for, or restart the workers", "JobWorkersStuck", active,
             )  # fmt: skip
     yield from found

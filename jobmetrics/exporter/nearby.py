@@ -65,11 +65,11 @@ def collected(settings: Settings) -> tuple[list[Metric], str]:
     return found, "" if found else f"the exporter at {url} reads no broker"
 
 
-def starting() -> dict[str, float]:
+def starting(settings: Settings) -> dict[str, float]:
     """Find workers and exporters of this host that have just been started.
 
-    A process that another one of the same program has started does not count: pool processes and work-horses are
-    always young.
+    Those that were given another registry directory or address do not count. Nor does a process that another one of the
+    same program has started: pool processes and work-horses are always young.
 
     Returns:
         The seconds since the start, by job system; the exporter's name is EXPORTER.
@@ -79,8 +79,9 @@ def starting() -> dict[str, float]:
     started: dict[int, tuple[str, int, float]] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            name = _started(process.cmdline(), programs)
-            if name:
+            name = _started(words := process.cmdline(), programs)
+            ours = settings.listen in words or "--listen" not in words
+            if name and ours and process.environ().get("JOBMETRICS_DIR", settings.dir) == settings.dir:
                 started[process.pid] = (name, process.ppid(), time.time() - process.create_time())
     found: dict[str, float] = {}
     for name, parent, seconds in started.values():

@@ -14,6 +14,7 @@ from jobmetrics import families as f
 Key = tuple[str, str, str]
 Pair = tuple[str, str]
 
+_LONGEST_SYSTEM = 32  # characters
 DIRECTORY = "the registry directory"  # among what cannot be read
 
 
@@ -124,8 +125,17 @@ def summarize(metrics: Iterable[Metric], at: float | None = None, prefix: str = 
 Labels = Mapping[str, str]
 
 
+def _system(labels: Labels) -> str:
+    """Return the label of the job system. No registered name is longer; another program's may be."""
+    return labels.get("system", "")[:_LONGEST_SYSTEM]
+
+
+def _key(labels: Labels, by: Iterable[str]) -> tuple[str, ...]:
+    return tuple(_system(labels) if label == "system" else labels.get(label, "") for label in by)
+
+
 def _job(overview: Overview, labels: Labels) -> JobTypeCounts:
-    key = (labels.get("system", ""), labels.get("job_type", ""), labels.get("queue_name", ""))
+    key = (_system(labels), labels.get("job_type", ""), labels.get("queue_name", ""))
     return overview.jobs.setdefault(key, JobTypeCounts())
 
 
@@ -149,7 +159,7 @@ _JOB_SUMS = {
     f.JOBS_ACTIVE.name: "active",
     f.JOBS_WITHDRAWN.name: "withdrawn",
     f.JOBS_PUBLISHED.name: "published",
-    "jobs_executions_unresolved": "unresolved",
+    f.JOBS_UNRESOLVED.name: "unresolved",
 }
 
 
@@ -187,7 +197,7 @@ _QUEUE_FIELDS = {
 
 
 def _take_queue(overview: Overview, name: str, labels: Labels, value: float) -> None:
-    place = (labels.get("system", ""), labels.get("broker", ""), labels.get("queue_name", ""))
+    place = (_system(labels), labels.get("broker", ""), labels.get("queue_name", ""))
     known = overview.queues.get(place, QueueState())
     overview.queues[place] = replace(known, **{_QUEUE_FIELDS[name]: value})
 
@@ -205,7 +215,7 @@ _BY_LABELS = {
 
 def _take_sum(overview: Overview, name: str, labels: Labels, value: float) -> None:
     attribute, by = _BY_LABELS[name]
-    key = tuple(labels.get(label, "") for label in by)
+    key = _key(labels, by)
     sums = getattr(overview, attribute)
     sums[key if len(by) > 1 else key[0]] = sums.get(key if len(by) > 1 else key[0], 0.0) + value
 
@@ -221,7 +231,7 @@ _TIMESTAMPS = {
 def _take_timestamp(overview: Overview, name: str, labels: Labels, value: float) -> None:
     attribute, by = _TIMESTAMPS[name]
     times = getattr(overview, attribute)
-    key = tuple(labels.get(label, "") for label in by)
+    key = _key(labels, by)
     times[key] = max(times.get(key, value), value)
 
 

@@ -47,7 +47,7 @@ job = ("celery", "app.resize", "mail")
 for seconds in (0.02, 4.0):
     BoundCounter(writer, JOBS, (*job, "success")).inc()
     BoundHistogram(writer, JOBS_DURATION, job).observe(seconds)
-assert writer.begin(BoundSeries(writer, JOBS_ACTIVE, job), 7, 1700000000.0)
+assert writer.begin(BoundSeries(writer, JOBS_ACTIVE, job), 7, float(sys.argv[2]))
 print("recorded", flush=True)
 sys.stdin.read()
 """
@@ -159,9 +159,11 @@ def running(
 
 
 @contextlib.contextmanager
-def recording(directory: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A process that has recorded, and runs one execution."""
-    command = [sys.executable, "-c", RECORDS, str(directory)]
+def recording(
+    directory: Path, cwd: Path | None = None, started: float = 1700000000.0
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that has recorded, and runs one execution. started: its start in epoch seconds."""
+    command = [sys.executable, "-c", RECORDS, str(directory), repr(started)]
     with subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -85,7 +86,7 @@ def test_prune_of_a_missing_or_unsafe_directory_is_one_clear_line(registry_dir: 
 
 
 def test_check_of_a_good_set_up_finds_nothing(registry_dir: Path, tmp_path: Path, redis_url: str) -> None:
-    with running(registry_dir, tmp_path / "log") as exporter, recording(registry_dir):
+    with running(registry_dir, tmp_path / "log") as exporter, recording(registry_dir, started=time.time()):
         address = "{}:{}".format(*exporter.address)
         done = run("check", "--dir", str(registry_dir), "--listen", address, "--rq-url", redis_url)
     assert (done.returncode, done.stderr) == (0, "")
@@ -219,16 +220,31 @@ def test_check_with_a_wrong_option_is_one_clear_line() -> None:
 # ------------------------------------------------------------------ top
 
 
-def test_top_once_is_readable_at_80_columns(registry_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "times"), [(80, ["-", "4.8s"]), (140, ["-", "-", "25ms", "4.8s"])], ids=["80", "140"]
+)
+def test_top_once_is_readable(registry_dir: Path, tmp_path: Path, terminal: int, times: list[str]) -> None:
     with running(registry_dir, tmp_path / "log") as exporter, recording(registry_dir):
-        variables = {"COLUMNS": "80", "http_proxy": "http://127.0.0.1:1"}  # no proxy is used for a loopback address
+        # No proxy is used for a loopback address.
+        variables = {"COLUMNS": str(terminal), "http_proxy": "http://127.0.0.1:1"}
         for source in (("--dir", str(registry_dir)), ("--url", f"{exporter.url}/metrics")):
             done = run("top", "--once", "--interval", "0.1", *source, variables=variables)
             assert (done.returncode, done.stderr) == (0, ""), source
-            assert columns(done.stdout) <= 80, source
-            (line,) = [line for line in done.stdout.splitlines() if "app.resize" in line]
-            wanted = ["celery", "app.resize", "mail", "0.0", "-", "1", "-", "-", "25ms", "4.8s"]
-            assert line.split() == wanted, source
+            assert columns(done.stdout) <= terminal, source
+            (line,) = [line for line in done.stdout.splitlines() if line.strip().startswith("celery app.resize ")]
+            job, queue, rate, failed, retried, running_now, oldest, *found = line.split()[1:]
+            assert (job, queue, rate, failed, retried, running_now) == ("app.resize", "mail", "0.0", "-", "-", "1")
+            assert re.fullmatch(r"\d+d", oldest)
+            assert found == times, source
+            assert "an execution of app.resize (celery) has been running for" in done.stdout
+
+
+def test_top_keeps_the_end_of_a_long_name(registry_dir: Path) -> None:
+    record(registry_dir, ("start", "one", "shop.orders.tasks.export.weekly_report"), ("end", "one"))
+    variables = {"COLUMNS": "80"}
+    done = run("top", "--once", "--interval", "0.1", "--dir", str(registry_dir), variables=variables)
+    assert ".weekly_report" in done.stdout
+    assert columns(done.stdout) <= 80
 
 
 def test_top_shows_control_characters_as_escapes(registry_dir: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_the_metrics_are_served_beside_the_pages_of_another_application(
 
 @pytest.mark.parametrize("code", [STARLETTE, DJANGO])
 def test_check_recognises_a_mounted_exporter(code: str, registry_dir: Path) -> None:
-    with hosting(code, registry_dir) as url, recording(registry_dir):
+    with hosting(code, registry_dir) as url, recording(registry_dir, started=time.time()):
         done = run("check", "--dir", str(registry_dir), "--listen", url.removeprefix("http://"))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"ok      the exporter at {url}/metrics reads this directory" in done.stdout
