@@ -21,7 +21,13 @@ def instrument(app: Celery | None = None) -> None:
     """Record the tasks that Celery's workers run and producers send in this process. A second call changes nothing.
 
     Args:
-        app: the Celery application. It is not used: Celery's signals are shared by all apps of a process.
+        app: The Celery application. It is not used: Celery's signals are shared by all apps of a process.
+
+    Example:
+        >>> from celery import Celery
+        >>> from jobmetrics.celery import instrument
+        >>> app = Celery("shop")
+        >>> instrument(app)
     """
     from jobmetrics.celery import beat, producer, signals
 
@@ -35,7 +41,11 @@ def uninstrument(app: Celery | None = None) -> None:
     """Stop recording in this process.
 
     Args:
-        app: as for `instrument`.
+        app: As for `instrument`.
+
+    Example:
+        >>> from jobmetrics.celery import uninstrument
+        >>> uninstrument()
     """
     from jobmetrics.celery import beat, producer, signals
 

@@ -51,8 +51,8 @@ CELERY = System(
         Option(
             "celery_broker", "[NAME=]URL",
             "Broker to read queues from; NAME is the label 'broker'. Repeatable. "
-            "A URL with a password belongs in the environment variable, separated by spaces, "
-            "where the process list does not show it.",
+            "Put a URL with a password in the environment variable: the process list shows command lines. "
+            "Several URLs there are separated by spaces.",
             repeatable=True, broker=True,
         ),
         Option(

@@ -31,10 +31,16 @@ def instrument_queue(queue: QueueOrClass) -> QueueOrClass:
     """Count the jobs that this queue sends, or all queues of this class. A second call changes nothing.
 
     Args:
-        queue: an rq.Queue or a subclass of it, or one queue.
+        queue: A queue, or rq.Queue or a subclass of it.
 
     Returns:
         The same queue or class.
+
+    Example:
+        >>> import rq
+        >>> from redis import Redis
+        >>> from jobmetrics.rq import instrument_queue
+        >>> emails = instrument_queue(rq.Queue("emails", connection=Redis()))
     """
     if ORIGINALS in vars(queue):
         return queue
@@ -54,10 +60,18 @@ def uninstrument_queue(queue: QueueOrClass) -> QueueOrClass:
     """Stop counting the jobs that this queue or class sends.
 
     Args:
-        queue: what `instrument_queue` was called with.
+        queue: The queue or class that `instrument_queue` was called with.
 
     Returns:
         The same queue or class.
+
+    Example:
+        >>> import rq
+        >>> from redis import Redis
+        >>> from jobmetrics.rq import instrument_queue, uninstrument_queue
+        >>> emails = instrument_queue(rq.Queue("emails", connection=Redis()))
+        >>> uninstrument_queue(emails) is emails
+        True
     """
     restore_methods(queue)
     return queue

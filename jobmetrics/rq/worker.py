@@ -88,10 +88,17 @@ def instrument(worker_class: WorkerClass) -> WorkerClass:
     rq.SpawnWorker must instrument them itself.
 
     Args:
-        worker_class: rq.Worker, rq.SimpleWorker, rq.SpawnWorker or a subclass of these.
+        worker_class: A class of RQ's, such as rq.Worker or rq.SimpleWorker, or a subclass of one.
 
     Returns:
         The same class.
+
+    Example:
+        >>> import rq
+        >>> from jobmetrics.rq import instrument
+        >>> @instrument
+        ... class QuietWorker(rq.Worker):
+        ...     log_result_lifespan = False
     """
     register_system(SYSTEM)
     let_through(BaseTimeoutException, ShutDownImminentException)
@@ -116,10 +123,18 @@ def uninstrument(worker_class: WorkerClass) -> WorkerClass:
     """Stop recording the jobs of this class. Its bases and subclasses do not change.
 
     Args:
-        worker_class: what `instrument` was called with.
+        worker_class: The class that `instrument` was called with.
 
     Returns:
         The same class.
+
+    Example:
+        >>> import rq
+        >>> from jobmetrics.rq import instrument, uninstrument
+        >>> class QuietWorker(rq.Worker):
+        ...     log_result_lifespan = False
+        >>> uninstrument(instrument(QuietWorker)) is QuietWorker
+        True
     """
     if restore_methods(worker_class):
         for each in _spawning(worker_class):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import jobmetrics
-from jobmetrics import exporter, testing
+from jobmetrics import celery, exporter, rq, testing
 from jobmetrics.settings import Settings
 from jobmetrics.testing import read_sample, temporary_registry
 
@@ -103,20 +103,24 @@ def test_limits_are_those_of_the_settings() -> None:
 
 
 # Without an example: the docstring of an error is its message; the records of `record_jobs` are in its example.
-WITHOUT_EXAMPLE = {"JobmetricsError", "JobRecord", "RecordedJobs"}
-MODULES = (jobmetrics, testing, exporter)
+# RQ's classes with metrics have RQ's parameters.
+WITHOUT_EXAMPLE = {"JobmetricsError", "JobRecord", "RecordedJobs", "Worker", "SimpleWorker", "SpawnWorker"}
+MODULES = (jobmetrics, testing, exporter, celery, rq)
 PUBLIC = [(module, name) for module in MODULES for name in module.__all__ if name not in WITHOUT_EXAMPLE]
 
 
-@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC])
 def test_docstring_has_an_example_that_runs(module: ModuleType, name: str) -> None:
     (found,) = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, module=False, globs={})
     assert found.examples
     report: list[str] = []
-    assert doctest.DocTestRunner().run(found, out=report.append).failed == 0, "".join(report)
+    try:
+        assert doctest.DocTestRunner().run(found, out=report.append).failed == 0, "".join(report)
+    finally:
+        celery.uninstrument()  # its signals are those of the process
 
 
-@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[name for _, name in PUBLIC])
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC])
 def test_docstring_describes_each_parameter(module: ModuleType, name: str) -> None:
     documented = inspect.getdoc(getattr(module, name)) or ""
     if name != "CurrentJob":  # a result, not called by users
