@@ -329,6 +329,8 @@ def worker_gauges(system: str, capacity: float | None = 1.0, reserved: Mapping[s
     recorder, shown = current_recorder(), process_state(ShownWorkers)
     gauges = shown.by_system.get(system)
     if gauges is None or gauges.writer is not recorder.writer:
+        if gauges is not None and shown.started.get(system) == os.getpid():
+            gauges.clear()  # in the directory that this worker recorded into before
         gauges = shown.by_system[system] = _WorkerGauges(recorder.writer, system)
     gauges.show(capacity, reserved or {})
     if shown.started.get(system) != os.getpid() and capacity is not None:

@@ -119,6 +119,13 @@ class Slot:
         """Close the lock's descriptor. The lease ends, unless a forked child has the descriptor too."""
         close(self.lock_fd)
 
+    def clear(self, cells: Iterable[int]) -> None:
+        """Clear live gauges after the lease was lost, unless another process has leased the slot since."""
+        if layout.last_lease(self._bytes) == self._lease:
+            for cell in cells:
+                if cell < len(self.cells):
+                    self.cells[cell] = 0.0
+
     @property
     def journal(self) -> Journal:
         """The journal of this process's executions."""

@@ -233,6 +233,8 @@ class DirectorySession:
     def forget(self, slot: Slot) -> None:
         """Give up a slot after its lock's descriptor was closed, which ended the lease."""
         if self.process.slot is slot:
+            if self.index is not None:  # its next owner would count a killed worker
+                slot.clear(place.first for _, place in self.index.series_of(JOBS_WORKERS))
             self.process.give_up_slot()
             self.row.cells = NO_CELLS
 

@@ -311,7 +311,7 @@ class Writer:
             self._carry_over()
         if self.session.process.killed_workers:
             self._count_killed_workers()
-        return True
+        return self.session.ensure_slot()  # both may have left an index that was replaced
 
     def _count_killed_workers(self) -> None:
         """Count the killed workers of slots that this process leased or settled."""
@@ -331,7 +331,7 @@ class Writer:
     def _settle_free_slots(self) -> None:
         try:
             self.session.settle_free_slots()
-        except (OSError, JobmetricsError) as error:
+        except (OSError, ValueError, JobmetricsError) as error:  # ValueError: a file was cut before it was mapped
             guard.note("lease", error)
         self._ensure_slot()
 
