@@ -127,7 +127,9 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "jobmetrics.systems"
 
-COMMAND_OPTIONS = frozenset({"hide_after", "log_format", "log_level", "max_queues", "web_config"})
+COMMAND_OPTIONS = frozenset(
+    {"as_json", "hide_after", "log_format", "log_level", "longer_than", "max_queues", "web_config"}
+)
 """Options of the commands that contain an underscore. An option of a job system has another name."""
 
 _OPTION_NAME = re.compile(r"[a-z0-9_]*[a-z0-9]\Z")

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from jobmetrics.registry import ProcessIdentity
     from jobmetrics.registry.read import RunningExecution
 
+WORKER = "worker"  # role of a process that records the starts of jobs that run in its work-horses
 HEADINGS = ("system", "job type", "queue", "job id", "pid", "horse", "age (s)")
 
 
 class RunningRow(NamedTuple):
     """A running execution.
 
-    job_id: None if it has none. pid: of the process that recorded its start. horse: pid of the work-horse that an RQ
-    worker has forked for it; None if there is none or it is not found. age_seconds: None if unknown.
+    job_id: None if it has none. pid: of the process that recorded its start. horse: pid of the work-horse that this
+    process has forked for it; None if there is none or it is not found. age_seconds: None if unknown.
     """
 
     system: str
@@ -55,7 +56,7 @@ def running(
     """Print the executions that run on this host, the longest first.
 
     pid is the process that recorded the start. That process runs the job, unless the column horse has the work-horse
-    that an RQ worker has forked for it. Pids of workers in a container are those inside the container.
+    that a worker has forked for it. Pids of workers in a container are those inside the container.
     """
     from jobmetrics.registry import Directory
     from jobmetrics.registry.read import SnapshotReader
@@ -111,16 +112,16 @@ def _texts(row: RunningRow) -> tuple[str, ...]:
 
 
 def work_horse(owner: ProcessIdentity) -> int | None:
-    """Return the pid of the work-horse that an RQ worker has forked; None if there is none or it cannot be known."""
+    """Return the pid of the work-horse that a worker has forked; None if there is none or it cannot be known."""
     import psutil
 
     from jobmetrics.registry import pid_namespace
 
-    if (owner.system, owner.role) != ("rq", "worker") or owner.namespace not in (0, pid_namespace()):
+    if owner.role != WORKER or owner.namespace not in (0, pid_namespace()):
         return None
     try:
         children = [child.pid for child in psutil.Process(owner.pid).children()]
-        # RQ gives each work-horse a process group; its scheduler stays in the worker's.
+        # A work-horse has its own process group, so that it can be killed with its children; a scheduler has not.
         horses = [pid for pid in children if os.getpgid(pid) == pid]
     except (psutil.Error, OSError):
         return None

@@ -101,7 +101,6 @@ def test_the_work_horse_is_the_child_with_its_own_process_group(parent: psutil.P
     assert work_horse(worker) == horse
     assert work_horse(worker._replace(namespace=1)) is None
     assert work_horse(worker._replace(role="work-horse")) is None
-    assert work_horse(worker._replace(system="celery")) is None
 
 
 def test_a_worker_that_has_ended_has_no_work_horse() -> None:
