@@ -13,6 +13,7 @@ from jobmetrics.cli import logs, sources
 from jobmetrics.cli.logs import printable
 from jobmetrics.cli.options import reading, settings_from
 from jobmetrics.collector_api import safe_url
+from jobmetrics.events import PYTHON
 from jobmetrics.findings import PROBLEM
 
 if TYPE_CHECKING:
@@ -117,12 +118,14 @@ def render(
     problems = [finding for finding in incidents.find(now, past or before) if finding.state == PROBLEM]
     found = rows(now, before)
     queues = sorted(now.queues.items(), key=lambda each: (-(each[1].depth or 0.0), each[0]))
-    shown_problems = _room(height, 4, len(problems))
-    shown_queues = _room(height, 3, len(queues))
-    fixed = 12 + shown_problems + shown_queues + len(reasons) + len(now.down)
+    shown_problems = _room(height, len(problems))
+    shown_queues = _room(height, len(queues))
+    reasons = [*reasons, *_unknown(now)]
+    fixed = 15 + shown_problems + shown_queues + len(reasons) + len(now.down)
     shown = max(3, height - fixed) if height else _MOST_ROWS
     parts: list[RenderableType] = [line(_headline(now, source))]
-    parts += [line(f"{each.text} ({each.runbook})", "bold red") for each in problems[:shown_problems]]
+    parts += [line(f"{each.runbook}: {each.text}", "bold red") for each in problems[:shown_problems]]
+    parts += [line("no problem found", "green")] if not problems else []
     parts += [line(text) for text in _more(len(problems) - shown_problems, "problems: jobmetrics check lists them")]
     parts.append(_Jobs(found[:shown]))
     parts += [line("no job has been recorded yet")] if not found else []
@@ -136,9 +139,22 @@ def render(
     return Group(*parts)
 
 
-def _room(height: int, share: int, count: int) -> int:
-    """Return how many of these lines may be shown in their share of the terminal."""
-    return min(count, max(2, height // (2 * share)) if height else _MOST_ROWS)
+def _unknown(now: Overview) -> list[str]:
+    """Explain the dashes in the tables."""
+    types = {key[:2] for key, counts in now.jobs.items() if key[0] != PYTHON and any(counts.durations.values())}
+    types -= {key[:2] for key, counts in now.jobs.items() if any(counts.waits.values())}
+    queues = sum(bool(queue.depth) and queue.oldest is None for queue in now.queues.values())
+    found = [f"wait: unknown for {len(types)} job types; their producers are not instrumented"] if types else []
+    if queues:
+        found.append(
+            f"oldest: unknown for {queues} queues; their broker or producers do not state when jobs were queued"
+        )
+    return found
+
+
+def _room(height: int, count: int) -> int:
+    """Return how many of these lines are shown."""
+    return min(count, max(2, height // 8) if height else _MOST_ROWS)
 
 
 def _more(count: int, what: str) -> list[str]:

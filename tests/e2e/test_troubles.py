@@ -74,7 +74,7 @@ def test_check_and_top_name_each_trouble_until_it_is_mended(redis_url: str, tmp_
                 done = run("top", "--once", "--interval", "0.1", "--dir", str(worker.directory), variables=address)
                 assert (done.returncode, done.stderr) == (0, "")
                 assert max(map(len, done.stdout.splitlines())) <= int(columns)
-                assert f"{gone} (JobWorkersGone)" in done.stdout
+                assert f"JobWorkersGone: {gone}" in done.stdout
                 (queue,) = [line.split() for line in done.stdout.splitlines() if line.split()[:2] == ["celery", "jobs"]]
                 assert queue[:4] == ["celery", "jobs", "default", "3"]
         with celery_workers.running(redis_url, redis_url, tmp_path, "--concurrency=1"):
