@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from jobmetrics.cli.shipped import with_namespace
+from tests.e2e.prometheus_api import PrometheusApi
+from tests.incidents.staging import openmetrics
+from tests.incidents.worlds import Usual
 from tests.support import servers
 from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS
 
@@ -69,3 +73,16 @@ def test_amtool_accepts_the_configuration_of_alertmanager() -> None:
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_each_alert_fires_when_it_should_and_not_otherwise(path: Path) -> None:
     promtool("test", "rules", path)
+
+
+def test_the_history_of_a_staged_world_is_found() -> None:
+    history = "".join(openmetrics({"slow-job": Usual(seconds=0.11, every=2.0)}, time.time()))
+    with servers.prometheus_server("{}", history) as server:
+        api = PrometheusApi(server.url)
+        of_world = '{job="slow-job",job_type="tests.incidents.jobs.resize"}'
+        assert api.finds(f"job_type:jobs_duration_seconds:p99_high1w{of_world} offset 1d > 0.1")
+        assert api.finds(f"job_type:jobs_duration_seconds:p95_rate30m{of_world} < 0.25")
+        usual = (
+            f"sum_over_time(job_type_status:jobs_total:increase15m{of_world}[1w:15m] offset 30m) > 24 * 4 * 450 * 0.9"
+        )
+        assert api.finds(usual)

@@ -70,7 +70,7 @@ def free_ports(count: int) -> list[int]:
         return ports
 
 
-def _dies_with_us(command: Sequence[str]) -> list[str]:
+def dies_with_us(command: Sequence[str]) -> list[str]:
     """Wrap the command so that the kernel ends it with the thread that starts it, also when pytest is killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", *command] if setpriv else list(command)
@@ -95,7 +95,7 @@ class Server:
         self.directory = directory
         self.port = port
         self._name = name
-        self._command = _dies_with_us(command)
+        self._command = dies_with_us(command)
         self._env = {**os.environ, **(env or {})}
         self._log = directory / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -397,14 +397,19 @@ def _rabbitmq_settings(directory: Path, port: int, management_port: int) -> dict
 
 
 @contextlib.contextmanager
-def prometheus_server(config: str) -> Iterator[PrometheusServer]:
+def prometheus_server(config: str, history: str = "") -> Iterator[PrometheusServer]:
     """A separate Prometheus, with the given configuration file (YAML).
 
-    Rule files named in the configuration are found if their paths are absolute.
+    Rule files named in the configuration are found if their paths are absolute. history: samples in OpenMetrics that
+    are in its database when it starts.
     """
     path = program("prometheus")
     with _directory("prometheus") as directory:
         (directory / "prometheus.yml").write_text(config)
+        if history:
+            (directory / "history").write_text(history)
+            command = [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", "history", "data"]
+            subprocess.run(command, cwd=directory, check=True, capture_output=True)
 
         def make() -> PrometheusServer:
             (port,) = free_ports(1)

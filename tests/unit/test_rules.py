@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from tests.incidents.worlds import UNSTAGED, WORLDS, World
 from tests.support.promql import Checker, Labels, Mistake, known_series
 from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS, Rule, alerts, rules
 from tests.unit.rows import each_row
@@ -178,3 +179,18 @@ def test_promtool_evaluates_the_groups_in_the_order_of_the_files() -> None:
     order = list(dict.fromkeys(rule.group for rule in rules()))
     for path in TESTS:
         assert yaml.safe_load(path.read_text())["group_eval_order"] == order, path.name
+
+
+# ---------------------------------------------------------------- the staged run (python -m tests.incidents)
+
+
+def test_every_alert_is_staged_or_has_a_reason() -> None:
+    staged = {name for world in WORLDS for name in world.expected}
+    assert staged | UNSTAGED.keys() == {rule.name for rule in alerts()}
+    assert not staged & UNSTAGED.keys()
+
+
+@each_row(WORLDS, lambda world: world.name)
+def test_a_staged_world_names_alerts_that_exist(world: World) -> None:
+    assert {rule.name for rule in alerts()} >= {*world.expected, *world.consequences, *world.suppressed}
+    assert (world.mend is None) == (not world.expected)
