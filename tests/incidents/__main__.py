@@ -72,8 +72,10 @@ class Watch:
             if self.stage.checked() is not None:
                 self._change(self.world.mend)
                 self.mended = time.monotonic()
+                print(f"{self.world.name}: mended", flush=True)
         elif self.mended is not None and self.resolved is None and not firing & self.world.expected.keys():
             self.resolved = now
+            print(f"{self.world.name}: resolved after {now - self.mended:.0f} s", flush=True)
 
     def _change(self, change: Change) -> None:
         try:
@@ -107,7 +109,7 @@ class Watch:
                 for name, at in self.seen.items() if name not in self.world.expected]  # fmt: skip
 
     def _resolution(self) -> str:
-        if self.mended is None:
+        if self.mended is None or not self.world.expected.keys() & self.seen.keys():
             return "-"
         return "not waited for" if self.resolved is None else f"after {self.resolved - self.mended:.0f}"
 
