@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jobmetrics.integration import clear_worker_gauges, worker_gauges
 from jobmetrics.recorder import DefaultRecorder, Recorder
 from jobmetrics.registry.directory import INDEX_NAME
 from jobmetrics.registry.slots import Slot
+from jobmetrics.registry.write import lease, session
 from jobmetrics.registry.write.writer import Writer
 from jobmetrics.settings import Settings
 from tests.multiprocess.support import Child, Worker, child, in_child, serve
@@ -59,6 +61,20 @@ class Served(Worker):
         original = Slot.map
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Slot, "map", map_cut)
+            self.show()
+
+    def die_settling(self, slots: int) -> None:
+        """Show itself as a worker, and be killed after it has settled this number of free slots."""
+        left = iter(range(slots))
+
+        def settle_or_die(*arguments: Any) -> dict[int, float]:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+
+        original = lease.settle
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(session, "settle", settle_or_die)
             self.show()
 
     def fork_one_that_hits(self) -> None:
@@ -193,3 +209,19 @@ def test_a_slot_that_is_cut_while_it_is_settled_raises_nothing(registry_dir: Pat
         three.ask("show_while_slots_are_cut")
         assert counted(registry_dir) == (1.0, 0.0), "the start in the cut slot is gone"
         three.ask("clear")
+
+
+def test_a_worker_that_is_killed_while_it_settles_slots_has_counted_those_it_settled(registry_dir: Path) -> None:
+    with served(registry_dir) as one, served(registry_dir) as two, served(registry_dir) as three:
+        for each in (one, two, three):
+            each.ask("show")
+        for each in (one, two, three):
+            each.kill()
+    with served(registry_dir) as four:
+        four.send("die_settling", 1)  # after one slot by leasing it
+        assert four.wait() == -signal.SIGKILL
+    assert counted(registry_dir) == (4.0, 2.0)
+    with served(registry_dir) as five:
+        five.ask("show")
+        assert counted(registry_dir) == (5.0, 4.0), "the third, and the fourth"
+        five.ask("clear")

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import get_ident
 
 from jobmetrics import guard
@@ -27,7 +27,7 @@ logger = logging.getLogger("jobmetrics")
 
 _PLACES = {LOAD: "lease", LEASE: "lease", INDEX: "index", GROWTH: "index"}  # the label under which errors are counted
 
-MAX_SETTLED = 1_000  # free slots to look at when a worker starts: some milliseconds
+MAX_SETTLED = 1_000  # free slots to look at when a worker starts: some 25 milliseconds
 
 SUPPORTED = sys.platform != "win32"
 
@@ -109,15 +109,16 @@ class DirectorySession:
         if slot.left_live:
             self._note_killed(index, slot.left_live)
 
-    def settle_free_slots(self) -> None:
-        """Settle the slots that killed workers left and no process has leased since."""
+    def settle_free_slots(self) -> Iterator[None]:
+        """Settle the slots that killed workers left and no process has leased since, one at each step."""
         process, index, plan = self.process, self.index, self._plan
         if index is None or plan is None or process.slot is None:
             return
-        cells = [place.first for _, place in index.series_of(JOBS_WORKERS)]
+        held, cells = process.slot.number, [place.first for _, place in index.series_of(JOBS_WORKERS)]
         for number in self.directory.slots()[:MAX_SETTLED]:
-            if number != process.slot.number and has_values(plan, number, cells):
+            if number != held and has_values(plan, number, cells):
                 self._note_killed(index, settle(plan, number, lambda slot: self._present_cells(index, slot)))
+                yield
 
     def _note_killed(self, index: SeriesIndex, left_live: Mapping[int, float]) -> None:
         """Note the worker that was killed and left these live gauges."""

@@ -330,10 +330,10 @@ class Writer:
 
     def _settle_free_slots(self) -> None:
         try:
-            self.session.settle_free_slots()
+            for _ in self.session.settle_free_slots():
+                self._ensure_slot()  # counts before the next slot is settled: this process may be killed too
         except (OSError, ValueError, JobmetricsError) as error:  # ValueError: a file was cut before it was mapped
             guard.note("lease", error)
-        self._ensure_slot()
 
     def _carry_over(self) -> None:
         """Carry this process's present values and running executions to the new generation."""
