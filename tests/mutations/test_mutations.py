@@ -51,7 +51,7 @@ MUTATIONS = [
     Mutation(
         "nothing_lost",
         "who reports a death asks the journals of living slots too",
-        "test_nothing_lost.py::test_a_kill_around_the_end_of_an_execution",
+        "unit/test_recorder.py::test_a_running_execution_reported_abandoned_is_not_counted",
     ),
     Mutation(
         "monotone",
