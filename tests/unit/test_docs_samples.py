@@ -26,7 +26,7 @@ from jobmetrics.cli.group import jobmetrics
 from jobmetrics.cli.options import _FILE_KEYS
 from jobmetrics.exporter.web import config
 from jobmetrics.integration import ENTRY_POINT_GROUP
-from tests.unit.documents import DOCS, OTHERS, PAGES, ROOT, Block, blocks, name_of
+from tests.unit.documents import DOCS, OTHERS, PAGES, ROOT, Block, blocks, code_words, name_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -196,6 +196,17 @@ def test_commands_and_options_exist(block: Block) -> None:
             assert words[0] in ALONE, f"{block}: {words[0]} is not checked"
             named = [word for word in words if re.match(r"(deploy|rules|dashboards|examples)/", word)]
             assert all((ROOT / word).exists() for word in named), named
+
+
+RUNBOOK_COMMANDS = [
+    code for code in code_words(DOCS / "runbook.md") if re.match(r"(jobmetrics|celery|rq|python) [a-z-]", code)
+]
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(RUNBOOK_COMMANDS))
+def test_commands_within_the_sentences_of_the_runbook_exist(line: str) -> None:
+    program, *words = shlex.split(line)
+    CHECKS[program](words)
 
 
 @pytest.mark.parametrize("line", ["jobmetrics exporter --no-such", "jobmetrics nothing", "rq worker --no-such",

@@ -9,6 +9,7 @@ import yaml
 from tests.incidents.worlds import UNSTAGED, WORLDS, World
 from tests.support.promql import Checker, Labels, Mistake, known_series
 from tests.support.rule_files import ALERTS, RECORDING, ROOT, TESTS, Rule, alerts, rules
+from tests.unit.documents import blocks, code_words
 from tests.unit.rows import each_row
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
@@ -112,6 +113,18 @@ def test_a_section_has_its_required_parts(rule: Rule) -> None:
     body = sections()[rule.name]
     assert [part for part in re.findall(r"\*\*(.+?)\.\*\*", body) if part in PARTS] == [*PARTS]
     assert f"`{rule.labels['severity']}`" in body
+
+
+def queries() -> list[str]:
+    """The blocks of PromQL and the inline expressions of the runbook, without bare names and without fragments."""
+    inline = [code for code in code_words(RUNBOOK) if re.search(r"\bjob(s|metrics)_\w+.*[\[({=><]|time\(\)", code)]
+    fenced = [block.text for block in blocks(RUNBOOK) if block.language == "promql"]
+    return fenced + [code for code in inline if not code.startswith("and on")]
+
+
+@each_row(queries(), lambda query: " ".join(query.split())[:70])
+def test_a_query_of_the_runbook_can_find_something(query: str) -> None:
+    Checker({**known_series(), **labels_of_rules()}).labels(query)
 
 
 def test_the_runbook_names_only_existing_series() -> None:
