@@ -37,7 +37,7 @@ BLOCKS = blocks(*PAGES, *OTHERS)
 KINDS = {"python", "sh", "toml", "yaml", "promql", "text"}
 # Checked by test_docs_inside, and by tests/e2e/test_integrations.py, which installs them.
 RUN_ELSEWHERE = {DOCS / "inside-the-job.md", DOCS / "integrations.md"}
-ALONE = ("install", "kubectl", "py-spy", "systemctl", "systemd-sysusers", "systemd-tmpfiles")
+ALONE = ("install", "kubectl", "py-spy", "systemctl", "systemd-sysusers", "systemd-tmpfiles", "xargs")
 PROMETHEUS_KEYS = {"global", "rule_files", "scrape_configs", "remote_write", "alerting"}
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=")
 
