@@ -15,7 +15,7 @@ from jobmetrics.registry import journal, layout
 from jobmetrics.registry.directory import Directory, slot_name
 from jobmetrics.registry.files import close, is_ready
 from jobmetrics.registry.index import SeriesIndex
-from jobmetrics.registry.read.unresolved import Journal, read_journal
+from jobmetrics.registry.read.unresolved import JournalColumns, read_journal
 
 Cells = NDArray[np.float64]
 
@@ -94,7 +94,7 @@ class SlotReading:
     row: Cells | None
     owner: layout.ProcessIdentity | None = None
     running: tuple[journal.Entry, ...] = ()
-    journal: Journal | None = None
+    journal: JournalColumns | None = None
     state: str | None = None
     problem: str | None = None
 

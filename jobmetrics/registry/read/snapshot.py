@@ -52,7 +52,7 @@ from jobmetrics.registry.read.slot_reader import (
     SlotReading,
     without_copies,
 )
-from jobmetrics.registry.read.unresolved import Journal, unresolved
+from jobmetrics.registry.read.unresolved import JournalColumns, unresolved
 
 KEPT_OPEN = 256  # descriptors of slots kept open at most; any further slot is opened for each reading
 
@@ -242,7 +242,7 @@ class SlotTotals:
         self._earlier = Earlier(index)
         self._starts: dict[int, list[float]] = {}  # of running executions, by first cell of their jobs_active series
         self._running: list[tuple[Entry, layout.ProcessIdentity]] = []
-        self._journals: list[Journal] = []
+        self._journals: list[JournalColumns] = []
         self._now = now
 
     def add(self, reading: SlotReading, counted: Cells | None) -> None:

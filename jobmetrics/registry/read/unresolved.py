@@ -12,13 +12,12 @@ from jobmetrics.registry import layout
 
 SHOWN_FOR = 86400.0  # seconds since its start for which an unresolved execution is shown
 
-# A row for each used entry: state, execution hash, start, end and series.
-Journal = NDArray[np.uint64]
-_NOTHING: Journal = np.zeros((0, layout.JOURNAL_COLUMNS), np.uint64)
+# State, execution hash, start, end and series, each as an array with one element for each used entry.
+JournalColumns = NDArray[np.uint64]
 _DEAD = 0x100  # beside the codes on disk: running under an owner that died
 
 
-def read_journal(data: bytes | memoryview, header: layout.SlotHeader, lease: int | None) -> Journal | None:
+def read_journal(data: bytes | memoryview, header: layout.SlotHeader, lease: int | None) -> JournalColumns | None:
     """Return a copy of the used entries of a slot, with codes as states; None for an empty journal.
 
     Args:
@@ -31,7 +30,7 @@ def read_journal(data: bytes | memoryview, header: layout.SlotHeader, lease: int
     used = columns[0].nonzero()[0]
     if not len(used):
         return None
-    found: Journal = columns.take(used, 1)
+    found: JournalColumns = columns.take(used, 1)
     states = found[0]
     alive = states == layout.pack_state(lease or 0, layout.RUNNING)
     states &= 0xFF
@@ -39,7 +38,7 @@ def read_journal(data: bytes | memoryview, header: layout.SlotHeader, lease: int
     return found
 
 
-def unresolved(journals: Sequence[Journal], now: float) -> Counter[int]:
+def unresolved(journals: Sequence[JournalColumns], now: float) -> Counter[int]:
     """Count unresolved executions by the first cell of their jobs_active series.
 
     An execution is resolved by its end in any journal, and by a later start of the same id.
