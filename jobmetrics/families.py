@@ -187,7 +187,7 @@ JOBS_ACTIVE_OLDEST = _family(
 JOBS_UNRESOLVED = _family(
     "jobs_executions_unresolved",
     GAUGE,
-    "Executions of the last day whose process was killed, without a recorded end or a later start of the same job.",
+    "Executions that started within the last day and were killed, without a recorded end or a later start.",
     *JOB_LABELS,
     mode=JOURNAL,
 )

@@ -19,16 +19,16 @@ from jobmetrics.findings import NOTE, PROBLEM, STARTING, Finding
 QUEUE_OLD = 600.0  # seconds
 STUCK, STUCK_UNKNOWN = 600.0, 3600.0  # seconds, for job types with a known and an unknown usual run time
 STUCK_FACTOR = 3.0  # of the usual 99th percentile
-KNOWN = 30  # ended executions that make a run time usual
-FAILURE_RATIO, FAILURES = 0.10, 3
-RETRY_RATIO, RETRIES, RETRY_SECONDS = 0.5, 20, 900.0
+KNOWN = 30  # ended executions after which the usual run time of a job type is known
+FAILURE_RATIO, FAILURES = 0.10, 3  # share of the executions, and count
+RETRY_RATIO, RETRIES, RETRY_SECONDS = 0.5, 20, 900.0  # share of the executions, and count in this time
+MOST_TRIED = ATTEMPTS[-1]
 SCHEDULE_LATE = 300.0  # seconds
 SCHEDULE_REMOVED = 86400.0  # seconds
 CRON_LATE = 300.0  # seconds
-RESTARTS = 3
+RESTARTS = 3  # in 15 minutes at most; JobWorkersRestarting sees 30 minutes, and takes 5
 
-_LONGEST_NAME = 80
-_MOST_TRIED = ATTEMPTS[-1]
+_LONGEST_NAME = 80  # characters
 
 _NOTHING = JobTypeCounts()
 
@@ -344,10 +344,10 @@ def _lately(name: str, change: JobTypeCounts, counts: JobTypeCounts, seconds: fl
             PROBLEM, f"{ratio:.0%} of {_count(change.ended, 'execution')} of {name} asked for a retry {within}",
             "look for a service that the jobs need and that is down", "JobRetryStorm", ratio,
         )  # fmt: skip
-    elif often := change.attempts.get(_MOST_TRIED, 0.0):
+    elif often := change.attempts.get(MOST_TRIED, 0.0):
         yield Finding(
             PROBLEM, f"{name} ran {_count(often, 'time')} {within} for jobs with more than 20 attempts",
-            "give the retries a limit", "JobRetryStorm", often,
+            "give the retries a limit", "JobRetriesEndless", often,
         )  # fmt: skip
 
 
