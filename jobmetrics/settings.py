@@ -119,6 +119,11 @@ class Settings:
                 values[name] = item.default if item.default_factory is MISSING else item.default_factory()
         vars(self).update(values)
 
+    @property
+    def metric_prefix(self) -> str:
+        """What the namespace puts before each metric name; empty without a namespace."""
+        return f"{self.namespace}_" if self.namespace else ""
+
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
 

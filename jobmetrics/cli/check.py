@@ -88,11 +88,10 @@ def _incidents(
     from jobmetrics.exporter import incidents
     from jobmetrics.exporter.overview import summarize
 
-    prefix = f"{settings.namespace}_" if settings.namespace else ""
-    now, before = summarize(source.read(), prefix=prefix), None
+    now, before = summarize(source.read(), prefix=settings.metric_prefix), None
     if watch is not None:
         time.sleep(watch)
-        now, before = summarize(source.read(), prefix=prefix), now
+        now, before = summarize(source.read(), prefix=settings.metric_prefix), now
     if source.no_queues:
         yield Finding(NOTE, f"queues are not checked: {source.no_queues}")
     if remote or not source.states():

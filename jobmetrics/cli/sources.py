@@ -83,7 +83,7 @@ def _remote(url: str, settings: Settings) -> Source:
     from jobmetrics.families import COLLECTOR_UP
 
     check_url(url)
-    name = f"{settings.namespace}_{COLLECTOR_UP.name}" if settings.namespace else COLLECTOR_UP.name
+    name = settings.metric_prefix + COLLECTOR_UP.name
 
     def read() -> Sequence[Metric]:
         metrics = read_metrics(url)

@@ -60,11 +60,10 @@ def top(
 
     settings = settings_from(dir=dir, namespace=namespace, labels=labels, log_level=log_level)
     logs.configure("critical")  # log lines would break the screen; the table shows what is down
-    prefix = f"{settings.namespace}_" if settings.namespace else ""
     with sources.opened(url, settings, brokers) as source:
 
         def look() -> Overview:
-            return summarize(source.read(), prefix=prefix)
+            return summarize(source.read(), prefix=settings.metric_prefix)
 
         def picture(now: Overview, height: int = 0) -> RenderableType:
             reasons = [f"queues are not shown: {source.no_queues}"] if source.no_queues else []

@@ -275,7 +275,7 @@ def brokers(states: Iterable[CollectorState]) -> Iterator[Finding]:
 
 def exposition(metrics: Iterable[Metric], settings: Settings) -> Iterator[Finding]:
     """Check that no metric is left out of the exporter's page."""
-    name = f"{settings.namespace}_{INVALID_FAMILIES.name}" if settings.namespace else INVALID_FAMILIES.name
+    name = settings.metric_prefix + INVALID_FAMILIES.name
     count = sum(sample.value for metric in metrics if metric.name == name for sample in metric.samples)
     if count:
         what = "1 metric cannot be shown and is" if count == 1 else f"{count:.0f} metrics cannot be shown and are"

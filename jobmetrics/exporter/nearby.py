@@ -53,8 +53,7 @@ def collected(settings: Settings) -> tuple[list[Metric], str]:
         return [], f"no exporter answers at {url}"
     if headers.get(DIRECTORY_HEADER) != fingerprint(settings.dir):
         return [], f"the server at {url} is not an exporter of {settings.dir}"
-    prefix = f"{settings.namespace}_" if settings.namespace else ""
-    names = tuple(prefix + family.name for family in BUILT_IN if family.source == COLLECTED)
+    names = tuple(settings.metric_prefix + family.name for family in BUILT_IN if family.source == COLLECTED)
     try:
         # The lines of the directory's metrics are many, and are not needed.
         found = list(

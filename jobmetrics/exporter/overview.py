@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from prometheus_client.metrics_core import Metric
@@ -130,8 +130,10 @@ def _system(labels: Labels) -> str:
     return labels.get("system", "")[:_LONGEST_SYSTEM]
 
 
-def _key(labels: Labels, by: Iterable[str]) -> tuple[str, ...]:
-    return tuple(_system(labels) if label == "system" else labels.get(label, "") for label in by)
+def _key(labels: Labels, by: Sequence[str]) -> str | tuple[str, ...]:
+    """Return the values of these labels; of a single label its value."""
+    values = tuple(_system(labels) if label == "system" else labels.get(label, "") for label in by)
+    return values if len(by) > 1 else values[0]
 
 
 def _job(overview: Overview, labels: Labels) -> JobTypeCounts:
@@ -217,7 +219,7 @@ def _take_sum(overview: Overview, name: str, labels: Labels, value: float) -> No
     attribute, by = _BY_LABELS[name]
     key = _key(labels, by)
     sums = getattr(overview, attribute)
-    sums[key if len(by) > 1 else key[0]] = sums.get(key if len(by) > 1 else key[0], 0.0) + value
+    sums[key] = sums.get(key, 0.0) + value
 
 
 _TIMESTAMPS = {
