@@ -245,7 +245,7 @@ class BrokerQueues:
         raise NotImplementedError
 
     def _further(self) -> list[str]:
-        """Return the names that the registry directory knows besides those that the options name."""
+        """Return the names that the registry directory knows, without those that the options name."""
         named = set(self._queues)
         return [queue for queue in self._recorded(SYSTEM) if queue not in named and holds_tasks(queue)]
 

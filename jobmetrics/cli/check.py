@@ -59,10 +59,10 @@ def check(
 
 
 def _local(settings: Settings, errors: list[str], brokers: dict[str, Any], watch: float | None) -> Iterator[Finding]:
-    from jobmetrics.exporter import diagnosis, nearby
+    from jobmetrics.exporter import diagnosis, local_processes
 
-    starting = nearby.starting(settings)
-    exporter_started = starting.pop(nearby.EXPORTER, None)
+    starting = local_processes.starting(settings)
+    exporter_started = starting.pop(local_processes.EXPORTER, None)
     yield from diagnosis.versions()
     yield from configuration(errors, unknown_variables())
     yield from diagnosis.directory(settings, starting)

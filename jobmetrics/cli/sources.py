@@ -60,7 +60,7 @@ def opened(
     if url is not None:
         yield _remote(url, settings)
         return
-    from jobmetrics.exporter import nearby
+    from jobmetrics.exporter import local_processes
     from jobmetrics.exporter.app import reading
 
     with reading(settings, collector_options(**brokers), needs_directory=needs_directory) as app:
@@ -69,7 +69,7 @@ def opened(
             metrics = app.scrape.collect()
             if app.collectors.states():
                 return metrics
-            found, reason = nearby.collected(settings)
+            found, reason = local_processes.collected(settings)
             flags = " or ".join(option.flag for option in SYSTEM_OPTIONS if option.broker and option.repeatable)
             source.no_queues = f"{reason}; give {flags}, or --url of an exporter" if reason else ""
             return [*metrics, *found]

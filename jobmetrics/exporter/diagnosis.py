@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 
 from jobmetrics import __version__
 from jobmetrics.errors import RegistryError
-from jobmetrics.exporter import incidents, nearby
+from jobmetrics.exporter import incidents, local_processes
 from jobmetrics.exporter.collectors import CollectorState
 from jobmetrics.exporter.web.pages import DIRECTORY_HEADER, fingerprint
 from jobmetrics.families import (
@@ -291,10 +291,10 @@ def exporter(settings: Settings, started: float | None = None) -> Iterator[Findi
         settings: The settings.
         started: Seconds since the start of an exporter that has just been started; None if there is none.
     """
-    url = nearby.local_url(settings.listen)
+    url = local_processes.local_url(settings.listen)
     code = 0
     try:
-        _, page = nearby.read_local(url, most=_PAGE)
+        _, page = local_processes.read_local(url, most=_PAGE)
     except urllib.error.HTTPError as error:
         error.close()
         code, page = error.code, ""
@@ -335,7 +335,7 @@ def _same_directory(same: bool, url: str, settings: Settings) -> Finding:
 def _mounted(url: str) -> str | None:
     """Return the fingerprint of the directory that the server at a URL reads; None if it is not an exporter."""
     try:
-        headers, _ = nearby.read_local(url, most=_PAGE)
+        headers, _ = local_processes.read_local(url, most=_PAGE)
     except (OSError, HTTPException, ValueError):  # OSError includes HTTPError
         return None
     return headers.get(DIRECTORY_HEADER)

@@ -368,7 +368,8 @@ def _losses(now: Overview, before: Overview | None, seconds: float) -> Iterator[
         if count >= RESTARTS and system not in lost:
             yield Finding(
                 PROBLEM, f"{_count(count, f'{system} worker')} started {when}",
-                "if nobody restarted them, their logs have the reason of their end", "JobWorkersRestarting", count,
+                "if they were not restarted on purpose, their logs have the reason of their end",
+                "JobWorkersRestarting", count,
             )  # fmt: skip
     for system, count in died.items():
         yield Finding(

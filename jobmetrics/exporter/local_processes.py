@@ -1,4 +1,4 @@
-"""What runs on this host beside a command: the exporter of the same directory, and processes that have just started."""
+"""Processes of this host that a command looks for: the exporter of the same directory, and those just started."""
 
 from __future__ import annotations
 
