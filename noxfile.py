@@ -106,7 +106,7 @@ def celery(session: nox.Session, version: str) -> None:
     """Tests with Celery: the supported versions, which report the ends of tasks in different ways."""
     # The newest kombu needs a newer redis-py than the extra of Celery 5.3 allows.
     of_its_time = ("kombu==5.3.*",) if version == "5.3" else ()
-    session.install("-e", ".[celery,exporter]", f"celery=={version}.*", *of_its_time, "gevent", *TOOLS)
+    session.install("-e", ".[celery,exporter]", f"celery=={version}.*", *of_its_time, "gevent", "fakeredis", *TOOLS)
     session.run(*PYTEST, "-W", "ignore::DeprecationWarning", *CELERY_TESTS, *session.posargs)
 
 

@@ -139,7 +139,7 @@ def _limits() -> Settings:
 def _check_labels(name: str, type_: str, labels: tuple[str, ...], limits: Settings) -> None:
     if len(labels) > limits.max_labels or len(set(labels)) != len(labels):
         raise InstrumentError(
-            f"{name} takes at most {limits.max_labels} labels, each once; it was given {', '.join(labels)}"
+            f"{name} takes at most {limits.max_labels} labels, each once; it was given {', '.join(map(repr, labels))}"
         )
     for label in labels:
         if not re.match(_LABEL_NAME, label) or label.startswith("__") or len(label) > limits.max_label_name_length:

@@ -688,16 +688,23 @@ def test_limits_are_settings(registry_dir: Path) -> None:
         Gauge("a" * 11, "")
     with pytest.raises(InstrumentError, match=r"at most 4 letters, digits and _, not starting with a digit or __$"):
         Gauge("g", "", ["users"])
-    with pytest.raises(InstrumentError, match=r"^g takes at most 2 labels, each once; it was given a, b, c$"):
+    with pytest.raises(InstrumentError, match=r"^g takes at most 2 labels, each once; it was given 'a', 'b', 'c'$"):
         Gauge("g", "", ["a", "b", "c"])
     Counter("c", "", ["user"]).labels("abcdef").inc()
     assert value(registry_dir, "c_total", "abcd…") == 1.0
 
 
+def test_a_label_name_with_a_line_break_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        InstrumentError, match=r"^orders_total takes at most 16 labels, each once; it was given 'a\\n', '1', '1'$"
+    ):
+        Counter("orders", "", ["a\n", "1", "1"])
+
+
 def test_limits_of_the_environment_apply_before_configure(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.use(None)
     monkeypatch.setenv("JOBMETRICS_MAX_LABELS", "1")
-    with pytest.raises(InstrumentError, match=r"^g takes at most 1 labels, each once; it was given a, b$"):
+    with pytest.raises(InstrumentError, match=r"^g takes at most 1 labels, each once; it was given 'a', 'b'$"):
         Gauge("g", "", ["a", "b"])
     assert settings.peek() is None
 
