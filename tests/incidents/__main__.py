@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.prometheus_api import PrometheusApi
-from tests.incidents.staging import Notifications, Stage, watched
+from tests.incidents.staging import CHECK_SECONDS, Notifications, Stage, watched
 from tests.incidents.worlds import LATER, WORLDS, Change, World
 from tests.support import servers
 
 MINUTES = 60.0  # of the worlds; their start takes up to five more
 HEALTHY = 3.0  # minutes before the troubles start
 POLL_SECONDS = 5.0
+SENT_SECONDS = 45.0  # Alertmanager waits for 30 seconds before it sends
 START_PAUSE = 2.0  # seconds between the starts of two worlds
 # Two scrapes, an evaluation of the slowest rules, and a poll.
 RESOLVED_SECONDS = 2 * 15 + 60 + POLL_SECONDS
@@ -86,8 +87,9 @@ class Watch:
     def _reported(self, now: float, last: bool) -> bool:
         """Whether the alerts are there, or late, and the trouble has lasted as long as it has to."""
         assert self.started is not None
-        late = now - self.started > 60 * self.world.takes
-        done = self.world.expected.keys() <= self.seen.keys() or late
+        late = now - self.started > 60 * self.world.takes + SENT_SECONDS
+        there = [self.seen.get(name, now) for name in self.world.expected]
+        done = now - max(there, default=now) >= SENT_SECONDS or late
         return done and (last or now - self.started >= 60 * self.world.lasts)
 
     # ------------------------------------------------------------------ the table
@@ -129,6 +131,8 @@ class Watch:
         sent = set().union(*Notifications.sent.get(world.name, []))
         yield from (f"{name} was sent" for name in sorted(sent & set(world.suppressed)))
         if self.mended is not None:
+            if not sent & world.expected.keys():
+                yield "nothing was sent"
             limit = 60 * world.ends + RESOLVED_SECONDS
             if (self.resolved or now) - self.mended > limit:
                 yield f"not resolved within {limit:.0f} seconds"
@@ -198,7 +202,7 @@ def _watch(watches: Sequence[Watch], api: PrometheusApi, minutes: float) -> set[
 
 
 def _report(watches: Sequence[Watch], broken: set[str]) -> int:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + CHECK_SECONDS + 60
     while any(watch.stage.checked() is None for watch in watches) and time.monotonic() < deadline:
         time.sleep(0.2)
     now = time.monotonic()

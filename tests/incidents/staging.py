@@ -34,6 +34,7 @@ ALERTMANAGER = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 HISTORY_SECONDS = 26 * 3600  # JobStuck asks for job types that are known for a day
 HISTORY_STEP = 240  # below the five minutes for which Prometheus uses a sample
 END_SECONDS = 10.0
+CHECK_SECONDS = 45  # between the two readings of `jobmetrics check`
 
 
 class Stage:
@@ -62,7 +63,7 @@ class Stage:
             **world.processes,
             "exporter": ["jobmetrics", "exporter", *where, *self._brokers],
             "sender": ["tests.incidents.send"],
-            "check": ["jobmetrics", "check", *where, *self._brokers],
+            "check": ["jobmetrics", "check", *where, *self._brokers, "--watch", str(CHECK_SECONDS)],
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -150,12 +151,18 @@ class Stage:
             self.start("check")
 
     def checked(self) -> str | None:
-        """The first problem that `jobmetrics check` printed, "nothing" without one, None while it runs."""
+        """What `jobmetrics check` found: the line that names an expected alert, or else the first problem.
+
+        Returns:
+            "nothing" without a problem, None while the command runs.
+        """
         process = self._processes.get("check")
         if process is None or process.poll() is None:
             return None
         lines = (self._folder / "check.log").read_text(errors="replace").splitlines()
-        return next((line for line in lines if line.startswith("PROBLEM")), "nothing")
+        named = [line for line in lines if any(f"(runbook: {name})" in line for name in self.world.expected)]
+        problems = [line for line in lines if line.startswith("PROBLEM")]
+        return next(iter([*named, *problems]), "nothing")
 
 
 class Notifications(BaseHTTPRequestHandler):
