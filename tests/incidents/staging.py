@@ -104,13 +104,17 @@ class Stage:
     def end(self, name: str, number: int = signal.SIGTERM) -> None:
         """Signal a process and wait for its end. SIGKILL is for its children as well."""
         process = self._processes[name]
-        with contextlib.suppress(ProcessLookupError):
+        if process.returncode is None:
             if number == signal.SIGKILL:
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_SECONDS)
+        deadline = time.monotonic() + END_SECONDS
+        while process.returncode is None and time.monotonic() < deadline:
+            # Not waited for: its group keeps its id until its children are killed.
+            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                break
+            time.sleep(0.05)
         self._kill(process)
 
     def close(self) -> None:
@@ -120,9 +124,11 @@ class Stage:
 
     @staticmethod
     def _kill(process: subprocess.Popen[bytes]) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        """Kill a process and its children, unless it was waited for: another process may have its id by now."""
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()

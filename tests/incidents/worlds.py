@@ -77,7 +77,7 @@ class World:
     @property
     def takes(self) -> float:
         """Minutes from the start of the trouble until every expected alert has to be there."""
-        return max([*self.expected.values(), self.again], default=0.0)
+        return max(self.expected.values(), default=0.0)
 
 
 def celery(*options: str, queues: str = "mail") -> tuple[str, ...]:
