@@ -73,15 +73,18 @@ def test_a_job_that_was_acknowledged_early_stays_unresolved(redis_url: str, tmp_
 
 
 def test_a_redelivered_job_is_resolved(redis_url: str, tmp_path: Path) -> None:
-    visible = {"broker_transport_options": {"visibility_timeout": 2}}
+    # Otherwise kombu looks for such messages after 100 seconds, or 300 if the dead worker was just looking.
+    soon = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1, "unacked_mutex_expire": 1}
+    visible = {"broker_transport_options": {"visibility_timeout": 2, **soon}}
     with start(redis_url, tmp_path, **visible) as worker:
         held(worker, "hold")
         kill(worker)
         assert unresolved(worker.directory) == 1
         worker.release()
     with start(redis_url, tmp_path, **visible) as worker:
-        until(lambda: sum(worker.counted("jobs_total").values()) == 2, "the loss and the success to be counted")
-        assert worker.counted("jobs_total") == {("hold", "failure"): 1, ("hold", "success"): 1}
+        until(lambda: worker.counted("jobs_total")[("hold", "success")] >= 1, "a success to be counted")
+        # On a busy machine the job may be delivered once more before it is acknowledged.
+        assert worker.counted("jobs_total")[("hold", "failure")] == 1
         assert unresolved(worker.directory) == 0
 
 
