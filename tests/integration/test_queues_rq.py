@@ -307,7 +307,7 @@ def test_workers_by_state_consumers_and_stale_heartbeats(redis_url: str, client:
 
 def test_consumers_of_a_killed_worker_end_with_its_time_to_live(redis_url: str, client: Redis) -> None:
     with collector(redis_url, "high") as made:
-        worker: Any = SimpleWorker([Queue("high", connection=client)], connection=client, worker_ttl=1)
+        worker: Any = SimpleWorker([Queue("high", connection=client)], connection=client)
         worker.register_birth()
         worker.heartbeat(1)  # the last one; its time to live is in seconds
         assert read(made, f.JOBS_QUEUE_CONSUMERS) == {("high",): 1}
